@@ -1,0 +1,88 @@
+"""Error families. Each request error knows its HTTP status; `app` turns it into the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class PyworkerError(Exception):
+    """Root of every error this package raises on purpose."""
+
+
+class ConfigError(PyworkerError):
+    """A setting or a worker package that cannot work; stops the start with its one-line message."""
+
+
+class AutoscalerError(PyworkerError):
+    """The autoscaler could not be reached, or answered something that is not in its contract."""
+
+
+class RequestError(PyworkerError):
+    """A request that gets an error answer: `status`, a JSON body, optionally `Retry-After` in seconds."""
+
+    status: ClassVar[int] = 500
+    default_retry_after: ClassVar[float | None] = None
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = self.default_retry_after if retry_after is None else retry_after
+
+    def body(self) -> Mapping[str, object]:
+        """What the client reads; never a stack trace, a header or a secret."""
+        return {"error": self.message}
+
+
+class BadRequest(RequestError):
+    """The body ended early or its framing is broken."""
+
+    status = 400
+
+
+class Unauthorized(RequestError):
+    """The signature or token does not open this worker."""
+
+    status = 401
+
+
+class BodyTooLarge(RequestError):
+    """The request body is above `MAX_BODY_BYTES`."""
+
+    status = 413
+
+
+class Unprocessable(RequestError):
+    """The body is not a JSON object, or its fields are wrong."""
+
+    status = 422
+
+
+class Overloaded(RequestError):
+    """The estimated wait, or the number of requests in hand, is above the limit."""
+
+    status = 429
+    default_retry_after = 1.0
+
+
+class ModelUnreachable(RequestError):
+    """The model server refused the connection or broke before its first byte."""
+
+    status = 502
+
+
+class NotReady(RequestError):
+    """The worker cannot serve now: loading, errored, draining, or without the public key."""
+
+    status = 503
+    default_retry_after = 5.0
+
+
+class ModelTimeout(RequestError):
+    """The model server was silent for longer than `MODEL_TIMEOUT`."""
+
+    status = 504
+
+
+class ModelBroken(PyworkerError):
+    """The model server's answer broke off after its head; the client's answer is cut visibly too."""
