@@ -1,0 +1,180 @@
+"""Signatures of the autoscaler: is this request meant for this worker, and was it used before?
+
+No I/O here: the public key is put in from outside, the clock is an argument.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from Crypto.Hash import SHA256
+from Crypto.PublicKey import RSA
+from Crypto.Signature import pkcs1_15
+
+from pyworker.data_types import AuthData
+from pyworker.errors import NotReady, Unauthorized
+
+#: A `reqnum` further below the highest accepted one is refused.
+REPLAY_WINDOW = 100
+#: How often a failing signature may ask for a fresh public key, in seconds.
+REFETCH_INTERVAL = 60.0
+_CACHED_SIGNATURES = 1024
+
+
+def current_message(url: str) -> str:
+    """What the autoscaler signs today; the same for every request to a worker."""
+    return json.dumps({"url": url}, indent=4, sort_keys=True)
+
+
+def first_message(auth_data: AuthData) -> str:
+    """What the autoscaler signed at first; each message opens the worker once."""
+    fields = {
+        "cost": auth_data.cost,
+        "endpoint": auth_data.endpoint,
+        "reqnum": auth_data.reqnum,
+        "url": auth_data.url,
+    }
+    return json.dumps(fields, indent=4)
+
+
+def origin(url: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of a URL, or None where it has none that can be compared."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    defaults = {"http": 80, "https": 443}
+    if parts.scheme not in defaults or not parts.hostname:
+        return None
+    return parts.scheme, parts.hostname.rstrip("."), port or defaults[parts.scheme]
+
+
+class ReplayWindow:
+    """First-form messages that were accepted. Thread-safe; holds at most what lies in the window."""
+
+    def __init__(self, width: int = REPLAY_WINDOW) -> None:
+        self._width = width
+        # Guards _highest and _seen (reqnum -> messages accepted with it).
+        self._lock = threading.Lock()
+        self._highest: int | None = None
+        self._seen: dict[int, set[bytes]] = {}
+
+    def accept(self, reqnum: int, message: str) -> bool:
+        """True the first time a message inside the window comes by; decides and records in one step."""
+        digest = SHA256.new(message.encode()).digest()
+        with self._lock:
+            highest = reqnum if self._highest is None else max(self._highest, reqnum)
+            if reqnum < highest - self._width or digest in self._seen.get(reqnum, ()):
+                return False
+            self._seen.setdefault(reqnum, set()).add(digest)
+            if highest != self._highest:
+                self._highest = highest
+                for old in [seen for seen in self._seen if seen < highest - self._width]:
+                    del self._seen[old]
+            return True
+
+    def __repr__(self) -> str:
+        return f"<ReplayWindow highest={self._highest} [{len(self._seen)} reqnums]>"
+
+
+class SignatureVerifier:
+    """Decides whether `auth_data` opens this worker. Thread-safe.
+
+    own_url: this worker's public URL; None accepts a signature made for any URL.
+    on_stale_key: called, at most once a minute, when a signature does not verify: the key may have been
+    rotated. It must not block.
+    """
+
+    def __init__(
+        self,
+        own_url: str | None,
+        *,
+        now: Callable[[], float],
+        on_stale_key: Callable[[], None],
+        unsecured: bool = False,
+    ) -> None:
+        self._own_origin = None if own_url is None else origin(own_url)
+        self._now = now
+        self._on_stale_key = on_stale_key
+        self._unsecured = unsecured
+        self._replay = ReplayWindow()
+        # Guards _key, _verified (signatures of the current form that were good, newest last) and _asked_at.
+        self._lock = threading.Lock()
+        self._key: RSA.RsaKey | None = None
+        self._verified: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._asked_at: float | None = None
+
+    @property
+    def has_key(self) -> bool:
+        """Whether signatures can be checked at all."""
+        return self._unsecured or self._key is not None
+
+    def set_public_key(self, pem: str) -> bool:
+        """Put in the autoscaler's key; True where it is a new one. Raises ValueError where it is no PEM."""
+        key = RSA.import_key(pem)
+        with self._lock:
+            changed = key != self._key
+            if changed:
+                self._key = key
+                self._verified.clear()
+        return changed
+
+    def verify(self, auth_data: AuthData) -> None:
+        """Return where the signature is good; else raise `Unauthorized`, or `NotReady` without a key."""
+        if self._unsecured:
+            return
+        key = self._key
+        if key is None:
+            raise NotReady("the autoscaler's public key is not here yet")
+        if self._own_origin is not None and origin(auth_data.url) != self._own_origin:
+            raise Unauthorized("the signature was made for the URL of another worker")
+        if self._is_current(key, auth_data):
+            return
+        message = first_message(auth_data)
+        if auth_data.request_idx is None and _matches(key, message, auth_data.signature):
+            if not self._replay.accept(auth_data.reqnum, message):
+                raise Unauthorized("this signature was used before, or its reqnum is too old")
+            return
+        self._suspect_key()
+        raise Unauthorized("the signature does not verify")
+
+    def _is_current(self, key: RSA.RsaKey, auth_data: AuthData) -> bool:
+        known = (auth_data.url, auth_data.signature)
+        if known in self._verified:  # one dict lookup: atomic, and a miss only costs the check below
+            return True
+        if not _matches(key, current_message(auth_data.url), auth_data.signature):
+            return False
+        with self._lock:
+            if key is self._key:
+                self._verified[known] = None
+                while len(self._verified) > _CACHED_SIGNATURES:
+                    self._verified.popitem(last=False)
+        return True
+
+    def _suspect_key(self) -> None:
+        now = self._now()
+        with self._lock:
+            due = self._asked_at is None or now - self._asked_at >= REFETCH_INTERVAL
+            if due:
+                self._asked_at = now
+        if due:
+            self._on_stale_key()
+
+    def __repr__(self) -> str:
+        state = "unsecured" if self._unsecured else "with key" if self._key else "without key"
+        return f"<SignatureVerifier {state} {self._replay!r}>"
+
+
+def _matches(key: RSA.RsaKey, message: str, signature: str) -> bool:
+    try:
+        pkcs1_15.new(key).verify(SHA256.new(message.encode()), base64.b64decode(signature))
+    except (ValueError, binascii.Error):
+        return False
+    return True

@@ -1,0 +1,254 @@
+"""The environment, read once, as a frozen and validated `Settings`.
+
+Nothing else in the package reads the environment. An invalid value raises `ConfigError` with one line that
+names the variable, the value (never of a secret) and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from pyworker.errors import ConfigError
+
+T = TypeVar("T")
+
+# Pool threads kept free of forwarded requests, so that /ping, health and refusals answer under full load.
+RESERVED_THREADS = 16
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything the environment says. Durations in seconds, sizes in bytes."""
+
+    backend: str | None = None
+    model_log: Path | None = None
+    model_server_url: str | None = None
+    container_id: int = 0
+    report_addrs: tuple[str, ...] = ("https://run.vast.ai",)
+    worker_host: str = "0.0.0.0"
+    worker_port: int = 3000
+    public_url: str | None = None
+    check_url: bool = True
+    use_ssl: bool = False
+    ssl_certfile: Path = Path("/etc/instance.crt")
+    ssl_keyfile: Path = Path("/etc/instance.key")
+    unsecured: bool = False
+    master_token: str = field(default="", repr=False)
+    model_health_endpoint: str | None = None
+    health_failures: int = 3
+    model_api_key: str = field(default="", repr=False)
+    model_timeout: float | None = None
+    model_ready_timeout: float = 300.0
+    max_body_bytes: int = 128 * _MIB
+    tokenizer: str | None = None
+    state_dir: Path = Path()
+    update_flag: Path = Path("/.force_update")
+    threads: int = 1024
+    workers: int = 1
+    drain_timeout: float = 25.0
+    log_level: str = "INFO"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Settings of this environment (default: the process's); raises `ConfigError`."""
+        env = _Reader(os.environ if environ is None else environ)
+        worker_port = env.get("WORKER_PORT", cls.worker_port, _port)
+        use_ssl = env.get("USE_SSL", cls.use_ssl, _boolean)
+        return cls(
+            backend=env.get("BACKEND", None, str),
+            model_log=env.get("MODEL_LOG", None, Path),
+            model_server_url=env.get("MODEL_SERVER_URL", None, _base_url),
+            container_id=env.get("CONTAINER_ID", cls.container_id, _integer(0)),
+            report_addrs=env.get("REPORT_ADDR", cls.report_addrs, _base_urls),
+            worker_host=env.get("WORKER_HOST", cls.worker_host, str),
+            worker_port=worker_port,
+            public_url=_public_url(env, worker_port, use_ssl),
+            check_url=env.get("CHECK_URL", cls.check_url, _boolean),
+            use_ssl=use_ssl,
+            ssl_certfile=env.get("SSL_CERTFILE", cls.ssl_certfile, Path),
+            ssl_keyfile=env.get("SSL_KEYFILE", cls.ssl_keyfile, Path),
+            unsecured=env.get("UNSECURED", cls.unsecured, _boolean),
+            master_token=env.get("MASTER_TOKEN", cls.master_token, str),
+            model_health_endpoint=env.get("MODEL_HEALTH_ENDPOINT", None, _path_or_url),
+            health_failures=env.get("HEALTH_FAILURES", cls.health_failures, _integer(1)),
+            model_api_key=env.get("MODEL_API_KEY", cls.model_api_key, _header_value, secret=True),
+            model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, _seconds),
+            model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, _seconds),
+            max_body_bytes=env.get("MAX_BODY_BYTES", cls.max_body_bytes, _integer(1)),
+            tokenizer=env.get("TOKENIZER", None, str),
+            state_dir=env.get("PYWORKER_STATE_DIR", cls.state_dir, _directory),
+            update_flag=env.get("PYWORKER_UPDATE_FLAG", cls.update_flag, Path),
+            threads=env.get("WORKER_THREADS", cls.threads, _integer(RESERVED_THREADS + 1)),
+            workers=env.get("WEB_CONCURRENCY", cls.workers, _one_process),
+            drain_timeout=env.get("DRAIN_TIMEOUT", cls.drain_timeout, _seconds),
+            log_level=env.get("LOG_LEVEL", cls.log_level, _log_level),
+        )
+
+    @property
+    def max_in_hand(self) -> int:
+        """How many requests may be queued or working at once: each holds a pool thread."""
+        return self.threads - RESERVED_THREADS
+
+    @property
+    def benchmark_file(self) -> Path:
+        """Where the result of the benchmark is kept over a restart."""
+        return self.state_dir / ".has_benchmark"
+
+    def require_identity(self) -> None:
+        """Raise `ConfigError` where the worker could neither report nor check signatures.
+
+        Called when a server starts; a test client needs none of it.
+        """
+        if self.unsecured:
+            return
+        if self.public_url is None and self.check_url:
+            raise ConfigError(
+                "the public URL of this worker is unknown: set PUBLIC_IPADDR and "
+                f"VAST_TCP_PORT_{self.worker_port}, or PYWORKER_PUBLIC_URL; "
+                "CHECK_URL=false accepts signatures made for any URL"
+            )
+        if self.container_id == 0:
+            raise ConfigError("CONTAINER_ID is not set: set it to the integer id of this instance")
+
+    def require_certificate(self) -> None:
+        """Raise `ConfigError` where TLS is asked for and a file of it cannot be read."""
+        if not self.use_ssl:
+            return
+        for name, path in (("SSL_CERTFILE", self.ssl_certfile), ("SSL_KEYFILE", self.ssl_keyfile)):
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise ConfigError(
+                    f"USE_SSL=true, but {name}={path} cannot be read ({error.strerror}): "
+                    "put the file there, name another one, or set USE_SSL=false"
+                ) from error
+
+
+class _Reader:
+    """Reads variables of one mapping; an empty value counts as not set."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def get(self, name: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
+        text = self._environ.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            shown = "(hidden)" if secret else repr(text)
+            raise ConfigError(f"{name}={shown} is not valid: {error}") from error
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("expected true or false")
+
+
+def _integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise ValueError("expected an integer") from None
+        if not minimum <= number <= maximum:
+            bound = f"between {minimum} and {maximum}" if maximum < 2**63 - 1 else f"of at least {minimum}"
+            raise ValueError(f"expected an integer {bound}")
+        return number
+
+    return parse
+
+
+_port = _integer(1, 65535)
+
+
+def _one_process(text: str) -> int:
+    if _integer(1)(text) != 1:
+        raise ValueError(
+            "pyworker runs in exactly one process, because the queue, the replay window and the figures it "
+            "reports live in that process; use WORKER_THREADS for more requests at once"
+        )
+    return 1
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError("expected a number of seconds above 0")
+    return number
+
+
+def _log_level(text: str) -> str:
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    if text.upper() not in levels:
+        raise ValueError(f"expected one of {', '.join(levels)}")
+    return text.upper()
+
+
+def _header_value(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("expected printable ASCII characters only")
+    return text
+
+
+def _base_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected a URL such as http://127.0.0.1:5001")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError("the port of the URL is not a number between 0 and 65535") from None
+    return text.rstrip("/")
+
+
+def _base_urls(text: str) -> tuple[str, ...]:
+    return tuple(_base_url(part.strip()) for part in text.split(",") if part.strip())
+
+
+def _path_or_url(text: str) -> str:
+    return text if text.startswith("/") else _base_url(text)
+
+
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise ValueError("expected a folder that exists")
+    return path
+
+
+def _public_url(env: _Reader, worker_port: int, use_ssl: bool) -> str | None:
+    """The URL clients reach this worker at, or None where the environment does not say."""
+    given = env.get("PYWORKER_PUBLIC_URL", None, _base_url)
+    if given is not None:
+        return given
+    host = env.get("PUBLIC_IPADDR", None, str)
+    port = env.get(f"VAST_TCP_PORT_{worker_port}", None, _port)
+    if host is None or port is None:
+        return None
+    shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{'https' if use_ssl else 'http'}://{shown}:{port}"
+
+
+def raise_descriptor_limit() -> int:
+    """Lift the soft limit of open files to the hard one; returns what it is now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # An "infinite" limit makes some libraries walk every possible descriptor.
+    wanted = min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

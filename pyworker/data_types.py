@@ -1,0 +1,198 @@
+"""What a worker's author implements, and what travels with a request.
+
+A worker is a payload class (`ApiPayload`, a dataclass), one `EndpointHandler` for each route, and the log
+lines (`LogAction`) that say how the model is doing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import Self
+
+from pyworker.errors import Unprocessable
+
+if TYPE_CHECKING:
+    import flask
+    import requests
+
+    from pyworker.config import Settings
+
+T = TypeVar("T")
+
+#: Fields are taken as they are: no "7" for 7, no true for 1, no infinite cost.
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+MISSING_PARAMETER = "missing parameter"
+MISSING_PART = "field missing"
+
+
+class JsonDataException(Unprocessable):
+    """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to what is wrong with it."""
+
+    def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]]) -> None:
+        super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}")
+        self.json_msg = json_msg
+
+    def body(self) -> Mapping[str, object]:
+        return {"error": self.message, **self.json_msg}
+
+
+def _fault_names(faults: Mapping[str, str | Mapping[str, object]]) -> Iterator[str]:
+    for name, fault in faults.items():
+        if isinstance(fault, str):
+            yield name
+        else:
+            yield from (f"{name}.{inner}" for inner in fault)
+
+
+def parse_fields(cls: type[T], json_msg: object) -> T:
+    """An instance of the dataclass `cls` from decoded JSON; unknown keys are ignored.
+
+    Raises `JsonDataException` with a message for each field at fault; a fault deeper down is named by its
+    path, such as `messages.0.role`.
+    """
+    try:
+        return _adapter(cls).validate_python(json_msg)
+    except ValidationError as error:
+        faults: dict[str, str] = {}
+        for detail in error.errors(include_url=False, include_context=False, include_input=False):
+            message = MISSING_PARAMETER if detail["type"] == "missing" else detail["msg"]
+            faults.setdefault(_field_path(detail["loc"], json_msg), message)
+        raise JsonDataException(faults) from None
+
+
+def _field_path(loc: tuple[int | str, ...], json_msg: object) -> str:
+    """`loc` without the names of union members, which mean nothing to the client."""
+    path: list[str] = []
+    node: Any = json_msg
+    for depth, step in enumerate(loc):
+        if isinstance(node, dict) and (step in node or depth == len(loc) - 1):
+            node = cast("dict[int | str, Any]", node).get(step)
+        elif isinstance(node, list) and isinstance(step, int):
+            node = cast("list[Any]", node)[step]
+        else:
+            continue
+        path.append(str(step))
+    return ".".join(path)
+
+
+@functools.cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(cls)
+
+
+@dataclass
+class ApiPayload(ABC):
+    """The part of a request that is meant for the model. Subclass it as a dataclass.
+
+    The fields' types are checked for you, so most payloads write only `for_test` and `count_workload`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    @classmethod
+    @abstractmethod
+    def for_test(cls) -> Self:
+        """A realistic payload for load tests."""
+
+    @abstractmethod
+    def count_workload(self) -> float:
+        """How much work this request is, in the unit of your choice (tokens, steps, pixels); at least 0."""
+
+    @classmethod
+    def from_json_msg(cls, json_msg: Mapping[str, Any]) -> Self:
+        """Parse the client's payload; raises `JsonDataException` with a message for each field at fault."""
+        return parse_fields(cls, json_msg)
+
+    def generate_payload_json(self) -> dict[str, Any]:
+        """What is sent to the model server; by default every field by its name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def prepare(cls, settings: Settings) -> None:
+        """Load what `count_workload` needs (a tokenizer, say). Called once, off the request path."""
+
+
+Payload = TypeVar("Payload", bound=ApiPayload)
+
+
+#: Wide enough for any index, narrow enough for every reader of a report.
+Index = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+@dataclass(frozen=True)
+class AuthData:
+    """What the autoscaler signed for this request. `request_idx` is None in the first form."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    signature: str
+    url: str
+    endpoint: str
+    cost: Annotated[float, Field(ge=0, le=1e15)]
+    reqnum: Index
+    request_idx: Index | None = None
+
+    @classmethod
+    def from_json_msg(cls, json_msg: Mapping[str, Any]) -> AuthData:
+        """Parse `auth_data`; raises `JsonDataException`."""
+        auth_data = parse_fields(cls, json_msg)
+        # The first form signs the cost as it was written: 7 must not become 7.0.
+        return dataclasses.replace(auth_data, cost=json_msg["cost"])
+
+
+@dataclass(kw_only=True)
+class EndpointHandler(ABC, Generic[Payload]):
+    """One route of the worker. What is None here is decided by the `Backend`.
+
+    benchmark_runs: rounds of the benchmark; benchmark_words: words of a benchmark prompt.
+    allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
+    max_queue_time: estimated wait in seconds above which a request is refused with 429.
+    concurrency: requests at once in a round of the benchmark.
+    """
+
+    benchmark_runs: int = 8
+    benchmark_words: int = 100
+    allow_parallel_requests: bool | None = None
+    max_queue_time: float | None = None
+    concurrency: int | None = None
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """The path on the model server, such as `/generate`."""
+
+    @classmethod
+    @abstractmethod
+    def payload_cls(cls) -> type[Payload]:
+        """The class that parses this route's payload."""
+
+    @abstractmethod
+    def make_benchmark_payload(self) -> Payload:
+        """A request of the benchmark."""
+
+    @abstractmethod
+    def generate_client_response(
+        self, client_request: flask.Request, model_response: requests.Response
+    ) -> flask.Response:
+        """Turn the model's answer into the client's; `pyworker.responses` has the usual ways."""
+
+    def generate_payload_json(self, payload: Payload) -> dict[str, Any]:
+        """What is sent to the model server for this route; by default what the payload says."""
+        return payload.generate_payload_json()
+
+
+class LogAction(Enum):
+    """What a line of the model's log means."""
+
+    ModelLoaded = 1
+    ModelError = 2
+    Info = 3

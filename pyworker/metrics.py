@@ -1,0 +1,363 @@
+"""The ledger of requests, and the reports made from it. The only home of the wire's spellings.
+
+At any moment: received = served + errored + cancelled + rejected + in hand.
+
+Figures "since the last accepted report" follow snapshot, send, acknowledge: what a report carried is
+subtracted once it was accepted; what arrived meanwhile stays for the next one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+
+from pyworker.data_types import AuthData
+
+PROTOCOL_VERSION = "1.1.0"
+#: So many recent indices are remembered to tell a retry of a request from a new one.
+_REMEMBERED_INDICES = 10_000
+
+
+class Outcome(Enum):
+    """How a request ended; the values go on the wire."""
+
+    SUCCESS = "Success"
+    ERROR = "Error"
+    CANCELLED = "Cancelled"
+    REJECTED = "Rejected"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Monotonic time for intervals, wall time (epoch seconds) for the wire only."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many requests came and how they ended."""
+
+    received: int = 0
+    served: int = 0
+    errored: int = 0
+    cancelled: int = 0
+    rejected: int = 0
+    in_hand: int = 0
+
+
+@dataclass(frozen=True)
+class FinishedRequest:
+    """One entry of `/delete_requests/`. Times are epoch seconds, 0 where not reached."""
+
+    request_idx: int
+    success: bool
+    status: str
+    entered_queue_at: float
+    work_started_at: float
+    work_completed_at: float
+
+
+@dataclass(frozen=True)
+class StatusReport:
+    """The body of `/worker_status/`, field by field as PROTOCOL names it. Loads are workload units."""
+
+    id: int
+    mtoken: str = field(repr=False)
+    version: str
+    loadtime: float
+    new_load: float
+    cur_load: float
+    rej_load: float
+    cur_perf: float
+    max_perf: float
+    error_msg: str
+    num_requests_working: int
+    num_requests_recieved: int
+    working_request_idxs: list[int]
+    disk_usage: float
+    additional_disk_usage: float
+    url: str
+    cur_capacity: int = 0
+    max_capacity: int = 0
+
+    def to_wire(self) -> dict[str, object]:
+        """The JSON object that is sent."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who reports."""
+
+    container_id: int
+    master_token: str = field(repr=False)
+    url: str
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """What a report says of the model: `max_perf` in workload per second."""
+
+    max_perf: float
+    error_msg: str
+
+
+@dataclass(frozen=True)
+class _Since:
+    """Workload since the last accepted report, and the load time not yet reported."""
+
+    received: float = 0.0
+    cancelled: float = 0.0
+    rejected: float = 0.0
+    served: float = 0.0
+    loadtime: float = 0.0
+
+    def plus(self, other: _Since, sign: int = 1) -> _Since:
+        return _Since(
+            self.received + sign * other.received,
+            self.cancelled + sign * other.cancelled,
+            self.rejected + sign * other.rejected,
+            self.served + sign * other.served,
+            self.loadtime + sign * other.loadtime,
+        )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A report, and what to subtract once it was accepted."""
+
+    report: StatusReport
+    since: _Since
+    disk_usage: float
+    revision: int
+
+
+class RequestTracker:
+    """One request in the ledger, from admission to its one outcome. Thread-safe through the ledger's lock."""
+
+    def __init__(self, metrics: Metrics, auth_data: AuthData, workload: float, clock: Clock) -> None:
+        self.workload = workload
+        self.reqnum = auth_data.reqnum
+        # The first form has no index; its reqnum is as unique.
+        self.request_idx = auth_data.reqnum if auth_data.request_idx is None else auth_data.request_idx
+        self._metrics = metrics
+        self._clock = clock
+        self._entered = clock.monotonic()
+        self._entered_wall = clock.wall()
+        self._started: float | None = None
+        self.outcome: Outcome | None = None
+
+    def start_work(self) -> None:
+        """The request is on its way to the model."""
+        self._started = self._clock.monotonic()
+
+    def end(self, outcome: Outcome) -> bool:
+        """Give the request its outcome; only the first one counts (True)."""
+        return self._metrics.end(self, outcome)
+
+    def close(self) -> None:
+        """Whatever has no outcome by now was given up by its client."""
+        self.end(Outcome.CANCELLED)
+
+    def record(self, outcome: Outcome) -> FinishedRequest:
+        """What is reported. Later times are counted from the first by the monotonic clock."""
+        completed = outcome in (Outcome.SUCCESS, Outcome.ERROR)
+        return FinishedRequest(
+            request_idx=self.request_idx,
+            success=outcome in (Outcome.SUCCESS, Outcome.CANCELLED),
+            status=outcome.value,
+            entered_queue_at=self._entered_wall,
+            work_started_at=self._wall_at(self._started),
+            work_completed_at=self._wall_at(self._clock.monotonic() if completed else None),
+        )
+
+    def _wall_at(self, moment: float | None) -> float:
+        return 0.0 if moment is None else self._entered_wall + moment - self._entered
+
+    def __repr__(self) -> str:
+        state = self.outcome.value if self.outcome else "working" if self._started else "queued"
+        return f"<RequestTracker {self.request_idx} {state} workload={self.workload:g}>"
+
+
+class Metrics:
+    """The ledger. Thread-safe: one lock, held for arithmetic only.
+
+    on_change is called outside the lock after each change that a status report should carry.
+    """
+
+    def __init__(self, clock: Clock | None = None, on_change: Callable[[], None] = lambda: None) -> None:
+        self.clock = clock or Clock()
+        self._on_change = on_change
+        self._started_at = self.clock.monotonic()
+        # Guards everything below.
+        self._lock = threading.Lock()
+        self._in_hand: dict[int, RequestTracker] = {}
+        self._counts = Counts()
+        self._since = _Since()
+        self._pending_load = 0.0
+        self._finished: deque[FinishedRequest] = deque()
+        self._recent: OrderedDict[int, None] = OrderedDict()
+        self._distinct = 0
+        self._ready_before = False
+        self._disk_usage: float | None = None
+        self._revision = 0
+        self._reported_revision = -1
+
+    # -- requests ----------------------------------------------------------------------------------------
+
+    def admit(
+        self, auth_data: AuthData, workload: float, refuse: Callable[[float, int], bool]
+    ) -> RequestTracker | None:
+        """Open a tracker, or record a rejection where `refuse(load in hand, requests in hand)` says so.
+
+        Decided and counted in one step, so that a burst cannot slip past the limit together.
+        """
+        tracker = RequestTracker(self, auth_data, workload, self.clock)
+        with self._lock:
+            self._count_distinct(tracker.request_idx)
+            counts = self._counts
+            refused = refuse(self._pending_load, len(self._in_hand))
+            if refused:
+                tracker.outcome = Outcome.REJECTED
+                self._counts = _add(counts, received=1, rejected=1)
+                self._since = self._since.plus(_Since(rejected=workload))
+                self._finished.append(tracker.record(Outcome.REJECTED))
+            else:
+                self._in_hand[id(tracker)] = tracker
+                self._pending_load += workload
+                self._counts = _add(counts, received=1, in_hand=1)
+                self._since = self._since.plus(_Since(received=workload))
+            self._revision += 1
+        self._on_change()
+        return None if refused else tracker
+
+    def end(self, tracker: RequestTracker, outcome: Outcome) -> bool:
+        """Close a tracker's entry; False where it has an outcome already."""
+        with self._lock:
+            if tracker.outcome is not None:
+                return False
+            tracker.outcome = outcome
+            del self._in_hand[id(tracker)]
+            # Exact again whenever the worker is idle, whatever the rounding of floats did.
+            self._pending_load = self._pending_load - tracker.workload if self._in_hand else 0.0
+            self._count_end(tracker.workload, outcome)
+            self._finished.append(tracker.record(outcome))
+            self._revision += 1
+        self._on_change()
+        return True
+
+    def _count_end(self, workload: float, outcome: Outcome) -> None:
+        counts = _add(self._counts, in_hand=-1)
+        if outcome is Outcome.SUCCESS:
+            self._counts = _add(counts, served=1)
+            self._since = self._since.plus(_Since(served=workload))
+        elif outcome is Outcome.ERROR:
+            self._counts = _add(counts, errored=1)
+        elif outcome is Outcome.CANCELLED:
+            self._counts = _add(counts, cancelled=1)
+            self._since = self._since.plus(_Since(cancelled=workload))
+        else:
+            self._counts = _add(counts, rejected=1)
+            self._since = self._since.plus(_Since(rejected=workload))
+
+    def _count_distinct(self, request_idx: int) -> None:
+        if request_idx in self._recent:
+            self._recent.move_to_end(request_idx)
+            return
+        self._distinct += 1
+        self._recent[request_idx] = None
+        if len(self._recent) > _REMEMBERED_INDICES:
+            self._recent.popitem(last=False)
+
+    @property
+    def counts(self) -> Counts:
+        """A consistent view of the counters."""
+        return self._counts
+
+    # -- reports -----------------------------------------------------------------------------------------
+
+    def model_ready(self) -> None:
+        """The model can serve; the first time this sets the load time of the next report."""
+        with self._lock:
+            if not self._ready_before:
+                self._ready_before = True
+                loadtime = max(self.clock.monotonic() - self._started_at, 1e-3)
+                self._since = self._since.plus(_Since(loadtime=loadtime))
+
+    def touch(self) -> None:
+        """Something a report carries changed outside the ledger."""
+        with self._lock:
+            self._revision += 1
+        self._on_change()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything happened since the last accepted report."""
+        with self._lock:
+            return self._revision != self._reported_revision
+
+    def snapshot(self, identity: Identity, model: ModelFigures, disk_usage: float) -> Snapshot:
+        """A report of this moment; `disk_usage` in GiB. Pass it to `acknowledge` once it was accepted."""
+        with self._lock:
+            since, revision = self._since, self._revision
+            trackers = list(self._in_hand.values())
+            counts, distinct, last_disk = self._counts, self._distinct, self._disk_usage
+            cur_load = self._pending_load
+        report = StatusReport(
+            id=identity.container_id,
+            mtoken=identity.master_token,
+            version=PROTOCOL_VERSION,
+            loadtime=since.loadtime,
+            new_load=max(since.received - since.cancelled, 0.0),
+            cur_load=max(cur_load, 0.0),
+            rej_load=since.rejected,
+            cur_perf=since.served,
+            max_perf=model.max_perf,
+            error_msg=model.error_msg,
+            num_requests_working=counts.in_hand,
+            num_requests_recieved=distinct,
+            working_request_idxs=[tracker.request_idx for tracker in trackers],
+            disk_usage=disk_usage,
+            additional_disk_usage=0.0 if last_disk is None else disk_usage - last_disk,
+            url=identity.url,
+        )
+        return Snapshot(report, since, disk_usage, revision)
+
+    def acknowledge(self, snapshot: Snapshot) -> None:
+        """The report was accepted: subtract what it carried."""
+        with self._lock:
+            # At rest the exact zero, so that rounding never piles up.
+            unchanged = self._since == snapshot.since
+            self._since = _Since() if unchanged else self._since.plus(snapshot.since, sign=-1)
+            self._disk_usage = snapshot.disk_usage
+            self._reported_revision = snapshot.revision
+
+    def finished(self, limit: int) -> Sequence[FinishedRequest]:
+        """The oldest requests that ended and are not acknowledged yet."""
+        with self._lock:
+            return list(itertools.islice(self._finished, limit))
+
+    def acknowledge_finished(self, count: int) -> None:
+        """So many of the oldest finished requests were accepted. Only one thread may report."""
+        with self._lock:
+            for _ in range(count):
+                self._finished.popleft()
+
+    def __repr__(self) -> str:
+        counts = self._counts
+        return (
+            f"<Metrics received={counts.received} served={counts.served} errored={counts.errored} "
+            f"cancelled={counts.cancelled} rejected={counts.rejected} in_hand={counts.in_hand}>"
+        )
+
+
+def _add(counts: Counts, **changes: int) -> Counts:
+    values = counts.__dict__
+    return Counts(**{name: value + changes.get(name, 0) for name, value in values.items()})
