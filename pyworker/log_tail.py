@@ -1,0 +1,181 @@
+"""Following the model's log: bytes to lines, lines to what they mean.
+
+`LogTailer.tail_once` reads what is there now and never waits, so a loop, a test or a replay can drive it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from pyworker.data_types import LogAction
+
+logger = logging.getLogger(__name__)
+
+#: A longer line is looked at in pieces of this size, in bytes.
+MAX_LINE = 64 * 1024
+_READ_SIZE = 256 * 1024
+_FINGERPRINT = 64
+
+LogActions = Sequence[tuple[LogAction, str]]
+# Error before load before info, whatever the order in which the author wrote them.
+_PRIORITY = (LogAction.ModelError, LogAction.ModelLoaded, LogAction.Info)
+
+
+class LineAssembler:
+    """Bytes in, whole lines out; memory is bounded by `max_line`. Not thread-safe: one reader owns it.
+
+    A line ends at LF or CR (progress bars rewrite themselves with CR). Of a line longer than `max_line` the
+    pieces overlap by `overlap` bytes, so that a phrase across a seam is not missed. Invalid UTF-8 becomes
+    U+FFFD.
+    """
+
+    def __init__(self, max_line: int = MAX_LINE, overlap: int = 1024) -> None:
+        if not 0 <= overlap < max_line:
+            raise ValueError("the overlap must be shorter than a line")
+        self._max_line = max_line
+        self._overlap = overlap
+        self._partial = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        """Take more bytes; yields each line they complete, without its end."""
+        *complete, rest = data.replace(b"\r", b"\n").split(b"\n")
+        for line in complete:
+            self._partial += line
+            yield from self._cut()
+            yield from self.flush()
+        self._partial += rest
+        yield from self._cut()
+
+    def flush(self) -> Iterator[str]:
+        """What is left is a line: the file ends here. Empty lines are dropped."""
+        if self._partial:
+            line = self._partial.decode("utf-8", "replace")
+            self._partial.clear()
+            yield line
+
+    def discard(self) -> None:
+        """Forget the partial line: the file it began in is gone."""
+        self._partial.clear()
+
+    def _cut(self) -> Iterator[str]:
+        while len(self._partial) > self._max_line:
+            yield self._partial[: self._max_line].decode("utf-8", "replace")
+            del self._partial[: self._max_line - self._overlap]
+
+    def __repr__(self) -> str:
+        return f"<LineAssembler [{len(self._partial)} bytes of a partial line]>"
+
+
+class LogMatcher:
+    """Looks for the configured phrases, case-sensitive. Immutable."""
+
+    def __init__(self, actions: LogActions) -> None:
+        self._actions = [
+            (action, phrase)
+            for wanted in _PRIORITY
+            for action, phrase in actions
+            if action is wanted and phrase
+        ]
+
+    def match(self, line: str) -> Iterator[LogAction]:
+        """What this line means: an error ends it; a load line may also be an info line."""
+        seen: set[LogAction] = set()
+        for action, phrase in self._actions:
+            if action not in seen and phrase in line:
+                seen.add(action)
+                yield action
+                if action is LogAction.ModelError:
+                    return
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest phrase."""
+        return max((len(phrase.encode()) for _, phrase in self._actions), default=0)
+
+
+class LogTailer:
+    """Follows one file from its beginning, through rotation and truncation. One thread owns it.
+
+    on_match(action, line) is called for each match, in the order of the file.
+    """
+
+    def __init__(self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str], None]) -> None:
+        self._path = path
+        self._matcher = LogMatcher(actions)
+        self._assembler = LineAssembler(overlap=min(max(1024, self._matcher.longest), MAX_LINE // 2))
+        self._on_match = on_match
+        self._file: BinaryIO | None = None
+        self._offset = 0
+        # The last bytes before _offset: where they are others, the file was truncated and written anew.
+        self._fingerprint = b""
+
+    def tail_once(self) -> bool:
+        """Handle everything that is in the log now; False where nothing new was."""
+        if self._file is None and not self._open():
+            return False
+        progressed = self._read_on()
+        if self._was_rotated():
+            # What the writer still put into the old file comes before the new one.
+            self._read_on()
+            self._handle(self._assembler.flush())
+            self.close()
+            if self._open():
+                self._read_on()
+            return True
+        return progressed
+
+    def close(self) -> None:
+        """Let go of the file; the next `tail_once` starts at the beginning of what is there then."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._offset, self._fingerprint = None, 0, b""
+        self._assembler.discard()
+
+    def _open(self) -> bool:
+        try:
+            self._file = self._path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _read_on(self) -> bool:
+        assert self._file is not None
+        descriptor = self._file.fileno()
+        if self._was_truncated(descriptor):
+            logger.info("the model log %s was truncated; reading it from its beginning", self._path)
+            self._offset, self._fingerprint = 0, b""
+            self._assembler.discard()
+        progressed = False
+        while data := os.pread(descriptor, _READ_SIZE, self._offset):
+            progressed = True
+            self._offset += len(data)
+            self._fingerprint = (self._fingerprint + data[-_FINGERPRINT:])[-_FINGERPRINT:]
+            self._handle(self._assembler.feed(data))
+        return progressed
+
+    def _was_truncated(self, descriptor: int) -> bool:
+        if os.fstat(descriptor).st_size < self._offset:
+            return True
+        start = self._offset - len(self._fingerprint)
+        return os.pread(descriptor, len(self._fingerprint), start) != self._fingerprint
+
+    def _was_rotated(self) -> bool:
+        assert self._file is not None
+        try:
+            there = self._path.stat()
+        except FileNotFoundError:
+            return False  # between rename and creation; the old file may still be written to
+        here = os.fstat(self._file.fileno())
+        return (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev)
+
+    def _handle(self, lines: Iterator[str]) -> None:
+        for line in lines:
+            for action in self._matcher.match(line):
+                self._on_match(action, line.strip())
+
+    def __repr__(self) -> str:
+        return f"<LogTailer {self._path} offset={self._offset} {self._assembler!r}>"

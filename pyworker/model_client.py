@@ -1,0 +1,102 @@
+"""The model server as the rest of the worker sees it: a pooled session, and calls that can be aborted."""
+
+from __future__ import annotations
+
+import json
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
+from pyworker.transport import ModelAdapter, ModelCall
+
+
+class ModelSession(requests.Session):
+    """A `requests.Session` whose relative URLs go to the model server; thread-safe for plain calls.
+
+    It follows no redirects by itself, keeps no cookies, and takes no proxy from the environment.
+    """
+
+    def __init__(self, base_url: str, adapter: ModelAdapter) -> None:
+        super().__init__()
+        self.base_url = base_url.rstrip("/")
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.mount(self.base_url + "/", adapter)
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.request`; a URL without a host belongs to the model server."""
+        kwargs.setdefault("allow_redirects", False)
+        text = url.decode() if isinstance(url, bytes) else url
+        return super().request(method, self.absolute(text), *args, **kwargs)
+
+    def absolute(self, path: str) -> str:
+        """The full URL of a path on the model server."""
+        return self.base_url + path if path.startswith("/") else urljoin(self.base_url + "/", path)
+
+
+class ModelClient:
+    """Forwards JSON to the model server. Thread-safe.
+
+    timeout: seconds of silence that end a call, None for no limit; pool_size: connections kept.
+    """
+
+    def __init__(self, base_url: str, *, api_key: str, timeout: float | None, pool_size: int) -> None:
+        self._adapter = ModelAdapter(base_url, api_key=api_key, pool_size=pool_size)
+        self.session = ModelSession(base_url, self._adapter)
+        self._timeout = timeout
+        self._is_plain = base_url.startswith("http://")
+
+    @property
+    def base_url(self) -> str:
+        return self.session.base_url
+
+    def post(
+        self, path: str, payload: object, call: ModelCall, *, timeout: float | None = None
+    ) -> requests.Response:
+        """POST `payload` and return once the head of the answer is here; its body is still on the way.
+
+        Raises `ModelUnreachable`, `ModelTimeout`, `Unprocessable` (a number that JSON cannot carry), or
+        `pyworker.transport.Aborted`.
+        """
+        request = self._prepare(path, payload)
+        limit = self._timeout if timeout is None else timeout
+        try:
+            if self._is_plain:
+                return self._adapter.call(request, call, limit)
+            return self._adapter.send(request, stream=True, timeout=limit)
+        except requests.exceptions.Timeout as error:
+            raise ModelTimeout("the model server did not answer in time") from error
+        except requests.exceptions.RequestException as error:
+            raise ModelUnreachable(
+                "the model server refused the connection or broke off before its answer"
+            ) from error
+
+    def _prepare(self, path: str, payload: object) -> requests.PreparedRequest:
+        try:
+            body = json.dumps(payload, allow_nan=False).encode()
+        except ValueError as error:
+            raise Unprocessable("the payload holds a number that JSON cannot carry") from error
+        request = requests.PreparedRequest()
+        request.method = "POST"
+        request.url = self.session.absolute(path)
+        request.headers = CaseInsensitiveDict(
+            {
+                "Content-Type": "application/json",
+                "Accept": "*/*",
+                "Accept-Encoding": "identity",
+                "User-Agent": "pyworker",
+            }
+        )
+        request.body = body
+        return request
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.session.close()
+
+    def __repr__(self) -> str:
+        return f"<ModelClient {self._adapter!r}>"

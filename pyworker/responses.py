@@ -1,0 +1,139 @@
+"""The usual ways to turn the model server's answer into the client's. Handlers call one of these.
+
+    pass_through   the same status, headers and bytes; large or endless bodies are streamed
+    stream         each piece passed on the moment it arrives, whatever the framing
+    json_response  the answer parsed and written again as JSON
+
+All of them drop the headers that belong to one connection only, and none passes on a Content-Length that
+was not checked: an answer that breaks off is cut visibly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import flask
+import requests
+import urllib3
+
+from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
+
+#: Bodies up to so many bytes are read whole before the client's answer starts.
+WHOLE_BELOW = 256 * 1024
+_PIECE = 64 * 1024
+
+#: RFC 9110 section 7.6.1, and what older servers still send.
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# The worker's own server writes these.
+_WRITTEN_HERE = frozenset({"server", "date", "content-length"})
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FOLD = re.compile(r"\s*[\r\n]+\s*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers that may travel on: not those of one connection, nor any that is malformed."""
+    unfolded = [(name, _FOLD.sub(" ", value)) for name, value in headers]
+    named = {
+        token.strip().lower()
+        for name, value in unfolded
+        if name.lower() == "connection"
+        for token in value.split(",")
+    }
+    dropped = HOP_BY_HOP | _WRITTEN_HERE | named
+    return [
+        (name, value)
+        for name, value in unfolded
+        if name.lower() not in dropped and _NAME.fullmatch(name) and not _CONTROL.search(value)
+    ]
+
+
+def json_response(model_response: requests.Response) -> flask.Response:
+    """The model's JSON with the model's status. Raises `ModelUnreachable` where it is no JSON."""
+    content = read_whole(model_response)
+    try:
+        decoded = model_response.json() if content else None
+    except ValueError as error:
+        raise ModelUnreachable("the model server's answer is not JSON") from error
+    response = flask.jsonify(decoded)
+    response.status_code = model_response.status_code
+    return response
+
+
+def pass_through(model_response: requests.Response) -> flask.Response:
+    """The model's status, headers and body, byte for byte."""
+    length = _declared_length(model_response)
+    if length is None or length > WHOLE_BELOW:
+        return stream(model_response)
+    pieces = b"".join(iterate(model_response, before_head=True))
+    return _response(pieces, model_response)
+
+
+def stream(model_response: requests.Response) -> flask.Response:
+    """The model's answer, passed on piece by piece by a generator."""
+    response = _response(iterate(model_response), model_response)
+    length = _declared_length(model_response)
+    if length is not None:
+        # Safe, because `iterate` raises where the body turns out shorter.
+        response.content_length = length
+    return response
+
+
+def iterate(model_response: requests.Response, *, before_head: bool = False) -> Iterator[bytes]:
+    """The body's bytes as they arrive, never decoded. Raises `ModelBroken` where it breaks off.
+
+    before_head: nothing was sent to the client yet, so a break is a `ModelUnreachable` or `ModelTimeout`.
+    """
+    raw: urllib3.HTTPResponse = model_response.raw
+    try:
+        while piece := raw.read1(_PIECE, decode_content=False):
+            yield piece
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise _broken(error, before_head) from error
+
+
+def read_whole(model_response: requests.Response) -> bytes:
+    """The decoded body; raises `ModelUnreachable` or `ModelTimeout` where it breaks off."""
+    try:
+        return model_response.content
+    except requests.exceptions.RequestException as error:
+        raise _broken(error, before_head=True) from error
+
+
+def _broken(error: Exception, before_head: bool) -> Exception:
+    silent = isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)) or (
+        isinstance(error, requests.exceptions.ConnectionError) and "Read timed out" in str(error)
+    )
+    if not before_head:
+        return ModelBroken(
+            "the model server went silent" if silent else "the model server broke off its answer"
+        )
+    if silent:
+        return ModelTimeout("the model server went silent in the middle of its answer")
+    return ModelUnreachable("the model server broke off in the middle of its answer")
+
+
+def _response(body: bytes | Iterator[bytes], model_response: requests.Response) -> flask.Response:
+    response = flask.Response(body, status=model_response.status_code)
+    del response.headers["Content-Type"]
+    for name, value in end_to_end_headers(model_response.raw.headers.items()):
+        response.headers.add(name, value)
+    return response
+
+
+def _declared_length(model_response: requests.Response) -> int | None:
+    raw: urllib3.HTTPResponse = model_response.raw
+    return raw.length_remaining

@@ -1,0 +1,364 @@
+"""A transport adapter for the model server: `requests` on the outside, few system calls on the inside.
+
+`ModelAdapter` is mounted on the session for the model server's origin. It differs from the adapter that comes
+with requests in four ways: head and body leave in one `sendall`; connections are reused last in, first out;
+a request is repeated only where a *reused* connection broke before it returned a byte; and a call can be
+aborted from another thread at any moment (`ModelCall.abort`). Responses are parsed by `http.client` and
+handed out as an ordinary `requests.Response` whose `raw` is a `urllib3` response.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPHeaderDict, HTTPResponse
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_READ_BUFFER = 64 * 1024
+# Above this, joining head and body costs more than the second system call.
+_JOIN_BELOW = 64 * 1024
+_CONNECT_TIMEOUT = 10.0
+_MAX_INTERIM_ANSWERS = 16
+
+
+class Aborted(Exception):
+    """The call was ended by `ModelCall.abort`."""
+
+
+class _StaleConnection(Exception):
+    """A reused connection broke before it returned a byte: nothing was executed on it."""
+
+
+class ModelCall:
+    """One call to the model server, which any thread may abort. Thread-safe."""
+
+    def __init__(self) -> None:
+        # Guards _socket and _aborted.
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._aborted = False
+
+    @property
+    def aborted(self) -> bool:
+        return self._aborted
+
+    def attach(self, connection: socket.socket | None) -> None:
+        """From now on the call runs on this socket (None: on none). Raises `Aborted` where it is too late."""
+        with self._lock:
+            self._socket = connection
+            if self._aborted and connection is not None:
+                raise Aborted
+
+    def abort(self) -> None:
+        """End the call: a thread blocked on its socket wakes with an error at once."""
+        with self._lock:
+            self._aborted = True
+            if self._socket is not None:
+                # Under the lock, so that the socket cannot go back to the pool in between; never blocks.
+                _shutdown(self._socket)
+
+
+def _shutdown(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # already gone, which is what was wanted
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class _SocketReader(io.RawIOBase):
+    """The receiving side of a socket that counts what came."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.received = 0
+        self.finished = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        if self.finished:
+            return 0
+        count = self._connection.recv_into(buffer)
+        self.received += count
+        return count
+
+
+class _ResponseFile(io.BufferedReader):
+    """What `http.client` reads one response from; tells at its close whether bytes were left over."""
+
+    def __init__(self, reader: _SocketReader) -> None:
+        super().__init__(reader, _READ_BUFFER)
+        self._reader = reader
+        self.leftover = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self._reader.finished = True
+            self.leftover = bool(self.peek(1))
+        super().close()
+
+
+class _Connection:
+    """A TCP connection to the model server. Used by one thread at a time."""
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.socket = socket.create_connection(address, timeout=_CONNECT_TIMEOUT)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.reused = False
+
+    def exchange(
+        self, method: str, head: bytes, body: bytes, timeout: float | None
+    ) -> tuple[http.client.HTTPResponse, _ResponseFile]:
+        """Send a request and read the head of its answer; raises OSError or `http.client.HTTPException`."""
+        self.socket.settimeout(timeout)
+        reader = _SocketReader(self.socket)
+        file = _ResponseFile(reader)
+        try:
+            self._send(head, body)
+            return _read_head(file, method), file
+        except (ConnectionError, http.client.RemoteDisconnected) as error:
+            if self.reused and reader.received == 0:
+                raise _StaleConnection from error
+            raise
+
+    def _send(self, head: bytes, body: bytes) -> None:
+        if len(body) <= _JOIN_BELOW:
+            self.socket.sendall(head + body)
+        else:
+            self.socket.sendall(head)
+            self.socket.sendall(body)
+
+    @property
+    def is_idle(self) -> bool:
+        """Open, and silent as a connection between two requests should be."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _read_head(file: _ResponseFile, method: str) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(cast("socket.socket", _FileSource(file)), method=method)
+    for _ in range(_MAX_INTERIM_ANSWERS):
+        response.begin()
+        if response.status >= 200:
+            return response
+        if response.status == http.client.SWITCHING_PROTOCOLS:
+            break
+        # http.client skips 100 by itself; 102 and 103 announce an answer just as well.
+        cast("Any", response).headers = None
+    raise http.client.HTTPException("the model server does not come to a final answer")
+
+
+class _FileSource:
+    """Stands where `http.client` expects a socket: it only ever asks for a file."""
+
+    def __init__(self, file: _ResponseFile) -> None:
+        self._file = file
+
+    def makefile(self, _mode: str) -> _ResponseFile:
+        return self._file
+
+
+class _Body(HTTPResponse):
+    """The response as urllib3 shows it. Its connection goes back to the pool after the last byte only."""
+
+    def __init__(
+        self, response: http.client.HTTPResponse, method: str, release: Callable[[bool], None]
+    ) -> None:
+        super().__init__(
+            body=cast("Any", response),
+            headers=HTTPHeaderDict(response.msg.items()),
+            status=response.status,
+            version=response.version,
+            reason=response.reason,
+            preload_content=False,
+            decode_content=False,
+            original_response=cast("Any", response),
+            enforce_content_length=True,
+            request_method=method,
+        )
+        self._release: Callable[[bool], None] | None = release
+        self._reusable = not response.will_close
+        if self.length_remaining == 0:
+            self._end(complete=True)
+
+    def read(
+        self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
+    ) -> bytes:
+        data = super().read(amt, decode_content, cache_content)
+        self._end_where_read(data, amt)
+        return data
+
+    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
+        data = super().read1(amt, decode_content)
+        self._end_where_read(data, amt)
+        return data
+
+    def stream(
+        self, amt: int | None = 2**16, decode_content: bool | None = None
+    ) -> Generator[bytes, None, None]:
+        yield from super().stream(amt, decode_content)
+        self._end(complete=True)
+
+    def release_conn(self) -> None:
+        """Called by urllib3 whenever it closes its file; the connection itself is released by `_end`."""
+
+    def close(self) -> None:
+        super().close()
+        self._end(complete=False)
+
+    def _end_where_read(self, data: bytes, amt: int | None) -> None:
+        if self.length_remaining == 0 or amt is None or (amt > 0 and not data):
+            self._end(complete=self.length_remaining in (None, 0))
+
+    def _end(self, *, complete: bool) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release(complete and self._reusable)
+
+
+class ModelAdapter(HTTPAdapter):
+    """Requests to one `http://` origin over a pool of kept connections. Thread-safe.
+
+    api_key is sent as a bearer token; pool_size bounds the idle connections that are kept. A request with a
+    body that is neither bytes nor text takes the way of the adapter that comes with requests.
+    """
+
+    def __init__(self, base_url: str, *, api_key: str = "", pool_size: int = 10) -> None:
+        super().__init__(pool_maxsize=pool_size, max_retries=0)
+        parts = urlsplit(base_url)
+        self._address = (parts.hostname or "localhost", parts.port or 80)
+        self._host = parts.netloc.rpartition("@")[2]
+        self._authorization = f"Bearer {api_key}" if api_key else None
+        self._is_plain = parts.scheme == "http"
+        # A bounded deque used from its right end: append and pop are atomic, so it needs no lock.
+        self._idle: deque[_Connection] = deque(maxlen=pool_size)
+
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: float | tuple[float | None, float | None] | None = None,
+        verify: bool | str = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """As any adapter: the response to a prepared request, or an exception of requests."""
+        if self._authorization is not None:
+            request.headers["Authorization"] = self._authorization
+        if not self._is_plain or not _is_whole(request.body):
+            proxy_map = dict(proxies) if proxies else None
+            return super().send(request, stream, cast("Any", timeout), verify, cert, proxy_map)
+        read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
+        response = self.call(request, ModelCall(), read_timeout)
+        if not stream:
+            _ = response.content
+        return response
+
+    def call(
+        self, request: requests.PreparedRequest, call: ModelCall, timeout: float | None
+    ) -> requests.Response:
+        """Send, and return as soon as the head of the answer is here. Raises `Aborted` once `call` is."""
+        method = request.method or "GET"
+        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        head = self._head(request, method, len(body))
+        try:
+            connection, response, file = self._exchange(method, head, body, call, timeout)
+        except Exception as error:
+            call.attach(None)
+            if call.aborted:
+                raise Aborted from error
+            raise _translated(error, request) from error
+
+        def release(reusable: bool) -> None:
+            call.attach(None)
+            response.close()
+            self._give_back(connection, reusable and not file.leftover and not call.aborted)
+
+        return self.build_response(request, _Body(response, method, release))
+
+    def _exchange(
+        self, method: str, head: bytes, body: bytes, call: ModelCall, timeout: float | None
+    ) -> tuple[_Connection, http.client.HTTPResponse, _ResponseFile]:
+        while True:
+            connection = self._take()
+            try:
+                call.attach(connection.socket)
+                response, file = connection.exchange(method, head, body, timeout)
+            except _StaleConnection:
+                connection.close()
+                if call.aborted:
+                    raise
+                continue  # ends: each round uses up an idle connection, and a new one is never stale
+            except BaseException:
+                connection.close()
+                raise
+            return connection, response, file
+
+    def _take(self) -> _Connection:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return _Connection(self._address)
+            if connection.is_idle:
+                connection.reused = True
+                return connection
+            connection.close()
+
+    def _give_back(self, connection: _Connection, reusable: bool) -> None:
+        if reusable and len(self._idle) < (self._idle.maxlen or 0):
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _head(self, request: requests.PreparedRequest, method: str, length: int) -> bytes:
+        lines = [f"{method} {request.path_url} HTTP/1.1", f"Host: {self._host}"]
+        for name, value in request.headers.items():
+            if name.lower() not in ("host", "content-length"):
+                lines.append(f"{name}: {_text(value)}")
+        if length or method in ("POST", "PUT", "PATCH"):
+            lines.append(f"Content-Length: {length}")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    def close(self) -> None:
+        """Close every idle connection."""
+        super().close()
+        while self._idle:
+            self._idle.pop().close()
+
+    def __repr__(self) -> str:
+        return f"<ModelAdapter {self._host} [{len(self._idle)} idle]>"
+
+
+def _is_whole(body: object) -> bool:
+    """Whether a body is in memory already; requests also allows files and generators."""
+    return body is None or isinstance(body, (bytes, str))
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
+
+
+def _translated(error: Exception, request: requests.PreparedRequest) -> Exception:
+    """The exception of requests that says the same."""
+    if isinstance(error, TimeoutError):
+        return requests.exceptions.ReadTimeout("no answer in time", request=request)
+    if isinstance(error, (OSError, http.client.HTTPException, _StaleConnection)):
+        return requests.exceptions.ConnectionError(f"{type(error).__name__}: {error}", request=request)
+    return error
