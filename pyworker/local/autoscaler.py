@@ -1,0 +1,302 @@
+"""A local autoscaler, for development and tests: `python -m pyworker.local.autoscaler`.
+
+It answers workers and clients as the public service does, with real signatures, but keeps its fleet
+in memory and starts no machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from hmac import compare_digest
+from pathlib import Path
+from typing import cast
+
+from flask import Flask, Response, request
+from typing_extensions import Self
+from werkzeug.exceptions import HTTPException
+
+from pyworker.errors import ConfigError, RequestError, Unauthorized
+from pyworker.local.faults import Faults
+from pyworker.local.fleet import Fleet, Route, WorkerView
+from pyworker.local.messages import (
+    FINISHED_BATCH,
+    ROUTE_REQUEST,
+    WORKER_REPORT,
+    WORKERS_QUERY,
+    RouteRequest,
+    parse,
+)
+from pyworker.local.serving import LocalServer
+from pyworker.local.signing import SignatureForm, Signer, current_message, first_message
+
+DEFAULT_PORT = 8081
+
+
+class UnknownEndpoint(RequestError):
+    """The client asks for an endpoint that this autoscaler does not serve."""
+
+    status = 404
+
+
+class Autoscaler:
+    """A local autoscaler in this process. `start` and `stop` belong to one thread; the rest to any.
+
+    `endpoints` empty accepts any endpoint name; `api_key` and `master_token` None accept any.
+    `signature_form="first"` signs and answers as the first form of the contract has it.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        signer: Signer | None = None,
+        endpoints: Sequence[str] = (),
+        api_key: str | None = None,
+        master_token: str | None = None,
+        signature_form: SignatureForm = "current",
+        fleet: Fleet | None = None,
+    ) -> None:
+        self.fleet = Fleet() if fleet is None else fleet
+        self.faults = Faults()
+        self.signer = Signer.generate() if signer is None else signer
+        self._endpoints = tuple(endpoints)
+        self._api_key = api_key
+        self._master_token = master_token
+        self._signature_form: SignatureForm = signature_form
+        self._server = LocalServer(self._app(), name="pyworker-autoscaler", host=host, port=port)
+
+    def start(self) -> Self:
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        """Release what faults hold, end every connection, join every thread. May be called twice."""
+        self.faults.clear()
+        self._server.stop()
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_exc: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Autoscaler {self.url} {self.fleet!r}>"
+
+    def _app(self) -> Flask:
+        app = Flask("pyworker.local.autoscaler", static_folder=None)
+        app.before_request(self._apply_faults)
+        app.register_error_handler(RequestError, _error_answer)
+        app.register_error_handler(HTTPException, _http_error_answer)
+        app.add_url_rule("/pubkey/", view_func=self._pubkey)
+        app.add_url_rule("/route/", view_func=self._route, methods=["POST"])
+        app.add_url_rule("/worker_status/", view_func=self._worker_status, methods=["POST"])
+        app.add_url_rule("/delete_requests/", view_func=self._delete_requests, methods=["POST"])
+        app.add_url_rule("/workers/", view_func=self._workers)
+        app.add_url_rule("/get_endpoint_workers/", view_func=self._endpoint_workers, methods=["POST"])
+        return app
+
+    def _apply_faults(self) -> Response | None:
+        status = self.faults.apply(request.path)
+        return None if status is None else _json({"error": "a fault ordered by a test"}, status)
+
+    def _pubkey(self) -> Response:
+        return Response(self.signer.public_pem(), mimetype="text/plain")
+
+    def _route(self) -> Response:
+        asked = parse(ROUTE_REQUEST, request.get_data())
+        self._check_key(asked.api_key)
+        if self._endpoints and asked.endpoint not in self._endpoints:
+            served = ", ".join(self._endpoints)
+            raise UnknownEndpoint(f"endpoint: {asked.endpoint!r} is not served here, only {served}")
+        route = self.fleet.route(asked.cost, asked.request_idx, time.monotonic())
+        return _json(self._route_answer(asked, route))
+
+    def _route_answer(self, asked: RouteRequest, route: Route) -> dict[str, object]:
+        if route.url is None:
+            return {"request_idx": route.request_idx, "status": route.status}
+        answer: dict[str, object] = {
+            "url": route.url,
+            "cost": asked.cost,
+            "endpoint": asked.endpoint,
+            "reqnum": route.reqnum,
+        }
+        if self._signature_form == "first":
+            text = first_message(cost=asked.cost, endpoint=asked.endpoint, reqnum=route.reqnum, url=route.url)
+            return answer | {"signature": self.signer.sign(text)}
+        signature = self.signer.sign(current_message(route.url))
+        return answer | {"signature": signature, "request_idx": route.request_idx}
+
+    def _worker_status(self) -> Response:
+        body = request.get_data()
+        report = parse(WORKER_REPORT, body)
+        self._check_token(report.mtoken)
+        # The message has been checked: it is an object.
+        raw = cast("dict[str, object]", json.loads(body))
+        self.fleet.accept_report(report, raw, time.monotonic())
+        return _json({"success": True})
+
+    def _delete_requests(self) -> Response:
+        batch = parse(FINISHED_BATCH, request.get_data())
+        self._check_token(batch.mtoken)
+        self.fleet.accept_finished(batch)
+        return _json({"success": True})
+
+    def _workers(self) -> Response:
+        now = time.monotonic()
+        overview = {
+            "workers": [_overview(view, now) for view in self.fleet.workers(now)],
+            "requests": self.fleet.requests_seen,
+            "finished": self.fleet.finished_counts,
+        }
+        return _json(overview, indent=2)
+
+    def _endpoint_workers(self) -> Response:
+        query = parse(WORKERS_QUERY, request.get_data())
+        self._check_key(query.api_key)
+        now = time.monotonic()
+        return _json([_sdk_view(view, now) for view in self.fleet.workers(now)])
+
+    def _check_key(self, in_body: str) -> None:
+        if self._api_key is None:
+            return
+        key = in_body or _bearer() or request.args.get("api_key", "")
+        if not _same(key, self._api_key):
+            raise Unauthorized("api_key: missing or not the key of this autoscaler")
+
+    def _check_token(self, mtoken: str) -> None:
+        if self._master_token is not None and not _same(mtoken, self._master_token):
+            raise Unauthorized("mtoken: not the master token of this autoscaler")
+
+
+def _json(value: object, status: int = 200, *, indent: int | None = None) -> Response:
+    return Response(json.dumps(value, indent=indent) + "\n", status, mimetype="application/json")
+
+
+def _error_answer(error: RequestError) -> Response:
+    return _json(dict(error.body()), error.status)
+
+
+def _http_error_answer(error: HTTPException) -> Response:
+    return _json({"error": error.name}, error.code or 500)
+
+
+def _bearer() -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _same(given: str, expected: str) -> bool:
+    return compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
+
+
+def _overview(view: WorkerView, now: float) -> dict[str, object]:
+    report = asdict(view.report)
+    del report["mtoken"]
+    return {
+        "state": view.state,
+        "seconds_since_report": round(now - view.last_seen, 1),
+        "routed_since_report": view.routed_load,
+        **report,
+        "loadtime": view.loadtime,
+    }
+
+
+def _sdk_view(view: WorkerView, now: float) -> dict[str, object]:
+    """A worker in the words of the client library; its times are epoch seconds."""
+    report = view.report
+    started = time.time() - (now - view.first_seen)
+    return {
+        "id": report.id,
+        "status": view.state,
+        "cur_load": report.cur_load,
+        "new_load": report.new_load,
+        "cur_load_rolling_avg": report.cur_load,
+        "cur_perf": report.cur_perf,
+        "perf": report.max_perf,
+        "measured_perf": report.max_perf,
+        "dlperf": 0.0,
+        "reliability": 1.0,
+        "reqs_working": report.num_requests_working,
+        "disk_usage": report.disk_usage,
+        "loaded_at": started + view.loadtime if view.loadtime else 0.0,
+        "started_at": started,
+    }
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pyworker.local.autoscaler",
+        description="A local autoscaler: keeps a fleet, routes and signs as the public service does.",
+        epilog="Start a worker with REPORT_ADDR set to its URL. GET /workers/ shows what it knows.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help="port to listen on, 0 = any free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="PATH",
+        help="keep the RSA key in this file between runs (default: a new key each time)",
+    )
+    parser.add_argument(
+        "--endpoint",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="serve this endpoint name only; may be repeated (default: any name)",
+    )
+    parser.add_argument("--api-key", metavar="KEY", help="refuse clients with any other key (default: none)")
+    parser.add_argument(
+        "--master-token", metavar="TOKEN", help="refuse workers with any other MASTER_TOKEN (default: none)"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status."""
+    options = _parser().parse_args(argv)
+    # Blocked before any thread starts, so that a signal always waits for the main thread to ask for it.
+    ending = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    try:
+        signer = Signer.generate() if options.key_file is None else Signer.from_file(options.key_file)
+        autoscaler = Autoscaler(
+            host=options.host,
+            port=options.port,
+            signer=signer,
+            endpoints=options.endpoint,
+            api_key=options.api_key,
+            master_token=options.master_token,
+        ).start()
+    except ConfigError as error:
+        sys.stderr.write(f"pyworker.local.autoscaler: {error}\n")
+        return 1
+    _say(f"Local autoscaler at {autoscaler.url} (Ctrl-C ends it)")
+    signal.sigwait(ending)
+    autoscaler.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""What a local autoscaler reads off the wire.
+
+Checked more strictly than the public service does: a worker that passes here sends exactly what the
+contract says, so the local autoscaler doubles as a test of the worker's side.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from pyworker.errors import Unprocessable
+
+RequestStatus = Literal["Success", "Error", "Cancelled", "Rejected"]
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_Amount = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0)]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class RouteRequest:
+    """A client asks for a worker. Older clients send neither `request_idx` nor `replay_timeout`."""
+
+    endpoint: str
+    cost: _Amount
+    api_key: str = ""
+    request_idx: _Count = 0
+    replay_timeout: float | None = None
+
+
+@dataclass(frozen=True, config=_STRICT)
+class WorkerReport:
+    """A worker's status. Loads are workload, performances workload per second, disk GiB."""
+
+    id: int
+    mtoken: str
+    version: str
+    loadtime: _Amount
+    new_load: _Amount
+    cur_load: _Amount
+    rej_load: _Amount
+    cur_perf: _Amount
+    max_perf: _Amount
+    error_msg: str
+    num_requests_working: _Count
+    num_requests_recieved: _Count
+    working_request_idxs: list[int]
+    disk_usage: _Amount
+    additional_disk_usage: float
+    cur_capacity: float
+    max_capacity: float
+    url: Annotated[str, Field(pattern=r"^https?://[^/]+$")]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FinishedRequest:
+    """How one request ended. Times are epoch seconds, 0 where the stage was not reached."""
+
+    request_idx: int
+    success: bool
+    status: RequestStatus
+    entered_queue_at: _Amount
+    work_started_at: _Amount
+    work_completed_at: _Amount
+
+    @model_validator(mode="after")
+    def _success_follows_from_status(self) -> Self:
+        if self.success != (self.status in ("Success", "Cancelled")):
+            raise ValueError(f"success is {self.success}, which contradicts the status {self.status}")
+        return self
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FinishedBatch:
+    """Requests that ended on one worker since its last accepted batch."""
+
+    worker_id: int
+    mtoken: str
+    requests: list[FinishedRequest]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class WorkersQuery:
+    """A client asks for the workers of an endpoint."""
+
+    id: int
+    api_key: str = ""
+
+
+ROUTE_REQUEST = TypeAdapter(RouteRequest)
+WORKER_REPORT = TypeAdapter(WorkerReport)
+FINISHED_BATCH = TypeAdapter(FinishedBatch)
+WORKERS_QUERY = TypeAdapter(WorkersQuery)
+
+
+def parse(adapter: TypeAdapter[T], body: bytes) -> T:
+    """The message in `body`. Raises `Unprocessable` naming every field at fault, never its value."""
+    try:
+        return adapter.validate_json(body)
+    except ValidationError as error:
+        faults = [_describe(fault["loc"], fault["msg"]) for fault in error.errors(include_input=False)]
+        raise Unprocessable("; ".join(faults)) from None
+
+
+def _describe(path: tuple[int | str, ...], message: str) -> str:
+    return f"{'.'.join(str(part) for part in path)}: {message}" if path else message

@@ -1,0 +1,177 @@
+"""A small threaded HTTP/1.1 server for a Flask app, started and stopped within a process.
+
+werkzeug's own handler ends each connection after one answer, which would make a busy client open a
+connection per request; the handler here reads the whole body first and so can keep them open. Made
+for development and tests: bodies and answers are held in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.wrappers import Response
+
+from pyworker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+MAX_BODY = 16 * 1024 * 1024
+IDLE_SECONDS = 120.0
+BACKLOG = 512
+STOP_SECONDS = 5.0
+
+
+class _Handler(WSGIRequestHandler):
+    """Serves one connection on a thread of its own; not shared."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
+    # An answer leaves in one packet: with headers and body apart, a kept connection waits 40 ms for
+    # the client's delayed acknowledgement.
+    wbufsize = -1
+    disable_nagle_algorithm = True
+
+    def run_wsgi(self) -> None:
+        body = self._read_body()
+        if body is None:
+            return
+        environ = self.make_environ()
+        environ["wsgi.input"] = io.BytesIO(body)
+        response = Response.from_app(self.server.app, environ, buffered=True)
+        self._answer(response)
+
+    def _read_body(self) -> bytes | None:
+        """The request's body, or None when it was answered with an error instead."""
+        if "Transfer-Encoding" in self.headers:
+            return self._refuse(411)
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit()):
+            return self._refuse(400)
+        if int(length) > MAX_BODY:
+            return self._refuse(413)
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            self.send_response_only(100)
+            self.end_headers()
+            self.wfile.flush()
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            self.close_connection = True  # the client hung up half-way: nobody is left to answer
+            return None
+        return body
+
+    def _refuse(self, status: int) -> None:
+        self._answer(Response('{"error": "the request body cannot be read"}', status), close=True)
+
+    def _answer(self, response: Response, *, close: bool = False) -> None:
+        data = response.get_data()
+        self.send_response(response.status_code)
+        for name, value in response.headers.items():
+            if name.lower() not in ("content-length", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        if close:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """No access log."""
+
+
+class _Server(ThreadedWSGIServer):
+    """Keeps account of its connections, so that stopping can end and join every one of them."""
+
+    def __init__(self, name: str, host: str, port: int, app: WSGIApplication, fd: int) -> None:
+        self._name = name
+        # Guards the table of open connections and their threads.
+        self._lock = threading.Lock()
+        self._connections: dict[socket.socket, threading.Thread] = {}
+        super().__init__(host, port, app, _Handler, fd=fd)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        thread = threading.Thread(
+            target=self.process_request_thread,
+            args=(request, client_address),
+            name=f"{self._name}-{client_address[1]}",
+            daemon=True,
+        )
+        with self._lock:
+            self._connections[request] = thread
+        thread.start()
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no fault of ours; nothing else gets here."""
+
+    def hang_up(self) -> None:
+        """End every open connection and wait for its thread."""
+        with self._lock:
+            connections = dict(self._connections)
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in connections.values():
+            thread.join(STOP_SECONDS)
+
+
+class LocalServer:
+    """Serves a WSGI app on threads of its own. `start` and `stop` belong to one thread."""
+
+    def __init__(self, app: WSGIApplication, *, name: str, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._app = app
+        self._name = name
+        self._host = host
+        self._port = port
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Bind and serve. Raises `ConfigError` when the address cannot be bound."""
+        if self._server is not None:
+            raise RuntimeError(f"{self!r} is running already")
+        with self._bind() as listener:
+            # The port stays the same when the server is started again, as clients know it.
+            self._port = int(listener.getsockname()[1])
+            self._server = _Server(self._name, self._host, self._port, self._app, listener.fileno())
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name=self._name, daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every connection and join every thread. Harmless when not running."""
+        server, thread = self._server, self._thread
+        self._server = self._thread = None
+        if server is None or thread is None:
+            return
+        server.shutdown()
+        thread.join(STOP_SECONDS)
+        server.hang_up()
+
+    @property
+    def url(self) -> str:
+        """The base URL without a trailing slash; it names the real port once started."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    def _bind(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        try:
+            return socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}") from error
+
+    def __repr__(self) -> str:
+        return f"<LocalServer {self._name} {'at ' + self.url if self._server else 'stopped'}>"

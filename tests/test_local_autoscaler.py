@@ -1,0 +1,301 @@
+"""The local autoscaler over real sockets, and as a command."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import pytest
+import requests
+from Crypto.Hash import SHA256
+from Crypto.PublicKey import RSA
+from Crypto.Signature import pkcs1_15
+
+from pyworker.errors import ConfigError
+from pyworker.local.autoscaler import Autoscaler
+from pyworker.local.signing import Signer
+
+WORKER_URL = "http://203.0.113.7:40123"
+DEADLINE = 20  # seconds; generous, since the machine may be busy
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer.generate()
+
+
+@pytest.fixture
+def autoscaler(signer: Signer) -> Iterator[Autoscaler]:
+    with Autoscaler(signer=signer) as running:
+        yield running
+
+
+@pytest.fixture
+def http() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def status(**changes: object) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "id": 1,
+        "mtoken": "",
+        "version": "1.1.0",
+        "loadtime": 3.0,
+        "new_load": 0.0,
+        "cur_load": 0.0,
+        "rej_load": 0.0,
+        "cur_perf": 0.0,
+        "max_perf": 50.0,
+        "error_msg": "",
+        "num_requests_working": 0,
+        "num_requests_recieved": 0,
+        "working_request_idxs": [],
+        "disk_usage": 1.0,
+        "additional_disk_usage": 0.0,
+        "cur_capacity": 0,
+        "max_capacity": 0,
+        "url": WORKER_URL,
+    }
+    return fields | changes
+
+
+def post(http: requests.Session, url: str, body: object, **headers: str) -> requests.Response:
+    return http.post(url, json=body, headers=headers, timeout=DEADLINE)
+
+
+def answer_of(response: requests.Response) -> Mapping[str, object]:
+    assert response.status_code == 200, response.text
+    return cast("Mapping[str, object]", response.json())
+
+
+def verify(pem: str, text: str, signature: object) -> None:
+    """Raises ValueError when the signature is not one of this text."""
+    assert isinstance(signature, str)
+    key = RSA.import_key(pem)
+    pkcs1_15.new(key).verify(SHA256.new(text.encode()), base64.b64decode(signature, validate=True))
+
+
+def ask(http: requests.Session, autoscaler: Autoscaler, **changes: object) -> Mapping[str, object]:
+    body = {"endpoint": "hello_world", "api_key": "k", "cost": 100.0} | changes
+    return answer_of(post(http, autoscaler.url + "/route/", body))
+
+
+def test_routes_to_a_ready_worker_with_a_signature(autoscaler: Autoscaler, http: requests.Session) -> None:
+    waiting = ask(http, autoscaler)
+    assert set(waiting) == {"request_idx", "status"}
+    assert post(http, autoscaler.url + "/worker_status/", status()).status_code == 200
+    answer = ask(http, autoscaler, request_idx=waiting["request_idx"], replay_timeout=60.0)
+    assert answer["request_idx"] == waiting["request_idx"]
+    assert set(answer) == {"url", "signature", "cost", "endpoint", "reqnum", "request_idx"}
+    assert answer["url"] == WORKER_URL
+    pem = http.get(autoscaler.url + "/pubkey/", timeout=DEADLINE).text
+    assert pem.startswith("-----BEGIN PUBLIC KEY-----\n")
+    verify(pem, json.dumps({"url": WORKER_URL}, indent=4, sort_keys=True), answer["signature"])
+
+
+def test_the_first_form(signer: Signer, http: requests.Session) -> None:
+    with Autoscaler(signer=signer, signature_form="first") as autoscaler:
+        post(http, autoscaler.url + "/worker_status/", status())
+        first, second = (ask(http, autoscaler, cost=256) for _ in range(2))
+    assert set(first) == {"url", "signature", "cost", "endpoint", "reqnum"}
+    assert second["reqnum"] != first["reqnum"]
+    for answer in (first, second):
+        fields = {name: answer[name] for name in ("cost", "endpoint", "reqnum", "url")}
+        verify(signer.public_pem(), json.dumps(fields, indent=4), answer["signature"])
+
+
+def test_what_arrived_can_be_read(autoscaler: Autoscaler, http: requests.Session) -> None:
+    report = status(extra="kept")
+    post(http, autoscaler.url + "/worker_status/", report)
+    assert autoscaler.fleet.reports == [report]
+    record = {
+        "request_idx": 4,
+        "success": False,
+        "status": "Rejected",
+        "entered_queue_at": 5.0,
+        "work_started_at": 0,
+        "work_completed_at": 0,
+    }
+    batch = {"worker_id": 1, "mtoken": "", "requests": [record]}
+    assert post(http, autoscaler.url + "/delete_requests/", batch).status_code == 200
+    assert autoscaler.fleet.finished[0].request_idx == 4
+    overview = answer_of(http.get(autoscaler.url + "/workers/", timeout=DEADLINE))
+    assert overview["finished"] == {"Rejected": 1}
+    assert "mtoken" not in json.dumps(overview)
+    workers = post(http, autoscaler.url + "/get_endpoint_workers/", {"id": 1, "api_key": "k"}).json()
+    assert [(worker["id"], worker["status"], worker["perf"]) for worker in workers] == [(1, "ready", 50.0)]
+
+
+BAD_INPUT: list[tuple[str, object, str]] = [
+    ("/route/", {"endpoint": "x", "cost": "much"}, "cost"),
+    ("/route/", {"endpoint": "x", "cost": -1}, "cost"),
+    ("/route/", {"cost": 1}, "endpoint"),
+    ("/route/", [], "object"),
+    ("/worker_status/", status(id="1"), "id"),
+    ("/worker_status/", {"id": 1}, "url"),
+    ("/delete_requests/", {"worker_id": 1, "mtoken": "", "requests": [{}]}, "requests.0.status"),
+    ("/get_endpoint_workers/", {}, "id"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "field"), BAD_INPUT)
+def test_bad_input_is_named(
+    autoscaler: Autoscaler, http: requests.Session, path: str, body: object, field: str
+) -> None:
+    response = post(http, autoscaler.url + path, body)
+    assert response.status_code == 422
+    assert field in response.json()["error"]
+    assert autoscaler.fleet.reports == []
+
+
+def test_other_errors_are_json_too(autoscaler: Autoscaler, http: requests.Session) -> None:
+    assert http.get(autoscaler.url + "/nowhere", timeout=DEADLINE).json() == {"error": "Not Found"}
+    assert http.get(autoscaler.url + "/route/", timeout=DEADLINE).status_code == 405
+    chunks = http.post(autoscaler.url + "/route/", data=iter([b"{}"]), timeout=DEADLINE)
+    assert (chunks.status_code, "error" in chunks.json()) == (411, True)
+
+
+def test_keys_and_tokens(signer: Signer, http: requests.Session) -> None:
+    with Autoscaler(
+        signer=signer, api_key="right", master_token="secret", endpoints=["a", "b"]
+    ) as autoscaler:
+        body: dict[str, object] = {"endpoint": "a", "cost": 1}
+        url = autoscaler.url + "/route/"
+        assert post(http, url, body).status_code == 401
+        assert post(http, url, body | {"api_key": "wrong"}).status_code == 401
+        assert post(http, url, body | {"api_key": "right"}).status_code == 200
+        assert post(http, url, body, Authorization="Bearer right").status_code == 200
+        assert post(http, url + "?api_key=right", body).status_code == 200
+        unknown = post(http, url, {"endpoint": "c", "cost": 1, "api_key": "right"})
+        assert (unknown.status_code, "a, b" in unknown.json()["error"]) == (404, True)
+        assert post(http, autoscaler.url + "/worker_status/", status()).status_code == 401
+        assert post(http, autoscaler.url + "/worker_status/", status(mtoken="secret")).status_code == 200
+
+
+def test_one_connection_serves_many_requests(autoscaler: Autoscaler) -> None:
+    address = autoscaler.url.removeprefix("http://").split(":")
+    with socket.create_connection((address[0], int(address[1])), timeout=DEADLINE) as connection:
+        stream = connection.makefile("rb")
+        for _ in range(3):
+            connection.sendall(b"GET /pubkey/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
+            length = 0
+            while (line := stream.readline()) != b"\r\n":
+                if line.lower().startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            assert b"PUBLIC KEY" in stream.read(length)
+        stream.close()
+
+
+def test_many_clients_hammering(autoscaler: Autoscaler) -> None:
+    def hammer(_client: int) -> list[int]:
+        with requests.Session() as session:
+            session.trust_env = False
+            post(session, autoscaler.url + "/worker_status/", status(id=_client))
+            answers = [ask(session, autoscaler) for _ in range(50)]
+        return [cast("int", answer["request_idx"]) for answer in answers]
+
+    with ThreadPoolExecutor(8) as pool:
+        indices = [index for part in pool.map(hammer, range(8)) for index in part]
+    assert sorted(indices) == list(range(1, 401))
+
+
+def test_faults(autoscaler: Autoscaler, http: requests.Session) -> None:
+    url = autoscaler.url + "/worker_status/"
+    autoscaler.faults.fail_with(503, "/worker_status/", times=2)
+    assert [post(http, url, status()).status_code for _ in range(3)] == [503, 503, 200]
+    assert len(autoscaler.fleet.reports) == 1
+    hold = autoscaler.faults.hang("/worker_status/")
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(post, http, url, status())
+        assert hold.arrived.wait(DEADLINE)
+        assert len(autoscaler.fleet.reports) == 1
+        hold.release()
+        assert held.result(DEADLINE).status_code == 200
+    assert repr(autoscaler.faults) == "<Faults [0 ordered, 0 holds]>"
+
+
+def test_stopping_ends_every_thread(signer: Signer, http: requests.Session) -> None:
+    before = set(threading.enumerate())
+    autoscaler = Autoscaler(signer=signer).start()
+    http.get(autoscaler.url + "/pubkey/", timeout=DEADLINE)  # leaves its connection open
+    hold = autoscaler.faults.hang("/workers/")
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(requests.get, autoscaler.url + "/workers/", timeout=DEADLINE)
+        assert hold.arrived.wait(DEADLINE)
+        autoscaler.stop()
+        autoscaler.stop()
+        assert held.exception(DEADLINE) is None or isinstance(held.exception(), requests.ConnectionError)
+    assert set(threading.enumerate()) == before
+
+
+def test_started_again_it_has_the_same_address(signer: Signer, http: requests.Session) -> None:
+    autoscaler = Autoscaler(signer=signer).start()
+    url = autoscaler.url
+    autoscaler.stop()
+    with autoscaler:
+        assert autoscaler.url == url
+        assert http.get(url + "/pubkey/", timeout=DEADLINE).text == signer.public_pem()
+
+
+def test_a_kept_key(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    made = Signer.from_file(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert Signer.from_file(path).public_pem() == made.public_pem()
+    path.write_text("garbage")
+    with pytest.raises(ConfigError, match=r"key\.pem does not hold a private RSA key"):
+        Signer.from_file(path)
+    path.write_text(made.public_pem())
+    with pytest.raises(ConfigError, match="public key"):
+        Signer.from_file(path)
+    with pytest.raises(ConfigError, match="cannot use the key file"):
+        Signer.from_file(tmp_path / "missing" / "key.pem")
+
+
+def command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pyworker.local.autoscaler", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_the_command(tmp_path: Path, signer: Signer, ending: signal.Signals, http: requests.Session) -> None:
+    key_file = tmp_path / "key.pem"
+    key_file.write_bytes(signer.key.export_key("PEM"))
+    with command("--port", "0", "--key-file", str(key_file)) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = next(word for word in line.split() if word.startswith("http://"))
+        assert http.get(url + "/pubkey/", timeout=DEADLINE).text == signer.public_pem()
+        process.send_signal(ending)
+        out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_taken_port(tmp_path: Path, signer: Signer) -> None:
+    key_file = tmp_path / "key.pem"
+    key_file.write_bytes(signer.key.export_key("PEM"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with command("--port", port, "--key-file", str(key_file)) as process:
+            out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out) == (1, "")
+    assert err.count("\n") == 1
+    assert f"127.0.0.1:{port}" in err
