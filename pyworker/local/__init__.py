@@ -1,0 +1,1 @@
+"""The embedded stack for development and tests: a local autoscaler and a stand-in model server."""

@@ -1,0 +1,18 @@
+"""Data that ships with the package, so that everything works where no hub or corpus can be reached.
+
+handbook.txt    our own text; what the stand-in language model is trained on
+common.txt      common words that the handbook lacks
+tokenizer.json  a small byte-level BPE tokenizer made from these two
+words.txt       a word list made from these two, one word a line
+build           makes the last two from the first two: `python -m pyworker.resources.build`
+reach           asks, within seconds, whether the online original could be fetched instead
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def resource_path(name: str) -> Path:
+    """Where a shipped file lies; it is not checked for existence."""
+    return Path(__file__).parent / name

@@ -1,0 +1,231 @@
+"""Counts the tokens of a text: the unit in which the workload of a language model is told.
+
+Nothing is imported or read before a tokenizer is needed. A tokenizer that cannot be had is no reason to stop
+a worker: the one that ships is used then, and one warning says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from pyworker.resources import resource_path
+from pyworker.resources.reach import Reach, probe
+
+log = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+# AutoTokenizer asks for these, in this order; a tokenizer has at least one of them.
+_PROBED_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
+
+
+class _Encoding(Protocol):
+    def __len__(self) -> int: ...
+
+
+class _Backend(Protocol):
+    """The Rust tokenizer inside a fast one."""
+
+    def encode(self, sequence: str, *, add_special_tokens: bool) -> _Encoding: ...
+    def no_truncation(self) -> None: ...
+    def no_padding(self) -> None: ...
+
+
+class _Tokenizer(Protocol):
+    """What we use of transformers' tokenizers."""
+
+    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Sequence[int]: ...
+
+
+class _AutoTokenizer(Protocol):
+    def from_pretrained(
+        self, name: str, *, local_files_only: bool, trust_remote_code: bool
+    ) -> _Tokenizer: ...
+
+
+class _Transformers(Protocol):
+    """The module, as far as it is used here; its own types are partly unknown to a strict checker."""
+
+    @property
+    def AutoTokenizer(self) -> _AutoTokenizer: ...  # noqa: N802 - the library's name
+    def PreTrainedTokenizerFast(self, *, tokenizer_file: str) -> _Tokenizer: ...  # noqa: N802 - same
+
+
+class _Loaded:
+    """One loaded tokenizer. Immutable; `count` may be called from any thread."""
+
+    def __init__(self, name: str, source: str, tokenizer: _Tokenizer) -> None:
+        self.name = name
+        self.source = source
+        self.count = _counter(tokenizer)
+
+
+class TokenCounter:
+    """Counts tokens with one tokenizer of the hub, or a local one. Thread-safe."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is a hub id, a folder or a tokenizer.json file; nothing is loaded yet."""
+        self._default = name
+        # Guards `_loaded` while it is made. Held during the load on purpose: whoever comes second needs the
+        # very result that the first one is fetching. Counting with a loaded tokenizer does not take it.
+        self._lock = threading.Lock()
+        self._loaded: _Loaded | None = None
+
+    def __repr__(self) -> str:
+        loaded = self._loaded
+        state = "not loaded" if loaded is None else f"{loaded.name!r} from {loaded.source}"
+        return f"<TokenCounter {self._default!r} [{state}]>"
+
+    @property
+    def source(self) -> str | None:
+        """Where the tokenizer came from: "disk", "hub" or "package"; None before it was loaded."""
+        loaded = self._loaded
+        return None if loaded is None else loaded.source
+
+    def load(self, name: str | None = None) -> None:
+        """Load `name`, or the default where it is empty; does nothing when that is loaded. Never raises for
+        a tokenizer that cannot be had.
+        """
+        with self._lock:
+            loaded = self._loaded
+            if loaded is None or (name and name != loaded.name):
+                self._loaded = _load(name or self._default)
+
+    def count(self, text: str) -> int:
+        """The number of tokens in `text`, without the special ones a model adds around it."""
+        loaded = self._loaded
+        while loaded is None:
+            self.load()
+            loaded = self._loaded
+        return loaded.count(_encodable(text))
+
+
+def _encodable(text: str) -> str:
+    """`text` with every lone surrogate replaced: JSON can carry one, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
+
+
+def _counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
+    backend = cast("_Backend | None", getattr(tokenizer, "backend_tokenizer", None))
+    if backend is None:
+        return _slow_counter(tokenizer)
+    # A tokenizer may ship with a limit of its own, which would cap the count of a long text. Switched off
+    # once, here: the wrapper's own `encode` changes these settings in each call, which threads must not do.
+    backend.no_truncation()
+    backend.no_padding()
+    return lambda text: len(backend.encode(text, add_special_tokens=False))
+
+
+def _slow_counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
+    # Guards `tokenizer`: those written in Python keep caches and promise nothing about threads.
+    lock = threading.Lock()
+
+    def count(text: str) -> int:
+        with lock:
+            return len(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+
+    return count
+
+
+# --- loading: disk first, then the hub, then the package -------------------------------------------------
+
+
+def _load(name: str) -> _Loaded:
+    transformers = _import_transformers()
+    tokenizer, problem = _from_disk(transformers, name)
+    if tokenizer is not None:
+        return _Loaded(name, "disk", tokenizer)
+    if problem is None:
+        tokenizer, problem = _from_hub(transformers, name)
+    if tokenizer is not None:
+        return _Loaded(name, "hub", tokenizer)
+    log.warning(
+        "Tokenizer %r cannot be had (%s): counting with the small one of this package, so workload "
+        "figures differ. Let the hub be reached, put the tokenizer into its cache, or set TOKENIZER to a "
+        "local folder; a gated one needs HF_TOKEN.",
+        name,
+        problem,
+    )
+    return _Loaded(name, "package", _from_file(transformers, resource_path("tokenizer.json")))
+
+
+def _from_disk(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
+    """A file, a folder or the hub's cache. A problem means that asking the hub is of no use."""
+    path = Path(name)
+    try:
+        if path.is_file():
+            return _from_file(transformers, path), None
+        return _pretrained(transformers, name, local=True), None
+    except Exception as error:  # noqa: BLE001 - the Rust half of the library raises bare Exception
+        if path.exists():
+            return None, f"the local path is not a readable tokenizer: {_in_short(error)}"
+        if not _HUB_ID.fullmatch(name):
+            return None, "there is no such path, and it is no name a hub can have"
+        return None, None
+
+
+def _from_hub(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
+    """The hub, but only when it answers at once: the library itself tries for most of a minute."""
+    problem = _hub_problem(name)
+    if problem is not None:
+        return None, problem
+    try:
+        return _pretrained(transformers, name, local=False), None
+    except Exception as error:  # noqa: BLE001 - as above; whatever it is, the package's own tokenizer works
+        return None, f"the hub answered, but loading failed: {_in_short(error)}"
+
+
+def _hub_problem(name: str) -> str | None:
+    """Why the hub would not serve `name` now; None when it would."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "it is not on this disk, and HF_HUB_OFFLINE is set"
+    answer = Reach(None, "not asked")
+    for file in _PROBED_FILES:
+        url = constants.HUGGINGFACE_CO_URL_TEMPLATE.format(repo_id=name, revision="main", filename=file)
+        answer = probe(url)
+        # The library may hold a token that opens what the anonymous probe was refused.
+        if answer.usable or (answer.refused and huggingface_hub.get_token()):
+            return None
+        if answer.status != 404:  # another file can only help where this one was missing
+            break
+    return f"the hub: {answer.reason}"
+
+
+def _pretrained(transformers: _Transformers, name: str, *, local: bool) -> _Tokenizer:
+    # Without an explicit no, a repository with its own code makes the library ask on the terminal.
+    return transformers.AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+
+
+def _from_file(transformers: _Transformers, path: Path) -> _Tokenizer:
+    return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+
+def _in_short(error: Exception) -> str:
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line[:160]}"
+
+
+def _import_transformers() -> _Transformers:
+    """The library, without its remark that PyTorch is missing: tokenizers are all we want of it."""
+    logger = logging.getLogger("transformers")
+
+    def about_models(record: logging.LogRecord) -> bool:
+        return "PyTorch was not found" not in record.getMessage()
+
+    logger.addFilter(about_models)
+    try:
+        return cast("_Transformers", importlib.import_module("transformers"))
+    finally:
+        logger.removeFilter(about_models)
