@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 #: A longer line is looked at in pieces of this size, in bytes.
 MAX_LINE = 64 * 1024
 _READ_SIZE = 256 * 1024
+# A step ends here even where the log grows faster than it is read, so that a thread can stop between steps.
+_READS_AT_ONCE = 64
 _FINGERPRINT = 64
 
 LogActions = Sequence[tuple[LogAction, str]]
@@ -112,6 +114,7 @@ class LogTailer:
         self._offset = 0
         # The last bytes before _offset: where they are others, the file was truncated and written anew.
         self._fingerprint = b""
+        self._trouble = ""
 
     def tail_once(self) -> bool:
         """Handle everything that is in the log now; False where nothing new was."""
@@ -120,7 +123,8 @@ class LogTailer:
         progressed = self._read_on()
         if self._was_rotated():
             # What the writer still put into the old file comes before the new one.
-            self._read_on()
+            while self._read_on():
+                pass
             self._handle(self._assembler.flush())
             self.close()
             if self._open():
@@ -140,6 +144,12 @@ class LogTailer:
             self._file = self._path.open("rb", buffering=0)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if str(error) != self._trouble:
+                logger.warning("the model log cannot be read: %s", error)
+                self._trouble = str(error)
+            return False
+        self._trouble = ""
         return True
 
     def _read_on(self) -> bool:
@@ -150,7 +160,10 @@ class LogTailer:
             self._offset, self._fingerprint = 0, b""
             self._assembler.discard()
         progressed = False
-        while data := os.pread(descriptor, _READ_SIZE, self._offset):
+        for _ in range(_READS_AT_ONCE):
+            data = os.pread(descriptor, _READ_SIZE, self._offset)
+            if not data:
+                break
             progressed = True
             self._offset += len(data)
             self._fingerprint = (self._fingerprint + data[-_FINGERPRINT:])[-_FINGERPRINT:]

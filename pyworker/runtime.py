@@ -1,0 +1,136 @@
+"""Background threads: start, stop, join. A thread is a step function; the loop around it lives here."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+_CRASH_PAUSE = 1.0
+_JOIN_TIMEOUT = 10.0
+
+
+class Service(Protocol):
+    """A named thread as the runtime sees it."""
+
+    name: str
+
+    def start(self) -> None:
+        """Begin; called once."""
+        ...
+
+    def stop(self) -> None:
+        """Ask it to end; must not block."""
+        ...
+
+    def join(self, timeout: float) -> bool:
+        """True where it has ended."""
+        ...
+
+
+class Loop:
+    """Runs `step` again and again on a thread of its own. Thread-safe.
+
+    `step` returns the seconds until it is due again, None for "only when woken". After each step the loop
+    rests for `hold` seconds that only `stop` can cut short, so that a burst of wake-ups costs one step.
+    A step that raises is logged and tried again: a background thread never dies silently.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        step: Callable[[], float | None],
+        *,
+        hold: float = 0.0,
+        on_stop: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self._step = step
+        self._hold = hold
+        self._on_stop = on_stop
+        self._on_end = on_end
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Make the next step due now. Cheap when it is already."""
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+        self._on_stop()
+
+    def join(self, timeout: float) -> bool:
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            # Before the step: what changes during it wakes the loop once more.
+            self._wake.clear()
+            pause = self._guarded(self._step)
+            if self._hold:
+                self._stopping.wait(self._hold)
+            if not self._stopping.is_set():
+                self._wake.wait(pause)
+        self._guarded(self._end)
+
+    def _end(self) -> None:
+        self._on_end()
+
+    def _guarded(self, step: Callable[[], float | None]) -> float | None:
+        try:
+            return step()
+        except Exception:
+            logger.exception("a step of %s failed; it goes on in %.0f s", self.name, _CRASH_PAUSE)
+            return _CRASH_PAUSE
+
+    def __repr__(self) -> str:
+        return f"<Loop {self.name} {'alive' if self._thread.is_alive() else 'not running'}>"
+
+
+class Runtime:
+    """All background threads of one worker process. `start` and `stop` may be called any number of times."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self._services = services
+        # Guards _started and _stopped.
+        self._lock = threading.Lock()
+        self._started = False
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start every thread; without effect the second time."""
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        for service in self._services:
+            service.start()
+
+    def stop(self) -> None:
+        """Ask every thread to end, and wait for it."""
+        with self._lock:
+            if not self._started or self._stopped:
+                return
+            self._stopped = True
+        for service in self._services:
+            service.stop()
+        for service in self._services:
+            if not service.join(_JOIN_TIMEOUT):
+                logger.error("%s did not end within %.0f s", service.name, _JOIN_TIMEOUT)
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._stopped else "running" if self._started else "not started"
+        return f"<Runtime {state} {list(self._services)!r}>"
