@@ -111,6 +111,7 @@ def test_the_first_form(signer: Signer, http: requests.Session) -> None:
         first, second = (ask(http, autoscaler, cost=256) for _ in range(2))
     assert set(first) == {"url", "signature", "cost", "endpoint", "reqnum"}
     assert second["reqnum"] != first["reqnum"]
+    assert isinstance(first["cost"], int), "the cost is signed as the client wrote it"
     for answer in (first, second):
         fields = {name: answer[name] for name in ("cost", "endpoint", "reqnum", "url")}
         verify(signer.public_pem(), json.dumps(fields, indent=4), answer["signature"])

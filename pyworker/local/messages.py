@@ -19,6 +19,8 @@ RequestStatus = Literal["Success", "Error", "Cancelled", "Rejected"]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _Amount = Annotated[float, Field(ge=0)]
 _Count = Annotated[int, Field(ge=0)]
+# Kept as it was written: the first form signs 7 and 7.0 differently.
+_Cost = Annotated[int, Field(ge=0)] | _Amount
 
 T = TypeVar("T")
 
@@ -28,7 +30,7 @@ class RouteRequest:
     """A client asks for a worker. Older clients send neither `request_idx` nor `replay_timeout`."""
 
     endpoint: str
-    cost: _Amount
+    cost: _Cost
     api_key: str = ""
     request_idx: _Count = 0
     replay_timeout: float | None = None
@@ -55,7 +57,7 @@ class WorkerReport:
     additional_disk_usage: float
     cur_capacity: float
     max_capacity: float
-    url: Annotated[str, Field(pattern=r"^https?://[^/]+$")]
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$")]
 
 
 @dataclass(frozen=True, config=_STRICT)

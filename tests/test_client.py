@@ -1,0 +1,394 @@
+"""The client against a real local autoscaler and a scripted worker, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar, cast
+
+import pytest
+from typing_extensions import Self
+
+from pyworker.client import (
+    AutoscalerUnreachable,
+    Client,
+    ClientClosed,
+    ClientError,
+    NoWorkerReady,
+    RouteRefused,
+    StreamBroken,
+    WorkerAnswerError,
+    WorkerTimeout,
+    WorkerUnavailable,
+)
+from pyworker.local.autoscaler import Autoscaler
+from pyworker.local.messages import WORKER_REPORT, parse
+from pyworker.local.signing import Signer
+
+KEY = "a-key-that-must-not-show"
+DEADLINE = 20  # seconds; generous, since the machine may be busy
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class ScriptedWorker:
+    """A worker that answers its requests one after the other as told, and remembers them."""
+
+    def __init__(self, *script: Answer) -> None:
+        self.script = deque(script)
+        self.requests: list[Mapping[str, object]] = []
+        self.paths: list[str] = []
+        worker = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize: ClassVar[int] = -1
+            timeout = DEADLINE
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                worker.requests.append(json.loads(body))
+                worker.paths.append(self.path)
+                worker.script.popleft()(self)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def indices(self) -> list[object]:
+        return [
+            cast("Mapping[str, object]", request["auth_data"])["request_idx"] for request in self.requests
+        ]
+
+
+def answer(status: int, body: object = None, **headers: str) -> Answer:
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        data = json.dumps(body).encode()
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return send
+
+
+def hang_up(handler: BaseHTTPRequestHandler) -> None:
+    handler.close_connection = True
+
+
+def chunks(*pieces: bytes, end: bool = True, gate: threading.Event | None = None) -> Answer:
+    """A chunked stream; with a gate, everything after the first piece waits for it."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for number, piece in enumerate(pieces):
+            if number and gate is not None:
+                assert gate.wait(DEADLINE)
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            handler.wfile.flush()
+        if end:
+            handler.wfile.write(b"0\r\n\r\n")
+        handler.close_connection = not end
+
+    return send
+
+
+def plain(data: bytes, length: int | None = None) -> Answer:
+    """An unchunked stream: with a length, or up to the end of the connection."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if length is not None:
+            handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        handler.wfile.write(data)
+        handler.close_connection = True
+
+    return send
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer.generate()
+
+
+@pytest.fixture
+def autoscaler(signer: Signer) -> Iterator[Autoscaler]:
+    with Autoscaler(signer=signer) as running:
+        yield running
+
+
+def announce(autoscaler: Autoscaler, url: str, worker: int = 1, **changes: object) -> None:
+    """Have the autoscaler know a worker as ready, without one that reports."""
+    fields: dict[str, object] = {
+        "id": worker,
+        "mtoken": "",
+        "version": "1.1.0",
+        "loadtime": 3.0,
+        "new_load": 0.0,
+        "cur_load": 0.0,
+        "rej_load": 0.0,
+        "cur_perf": 0.0,
+        "max_perf": 50.0,
+        "error_msg": "",
+        "num_requests_working": 0,
+        "num_requests_recieved": 0,
+        "working_request_idxs": [],
+        "disk_usage": 1.0,
+        "additional_disk_usage": 0.0,
+        "cur_capacity": 0,
+        "max_capacity": 0,
+        "url": url,
+    }
+    report = parse(WORKER_REPORT, json.dumps(fields | changes).encode())
+    autoscaler.fleet.accept_report(report, {}, time.monotonic())
+
+
+def client_of(autoscaler: Autoscaler, timeout: float = DEADLINE, api_key: str = KEY) -> Client:
+    return Client(autoscaler.url, api_key, "hello_world", timeout=timeout)
+
+
+def test_a_call_carries_the_envelope(autoscaler: Autoscaler) -> None:
+    with ScriptedWorker(answer(200, {"text": "hi"})) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        response = client.call("/generate", {"prompt": "hello"}, 42.0)
+    assert (response.status_code, response.json()) == (200, {"text": "hi"})
+    request = worker.requests[0]
+    assert worker.paths == ["/generate"]
+    assert set(request) == {"auth_data", "payload", "session_id"}
+    assert (request["payload"], request["session_id"]) == ({"prompt": "hello"}, None)
+    auth_data = cast("Mapping[str, object]", request["auth_data"])
+    assert (auth_data["cost"], auth_data["endpoint"]) == (42.0, "hello_world")
+    assert KEY not in json.dumps(worker.requests)
+
+
+def test_route_polls_until_a_worker_is_ready(autoscaler: Autoscaler) -> None:
+    hold = autoscaler.faults.hang("/route/")
+    found: list[Mapping[str, object]] = []
+    with client_of(autoscaler) as client:
+        asking = threading.Thread(target=lambda: found.append(client.route(1.0)))
+        asking.start()
+        assert hold.arrived.wait(DEADLINE)
+        hold.release()  # the first answer has no worker: none is known yet
+        second = autoscaler.faults.hang("/route/")
+        assert second.arrived.wait(DEADLINE)
+        announce(autoscaler, "http://worker:1")
+        second.release()
+        asking.join(DEADLINE)
+    assert (found[0]["url"], found[0]["request_idx"]) == ("http://worker:1", 1)
+    assert autoscaler.fleet.requests_seen == 1
+
+
+def test_a_failing_worker_is_retried_with_the_same_index(autoscaler: Autoscaler) -> None:
+    script = [
+        answer(503, Retry_After="0.05"),
+        answer(429),
+        answer(408),
+        answer(502),
+        hang_up,
+        answer(200, {}),
+    ]
+    with ScriptedWorker(*script) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        assert client.call("/generate", {}, 1.0).status_code == 200
+    assert worker.indices() == [1] * 6
+
+
+def test_a_dead_worker_is_left_for_another(autoscaler: Autoscaler) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with ScriptedWorker(answer(200, {})) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, dead, 1)
+        announce(autoscaler, worker.url, 2, cur_load=1000.0)
+        assert client.call("/generate", {}, 1.0).status_code == 200
+    assert worker.indices() == [1]
+
+
+@pytest.mark.parametrize("status", [400, 401, 410, 413, 422, 302])
+def test_other_answers_are_the_callers(autoscaler: Autoscaler, status: int) -> None:
+    with ScriptedWorker(answer(status, {"error": "no"})) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        assert client.call("generate", {}, 1.0).status_code == status
+    assert worker.paths == ["/generate"]
+
+
+def test_retry_after_beyond_the_deadline_ends_the_call(autoscaler: Autoscaler) -> None:
+    busy = answer(429, {"error": "the queue is full"}, Retry_After="3600")
+    with ScriptedWorker(busy) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        with pytest.raises(WorkerUnavailable, match=r"429 Too Many Requests.*the queue is full"):
+            client.call("/generate", {}, 1.0)
+
+
+def test_a_silent_worker(autoscaler: Autoscaler) -> None:
+    gate = threading.Event()
+
+    def wait(_handler: BaseHTTPRequestHandler) -> None:
+        gate.wait(DEADLINE)
+
+    with ScriptedWorker(wait) as worker, client_of(autoscaler, timeout=0.3) as client:
+        announce(autoscaler, worker.url)
+        with pytest.raises(WorkerTimeout, match=r"0\.3 s"):
+            client.call("/generate", {}, 1.0)
+        gate.set()
+
+
+def test_no_worker(autoscaler: Autoscaler) -> None:
+    with (
+        client_of(autoscaler, timeout=0.3) as client,
+        pytest.raises(NoWorkerReady, match="no worker has report"),
+    ):
+        client.route(1.0)
+
+
+def test_no_autoscaler() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    refused = pytest.raises(AutoscalerUnreachable, match="connection refused; is it running")
+    with Client(url, KEY, "hello_world") as client, refused as caught:
+        client.call("/generate", {}, 1.0)
+    assert KEY not in str(caught.value)
+
+
+def test_an_autoscaler_that_fails_for_a_while(autoscaler: Autoscaler) -> None:
+    announce(autoscaler, "http://worker:1")
+    autoscaler.faults.fail_with(503, "/route/", times=2)
+    with client_of(autoscaler) as client:
+        assert client.route(1.0)["url"] == "http://worker:1"
+
+
+def test_a_wrong_key(signer: Signer) -> None:
+    refused = pytest.raises(RouteRefused, match=r"401.*check the API key")
+    another = Autoscaler(signer=signer, api_key="another")
+    with another, client_of(another) as client, refused as caught:
+        client.route(1.0)
+    assert KEY not in str(caught.value)
+
+
+def test_what_is_no_autoscaler() -> None:
+    def anything(handler: BaseHTTPRequestHandler) -> None:
+        answer(200, ["your key is " + KEY])(handler)
+
+    refused = pytest.raises(RouteRefused, match="which is no route")
+    with ScriptedWorker(anything) as other, Client(other.url, KEY, "x") as client, refused as caught:
+        client.route(1.0)
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["localhost:8081", "ftp://localhost", "http://"])
+def test_a_url_that_cannot_be_called(url: str) -> None:
+    with Client(url, KEY, "x", timeout=1) as client, pytest.raises(ClientError, match="URL"):
+        client.route(1.0)
+
+
+STREAMS: list[tuple[Answer, list[str]]] = [
+    (chunks(b'data: {"a": 1}\n\ndata:two\r\n\r\n', b"data: [DONE]\n\n"), ['{"a": 1}', "two"]),
+    (chunks(b": keep-alive\nevent: x\nid: 1\nda", b"ta: spl", b"it\n\n"), ["split"]),
+    (chunks(b'{"token": 1}\n{"token"', b": 2}\n{}"), ['{"token": 1}', '{"token": 2}', "{}"]),
+    (chunks("data: é".encode()[:-1], "é\n\n".encode()[1:]), ["é"]),
+    (plain(b"data: 1\n\ndata: 2", 16), ["1", "2"]),
+    (plain(b"data: 1\n\n"), ["1"]),
+    (chunks(), []),
+]
+
+
+@pytest.mark.parametrize(("script", "expected"), STREAMS)
+def test_streams(autoscaler: Autoscaler, script: Answer, expected: list[str]) -> None:
+    with ScriptedWorker(script) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        assert list(client.stream("/generate_stream", {}, 1.0)) == expected
+
+
+def test_stream_items_arrive_one_by_one(autoscaler: Autoscaler) -> None:
+    gate = threading.Event()
+    script = chunks(b"data: 1\n\n", b"data: 2\n\n", gate=gate)
+    with ScriptedWorker(script) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        items = client.stream("/generate_stream", {}, 1.0)
+        assert next(items) == "1"
+        gate.set()
+        assert list(items) == ["2"]
+
+
+@pytest.mark.parametrize("script", [chunks(b"data: 1\n\n", end=False), plain(b"data: 1\n\n", 100)])
+def test_a_stream_cut_short(autoscaler: Autoscaler, script: Answer) -> None:
+    with ScriptedWorker(script) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        items = client.stream("/generate_stream", {}, 1.0)
+        assert next(items) == "1"
+        with pytest.raises(StreamBroken, match="broke off"):
+            next(items)
+
+
+def test_a_stream_that_is_refused(autoscaler: Autoscaler) -> None:
+    script = [answer(503), answer(422, {"error": "prompt is missing"})]
+    with ScriptedWorker(*script) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        with pytest.raises(WorkerAnswerError, match=r"422.*prompt is missing") as caught:
+            list(client.stream("/generate_stream", {}, 1.0))
+    assert caught.value.status == 422
+    assert worker.indices() == [1, 1]
+
+
+def test_closing_ends_waiting_calls(autoscaler: Autoscaler) -> None:
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            client.route(1.0)
+        except ClientError as error:
+            failures.append(error)
+
+    with client_of(autoscaler) as client:
+        hold = autoscaler.faults.hang("/route/")
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert hold.arrived.wait(DEADLINE)
+        client.close()
+        hold.release()
+        asking.join(DEADLINE)
+    assert [type(failure) for failure in failures] == [ClientClosed]
+    assert repr(client).endswith("[closed]>")
+
+
+def test_threads_share_a_client(autoscaler: Autoscaler) -> None:
+    with ScriptedWorker(*[answer(200, {})] * 80) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        threads = [
+            threading.Thread(target=lambda: [client.call("/generate", {}, 1.0) for _ in range(10)])
+            for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+    assert sorted(cast("list[int]", worker.indices())) == list(range(1, 81))
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_senseless_timeout(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout"):
+        Client("http://x", KEY, "x", timeout=timeout)
