@@ -1,0 +1,69 @@
+"""Command-line options shared by everything that calls the service: example clients, the load test."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import urllib3
+
+from pyworker.client import Client
+
+PUBLIC_AUTOSCALER = "https://run.vast.ai"
+LOCAL_AUTOSCALER = "http://localhost:8081"
+LOCAL_NAME = "hello_world"
+
+
+def add_client_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say whom to call and as whom."""
+    parser.add_argument("-k", "--api-key", metavar="KEY", help="API key (not needed with -l)")
+    parser.add_argument("-e", "--endpoint", metavar="NAME", help="endpoint group name (not needed with -l)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "-l",
+        "--local",
+        action="store_const",
+        dest="autoscaler",
+        const=LOCAL_AUTOSCALER,
+        help=f"use the local autoscaler at {LOCAL_AUTOSCALER}",
+    )
+    where.add_argument(
+        "--autoscaler", metavar="URL", help=f"use the autoscaler at this URL (default: {PUBLIC_AUTOSCALER})"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=600.0,
+        metavar="SECONDS",
+        help="give a request up after this long, waiting for a worker included (default: %(default)g)",
+    )
+    parser.add_argument("--insecure", action="store_true", help="do not check TLS certificates")
+
+
+def client_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:
+    """The client that the parsed options ask for; ends the program when one is missing."""
+    local = options.autoscaler == LOCAL_AUTOSCALER
+    api_key = options.api_key or ("local" if local else None)
+    endpoint = options.endpoint or (LOCAL_NAME if local else None)
+    if api_key is None:
+        parser.error("an API key is needed: -k KEY (or -l for a local autoscaler)")
+    if endpoint is None:
+        parser.error("an endpoint group name is needed: -e NAME (or -l for a local autoscaler)")
+    if options.insecure:
+        # Asked for, so there is no news in a warning for each request.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    return Client(
+        options.autoscaler or PUBLIC_AUTOSCALER,
+        api_key,
+        endpoint,
+        timeout=options.timeout,
+        verify=not options.insecure,
+    )
+
+
+def positive(text: str) -> float:
+    """A finite number above 0, as an argparse type."""
+    number = float(text)
+    if not (math.isfinite(number) and number > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number

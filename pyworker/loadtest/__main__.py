@@ -1,0 +1,61 @@
+"""`python -m pyworker.loadtest -w NAME …`: runs the load test of a worker."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import pkgutil
+import runpy
+import sys
+
+from pyworker.loadtest import make_parser
+
+PROG = "python -m pyworker.loadtest"
+
+
+def main() -> None:
+    """Check the options, then run the worker's `test_load` as if it had been called with the rest."""
+    parser = make_parser(PROG)
+    _add_worker(parser)
+    parser.parse_args()
+    only_worker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_worker(only_worker)
+    chosen, rest = only_worker.parse_known_args()
+    module = _test_load(parser, chosen.worker)
+    sys.argv = [PROG, *rest]
+    runpy.run_module(module, run_name="__main__")
+
+
+def _add_worker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-w",
+        "--worker",
+        required=True,
+        metavar="NAME",
+        help="a folder under workers/, or the dotted name of a package that holds a worker",
+    )
+
+
+def _test_load(parser: argparse.ArgumentParser, worker: str) -> str:
+    """The name of the worker's load test module; ends the program when there is none."""
+    package = worker if "." in worker else f"workers.{worker}"
+    module = f"{package}.test_load"
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        spec = None
+    if spec is None:
+        parser.error(f"there is no {module}; workers here: {', '.join(_known_workers()) or 'none'}")
+    return module
+
+
+def _known_workers() -> list[str]:
+    workers = importlib.util.find_spec("workers")
+    places = workers.submodule_search_locations if workers else None
+    return sorted(found.name for found in pkgutil.iter_modules(places or []) if found.ispkg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The workers that come with pyworker: one package for each kind of model server."""
