@@ -10,7 +10,7 @@ import flask
 import pydantic_core
 from werkzeug.exceptions import ClientDisconnected
 
-from pyworker.data_types import MISSING_PART, ApiPayload, AuthData, JsonDataException, Payload
+from pyworker.data_types import MISSING_PART, AuthData, JsonDataException, Payload
 from pyworker.errors import BadRequest, BodyTooLarge, Unprocessable
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ def parse_envelope(message: Mapping[str, Any], payload_cls: type[Payload]) -> En
     """Raises `JsonDataException` with a message for each field at fault, of both parts at once."""
     faults: dict[str, str | Mapping[str, object]] = {}
     auth_data = _part(message, "auth_data", AuthData.from_json_msg, faults)
-    payload = _part(message, "payload", _parser(payload_cls), faults)
+    payload = _part(message, "payload", payload_cls.from_json_msg, faults)
     session_id: object = message.get("session_id")
     if session_id is not None and not isinstance(session_id, str):
         faults["session_id"] = "must be a string or null"
@@ -64,15 +64,6 @@ def parse_envelope(message: Mapping[str, Any], payload_cls: type[Payload]) -> En
     if auth_data is None or payload is None or faults:
         raise JsonDataException(faults)
     return Envelope(auth_data, payload, session_id)
-
-
-def _parser(payload_cls: type[Payload]) -> Callable[[Mapping[str, Any]], Payload]:
-    def parse(json_msg: Mapping[str, Any]) -> Payload:
-        # `from_json_msg` is typed by the class it is called on.
-        parsed: ApiPayload = payload_cls.from_json_msg(json_msg)
-        return cast("Payload", parsed)
-
-    return parse
 
 
 def _part(

@@ -59,10 +59,27 @@ class Unprocessable(RequestError):
 
 
 class Overloaded(RequestError):
-    """The estimated wait, or the number of requests in hand, is above the limit."""
+    """The estimated wait, or the number of requests in hand, is above the limit.
+
+    estimated_wait: seconds until the requests in hand are done, as far as the benchmark can tell.
+    """
 
     status = 429
     default_retry_after = 1.0
+
+    def __init__(
+        self, message: str, *, requests_in_hand: int, estimated_wait: float, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.requests_in_hand = requests_in_hand
+        self.estimated_wait = estimated_wait
+
+    def body(self) -> Mapping[str, object]:
+        return {
+            "error": self.message,
+            "requests_in_hand": self.requests_in_hand,
+            "estimated_wait": round(self.estimated_wait, 3),
+        }
 
 
 class ModelUnreachable(RequestError):
@@ -86,3 +103,9 @@ class ModelTimeout(RequestError):
 
 class ModelBroken(PyworkerError):
     """The model server's answer broke off after its head; the client's answer is cut visibly too."""
+
+
+class ClientGone(RequestError):
+    """The client hung up; nobody reads this answer. The status is nginx's for the same, and only logged."""
+
+    status = 499

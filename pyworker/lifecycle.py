@@ -13,6 +13,7 @@ Pure decisions: no I/O, no clock.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -47,11 +48,22 @@ class ModelStatus:
     epoch: int = 0
     throughput: float = 0.0
 
+    @property
+    def awaits_benchmark(self) -> bool:
+        """Whether a benchmark's success would make the worker ready."""
+        return self.state is ModelState.BENCHMARKING or (
+            self.state is ModelState.ERRORED and self.cause is Cause.BENCHMARK
+        )
+
 
 class ModelLifecycle:
-    """Who may move the model from which state to which. Thread-safe; waiters wake at every change."""
+    """Who may move the model from which state to which. Thread-safe; waiters wake at every change.
 
-    def __init__(self) -> None:
+    on_change is called outside the lock after each change.
+    """
+
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        self._on_change = on_change
         # Guards _status and _closed; notified at each change.
         self._changed = threading.Condition()
         self._status = ModelStatus(ModelState.LOADING)
@@ -67,51 +79,38 @@ class ModelLifecycle:
 
     def loaded(self) -> bool:
         """The log says the model is loaded. A ready worker stays ready; True where the state changed."""
-        with self._changed:
-            old = self._status
-            if old.state not in (ModelState.LOADING, ModelState.ERRORED):
-                return False
-            return self._move(ModelStatus(ModelState.BENCHMARKING, epoch=old.epoch + 1))
+        return self._move(_loaded)
 
     def failed(self, cause: Cause, message: str, *, epoch: int | None = None) -> bool:
         """The model cannot serve, for this cause. The first cause stays; an older epoch is ignored."""
-        with self._changed:
-            old = self._status
-            if old.state is ModelState.DRAINING or self._is_stale(epoch):
-                return False
-            if old.state is ModelState.ERRORED and old.cause is not cause:
-                return False
-            shortened = message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
-            return self._move(
-                ModelStatus(ModelState.ERRORED, shortened, cause, old.epoch, old.throughput),
-            )
+        return self._move(lambda old: _failed(old, cause, message), epoch)
 
     def benchmarked(self, throughput: float, *, epoch: int) -> bool:
         """Benchmark and health are done: ready, unless something else broke the model meanwhile."""
-        with self._changed:
-            old = self._status
-            waiting = old.state is ModelState.BENCHMARKING or old.cause is Cause.BENCHMARK
-            if not waiting or self._is_stale(epoch):
-                return False
-            return self._move(ModelStatus(ModelState.READY, epoch=old.epoch, throughput=throughput))
+        return self._move(lambda old: _benchmarked(old, throughput), epoch)
 
     def recovered(self) -> bool:
         """The health probe succeeded again: undoes what the health probe broke, nothing else."""
-        with self._changed:
-            old = self._status
-            if old.state is not ModelState.ERRORED or old.cause is not Cause.HEALTH:
-                return False
-            return self._move(ModelStatus(ModelState.READY, epoch=old.epoch, throughput=old.throughput))
+        return self._move(_recovered)
 
     def drain(self) -> bool:
         """The process is about to end; nothing leads out of here."""
+        return self._move(_drained)
+
+    def _move(
+        self, transition: Callable[[ModelStatus], ModelStatus | None], epoch: int | None = None
+    ) -> bool:
+        """Take a transition where it applies; its table is the functions at the end of this module."""
         with self._changed:
             old = self._status
-            if old.state is ModelState.DRAINING:
+            stale = epoch is not None and epoch != old.epoch
+            new = None if stale else transition(old)
+            if new is None or new == old:
                 return False
-            return self._move(
-                ModelStatus(ModelState.DRAINING, old.error_msg, old.cause, old.epoch, old.throughput)
-            )
+            self._status = new
+            self._changed.notify_all()
+        self._on_change()
+        return True
 
     def wait_for_benchmark(self) -> int | None:
         """Block until a benchmark is due and return its epoch; None once closed or draining."""
@@ -122,21 +121,50 @@ class ModelLifecycle:
             done = self._closed or self.state is ModelState.DRAINING
             return None if done else self._status.epoch
 
+    def wait_while(self, condition: Callable[[ModelStatus], bool], timeout: float) -> None:
+        """Block while `condition` holds, for at most `timeout` seconds; returns at once when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not condition(self._status), timeout)
+
     def close(self) -> None:
         """Wake every waiter for good."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    def _is_stale(self, epoch: int | None) -> bool:
-        return epoch is not None and epoch != self._status.epoch
-
-    def _move(self, status: ModelStatus) -> bool:
-        changed = status != self._status
-        self._status = status
-        self._changed.notify_all()
-        return changed
-
     def __repr__(self) -> str:
         status = self._status
         return f"<ModelLifecycle {status.state.value} epoch={status.epoch}>"
+
+
+def _loaded(old: ModelStatus) -> ModelStatus | None:
+    if old.state not in (ModelState.LOADING, ModelState.ERRORED):
+        return None
+    return ModelStatus(ModelState.BENCHMARKING, epoch=old.epoch + 1, throughput=old.throughput)
+
+
+def _failed(old: ModelStatus, cause: Cause, message: str) -> ModelStatus | None:
+    if old.state is ModelState.DRAINING:
+        return None
+    if old.state is ModelState.ERRORED and old.cause is not cause:
+        return None
+    shortened = message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
+    return ModelStatus(ModelState.ERRORED, shortened, cause, old.epoch, old.throughput)
+
+
+def _benchmarked(old: ModelStatus, throughput: float) -> ModelStatus | None:
+    if not old.awaits_benchmark:
+        return None
+    return ModelStatus(ModelState.READY, epoch=old.epoch, throughput=throughput)
+
+
+def _recovered(old: ModelStatus) -> ModelStatus | None:
+    if old.state is not ModelState.ERRORED or old.cause is not Cause.HEALTH:
+        return None
+    return ModelStatus(ModelState.READY, epoch=old.epoch, throughput=old.throughput)
+
+
+def _drained(old: ModelStatus) -> ModelStatus | None:
+    if old.state is ModelState.DRAINING:
+        return None
+    return ModelStatus(ModelState.DRAINING, "the worker is shutting down", None, old.epoch, old.throughput)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from pyworker.data_types import AuthData
+from pyworker.errors import Overloaded
 
 PROTOCOL_VERSION = "1.1.0"
 #: So many recent indices are remembered to tell a retry of a request from a new one.
@@ -213,59 +214,58 @@ class Metrics:
     # -- requests ----------------------------------------------------------------------------------------
 
     def admit(
-        self, auth_data: AuthData, workload: float, refuse: Callable[[float, int], bool]
-    ) -> RequestTracker | None:
-        """Open a tracker, or record a rejection where `refuse(load in hand, requests in hand)` says so.
+        self, auth_data: AuthData, workload: float, check: Callable[[float, int], None]
+    ) -> RequestTracker:
+        """Open a tracker. Where `check(load in hand, requests in hand)` raises `Overloaded`, the request is
+        recorded as rejected and the error goes on.
 
         Decided and counted in one step, so that a burst cannot slip past the limit together.
         """
         tracker = RequestTracker(self, auth_data, workload, self.clock)
+        refusal: Overloaded | None = None
         with self._lock:
             self._count_distinct(tracker.request_idx)
-            counts = self._counts
-            refused = refuse(self._pending_load, len(self._in_hand))
-            if refused:
-                tracker.outcome = Outcome.REJECTED
-                self._counts = _add(counts, received=1, rejected=1)
-                self._since = self._since.plus(_Since(rejected=workload))
-                self._finished.append(tracker.record(Outcome.REJECTED))
+            try:
+                check(self._pending_load, len(self._in_hand))
+            except Overloaded as error:
+                refusal = error
+                self._counts = _add(self._counts, received=1, in_hand=1)
+                self._count_end(tracker, Outcome.REJECTED)
             else:
                 self._in_hand[id(tracker)] = tracker
                 self._pending_load += workload
-                self._counts = _add(counts, received=1, in_hand=1)
+                self._counts = _add(self._counts, received=1, in_hand=1)
                 self._since = self._since.plus(_Since(received=workload))
             self._revision += 1
         self._on_change()
-        return None if refused else tracker
+        if refusal is not None:
+            raise refusal
+        return tracker
 
     def end(self, tracker: RequestTracker, outcome: Outcome) -> bool:
         """Close a tracker's entry; False where it has an outcome already."""
         with self._lock:
             if tracker.outcome is not None:
                 return False
-            tracker.outcome = outcome
             del self._in_hand[id(tracker)]
             # Exact again whenever the worker is idle, whatever the rounding of floats did.
             self._pending_load = self._pending_load - tracker.workload if self._in_hand else 0.0
-            self._count_end(tracker.workload, outcome)
-            self._finished.append(tracker.record(outcome))
+            self._count_end(tracker, outcome)
             self._revision += 1
         self._on_change()
         return True
 
-    def _count_end(self, workload: float, outcome: Outcome) -> None:
-        counts = _add(self._counts, in_hand=-1)
-        if outcome is Outcome.SUCCESS:
-            self._counts = _add(counts, served=1)
-            self._since = self._since.plus(_Since(served=workload))
-        elif outcome is Outcome.ERROR:
-            self._counts = _add(counts, errored=1)
-        elif outcome is Outcome.CANCELLED:
-            self._counts = _add(counts, cancelled=1)
-            self._since = self._since.plus(_Since(cancelled=workload))
-        else:
-            self._counts = _add(counts, rejected=1)
-            self._since = self._since.plus(_Since(rejected=workload))
+    def _count_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
+        tracker.outcome = outcome
+        name, since = {
+            Outcome.SUCCESS: ("served", _Since(served=tracker.workload)),
+            Outcome.ERROR: ("errored", _Since()),
+            Outcome.CANCELLED: ("cancelled", _Since(cancelled=tracker.workload)),
+            Outcome.REJECTED: ("rejected", _Since(rejected=tracker.workload)),
+        }[outcome]
+        self._counts = _add(self._counts, in_hand=-1, **{name: 1})
+        self._since = self._since.plus(since)
+        self._finished.append(tracker.record(outcome))
 
     def _count_distinct(self, request_idx: int) -> None:
         if request_idx in self._recent:

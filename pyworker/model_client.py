@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
 
 from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
 from pyworker.transport import ModelAdapter, ModelCall
+
+_CONNECT_TIMEOUT = 5.0
 
 
 class ModelSession(requests.Session):
@@ -74,6 +77,16 @@ class ModelClient:
             raise ModelUnreachable(
                 "the model server refused the connection or broke off before its answer"
             ) from error
+
+    def connection_problem(self) -> str:
+        """Empty where the model server accepts a connection, else why not."""
+        parts = urlsplit(self.base_url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            socket.create_connection((parts.hostname or "localhost", port), timeout=_CONNECT_TIMEOUT).close()
+        except OSError as error:
+            return f"{self.base_url} cannot be reached ({error.strerror or error})"
+        return ""
 
     def _prepare(self, path: str, payload: object) -> requests.PreparedRequest:
         try:

@@ -1,0 +1,117 @@
+"""What a worker's author says about the model server, and the views made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flask
+
+from pyworker.config import Settings
+from pyworker.data_types import EndpointHandler
+from pyworker.errors import ConfigError
+from pyworker.log_tail import LogActions
+from pyworker.model_client import ModelClient, ModelSession
+from pyworker.pipeline import Pipeline, Route
+from pyworker.request_queue import Admission, RequestQueue, Unlimited
+
+
+class Backend:
+    """The model server of a worker: where it listens and logs, and how requests may reach it.
+
+    model_server_url, model_log_file: MODEL_SERVER_URL and MODEL_LOG win over them.
+    allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
+    max_queue_time: estimated wait in seconds above which a request is refused; None: never for that reason.
+    concurrency: requests at once in a round of the benchmark; benchmark_timeout: seconds for each of them.
+    health_endpoint: a path or URL that answers 2xx while the model is well; MODEL_HEALTH_ENDPOINT wins.
+    settings: what `create_backend` was given; default: this process's environment.
+    """
+
+    def __init__(
+        self,
+        model_server_url: str,
+        model_log_file: str | Path | None,
+        allow_parallel_requests: bool = False,
+        benchmark_handler: EndpointHandler[Any] | None = None,
+        log_actions: LogActions = (),
+        *,
+        max_queue_time: float | None = None,
+        concurrency: int = 10,
+        benchmark_timeout: float = 120.0,
+        health_endpoint: str | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        if benchmark_handler is None:
+            raise ConfigError("Backend needs a benchmark_handler: the route whose speed the worker reports")
+        self.settings = settings if settings is not None else Settings.from_env()
+        self.allow_parallel_requests = allow_parallel_requests
+        self.benchmark_handler = benchmark_handler
+        self.log_actions = log_actions
+        self.max_queue_time = max_queue_time
+        self.concurrency = concurrency
+        self.benchmark_timeout = benchmark_timeout
+        log_file = self.settings.model_log or model_log_file
+        self.model_log_file = None if log_file is None else Path(log_file)
+        self._health_endpoint = self.settings.model_health_endpoint or health_endpoint
+        self.client = ModelClient(
+            self.settings.model_server_url or model_server_url,
+            api_key=self.settings.model_api_key,
+            timeout=self.settings.model_timeout,
+            pool_size=self.settings.threads,
+        )
+        self._queue = RequestQueue()
+        self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
+        self._pipeline: Pipeline | None = None
+
+    @property
+    def session(self) -> ModelSession:
+        """The pooled session; a relative URL goes to the model server."""
+        return self.client.session
+
+    @property
+    def handlers(self) -> tuple[EndpointHandler[Any], ...]:
+        """Every handler of this backend, the benchmark's first."""
+        return tuple(self._handlers)
+
+    @property
+    def health_url(self) -> str | None:
+        """What is polled for health, or None where nothing is."""
+        endpoint = self._health_endpoint
+        return None if endpoint is None else self.client.session.absolute(endpoint)
+
+    @property
+    def benchmark_concurrency(self) -> int:
+        """Requests at once in a round of the benchmark; 1 where the model takes one at a time."""
+        handler = self.benchmark_handler
+        chosen = self.concurrency if handler.concurrency is None else handler.concurrency
+        return chosen if self._is_parallel(handler) else 1
+
+    def create_handler(self, handler: EndpointHandler[Any]) -> Callable[[], flask.Response]:
+        """A Flask view that serves this handler's route; register it for POST."""
+        if not handler.endpoint.startswith("/"):
+            raise ConfigError(f"{type(handler).__name__}.endpoint must start with /: {handler.endpoint!r}")
+        self._handlers.append(handler)
+        admission: Admission = Unlimited() if self._is_parallel(handler) else self._queue
+        limit = self.max_queue_time if handler.max_queue_time is None else handler.max_queue_time
+        route = Route(handler, admission, limit)
+
+        def view() -> flask.Response:
+            if self._pipeline is None:
+                raise ConfigError("this backend is not part of an app yet: create_app attaches it")
+            return self._pipeline.serve(route, flask.request)
+
+        # Flask tells views apart by their names; a blueprint's may hold no dot.
+        view.__name__ = handler.endpoint.strip("/").replace("/", "_").replace(".", "_") or "root"
+        return view
+
+    def attach(self, pipeline: Pipeline) -> None:
+        """Called by the app factory: from now on the views serve."""
+        self._pipeline = pipeline
+
+    def _is_parallel(self, handler: EndpointHandler[Any]) -> bool:
+        own = handler.allow_parallel_requests
+        return self.allow_parallel_requests if own is None else own
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.client!r} {self._queue!r}>"

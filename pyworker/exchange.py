@@ -1,0 +1,104 @@
+"""What one request holds, and how it is given back: tracker, slot, call to the model, watch on the client."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+
+import flask
+import requests
+
+from pyworker.disconnect import DisconnectWatcher
+from pyworker.errors import PyworkerError
+from pyworker.metrics import Outcome, RequestTracker
+from pyworker.request_queue import Slot
+from pyworker.transport import ModelCall
+
+logger = logging.getLogger(__name__)
+
+
+class Exchange:
+    """One admitted request. `client_gone` may come from any thread; the rest belongs to the request's.
+
+    Whatever happens, `close` runs in the end (gunicorn closes the response even where its body never
+    started), and a request without an outcome by then was given up by its client.
+    """
+
+    def __init__(self, tracker: RequestTracker, slot: Slot, watcher: DisconnectWatcher) -> None:
+        self.tracker = tracker
+        self.slot = slot
+        self.call = ModelCall()
+        self._watcher = watcher
+        self._descriptor: int | None = None
+        self._model_response: requests.Response | None = None
+        self._gone = threading.Event()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client hung up."""
+        return self._gone.is_set()
+
+    def watch(self, descriptor: int) -> None:
+        """Notice from now on when the client on this descriptor hangs up."""
+        self._descriptor = descriptor
+        self._watcher.watch(descriptor, self.client_gone)
+
+    def client_gone(self) -> None:
+        """The client hung up: leave the queue, end the call to the model."""
+        self._gone.set()
+        if self.tracker.end(Outcome.CANCELLED):
+            logger.info("499 request %d: the client hung up", self.tracker.request_idx)
+        self.call.abort()
+        self.slot.release()
+
+    def hold(self, model_response: requests.Response) -> None:
+        """Close this response of the model server with the exchange."""
+        self._model_response = model_response
+
+    def deliver(self, response: flask.Response) -> flask.Response:
+        """Tie the exchange to the client's response: its outcome is known at the last byte."""
+        model_status = self._model_response.status_code if self._model_response is not None else 200
+        outcome = Outcome.ERROR if max(model_status, response.status_code) >= 500 else Outcome.SUCCESS
+        length = response.calculate_content_length() if response.is_sequence else None
+        if length is not None:
+            response.content_length = length
+        # `iter_encoded` is the body as bytes, whatever the handler made it of.
+        response.response = self._until_last_byte(response.iter_encoded(), outcome)
+        if response.status_code < 200 or response.status_code in (204, 304):
+            self.tracker.end(outcome)  # no body will be asked for
+        response.call_on_close(self.close)
+        return response
+
+    def _until_last_byte(self, body: Iterable[bytes], outcome: Outcome) -> Iterator[bytes]:
+        try:
+            yield from body
+        except Exception as error:
+            self.tracker.end(Outcome.ERROR)
+            if self.gone:
+                return  # the call was aborted on purpose, and nobody listens any more
+            reason = str(error) if isinstance(error, PyworkerError) else type(error).__name__
+            logger.warning("request %d: answer cut: %s", self.tracker.request_idx, reason)
+            raise
+        self.tracker.end(outcome)
+
+    def fail(self) -> None:
+        """The request ended with an error answer of ours."""
+        self.tracker.end(Outcome.ERROR)
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back; any number of times, never raises."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._watcher.unwatch(descriptor)
+        model_response, self._model_response = self._model_response, None
+        if model_response is not None:
+            with contextlib.suppress(Exception):  # the connection is dropped either way
+                model_response.close()
+        self.slot.release()
+        self.tracker.close()
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.tracker!r}{' gone' if self.gone else ''}>"

@@ -1,0 +1,145 @@
+"""The path of a request, from the client's bytes to the client's answer; nothing else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import flask
+
+from pyworker.auth import SignatureVerifier
+from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
+from pyworker.disconnect import DisconnectWatcher
+from pyworker.envelope import Envelope, parse_envelope, parse_json_object, read_body
+from pyworker.errors import ClientGone, NotReady, Overloaded, PyworkerError, RequestError
+from pyworker.exchange import Exchange
+from pyworker.lifecycle import ModelLifecycle, ModelState
+from pyworker.metrics import Metrics, RequestTracker
+from pyworker.model_client import ModelClient
+from pyworker.request_queue import Admission
+from pyworker.transport import Aborted
+
+
+class InvalidSession(RequestError):
+    """The session is unknown or has expired."""
+
+    status = 410
+
+    def __init__(self) -> None:
+        super().__init__("invalid session")
+
+
+@dataclass(frozen=True)
+class Route:
+    """A handler with what the backend decided for it. max_queue_time in seconds, None for no limit."""
+
+    handler: EndpointHandler[Any]
+    admission: Admission
+    max_queue_time: float | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a body may be, in bytes, and how many requests may be in hand."""
+
+    max_body_bytes: int
+    max_in_hand: int
+
+
+class Pipeline:
+    """Parse, authenticate, admit, forward. Holds no state of its own; every part is thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        verifier: SignatureVerifier,
+        lifecycle: ModelLifecycle,
+        metrics: Metrics,
+        client: ModelClient,
+        watcher: DisconnectWatcher,
+        limits: Limits,
+    ) -> None:
+        self._verifier = verifier
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._client = client
+        self._watcher = watcher
+        self._limits = limits
+
+    def serve(self, route: Route, request: flask.Request) -> flask.Response:
+        """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
+        message = parse_json_object(read_body(request, self._limits.max_body_bytes))
+        envelope: Envelope[ApiPayload] = parse_envelope(message, route.handler.payload_cls())
+        # Nothing that costs, counts or is reported comes before this line.
+        self._verifier.verify(envelope.auth_data)
+        if envelope.session_id is not None:
+            raise InvalidSession
+        self._require_ready()
+        tracker = self._admit(route, envelope.auth_data, _workload(envelope.payload))
+        exchange = Exchange(tracker, route.admission.enter(), self._watcher)
+        try:
+            return self._forward(route, request, envelope.payload, exchange)
+        except BaseException as error:
+            exchange.fail()
+            if exchange.gone and isinstance(error, Exception):
+                raise ClientGone("the client hung up") from error
+            raise
+
+    def _require_ready(self) -> None:
+        if not self._verifier.has_key:
+            raise NotReady("the autoscaler's public key is not here yet")
+        state = self._lifecycle.state
+        if state is not ModelState.READY:
+            raise NotReady(f"the worker cannot serve now: {state.value}")
+
+    def _admit(self, route: Route, auth_data: AuthData, workload: float) -> RequestTracker:
+        throughput = self._lifecycle.status.throughput
+        limit = route.max_queue_time
+
+        def check(load: float, in_hand: int) -> None:
+            wait = load / throughput if throughput > 0 else 0.0
+            if in_hand >= self._limits.max_in_hand:
+                reason, over = f"{in_hand} requests are in hand already", 1.0
+            elif limit is not None and wait > limit:
+                reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
+                over = wait - limit
+            else:
+                return
+            raise Overloaded(
+                f"too busy: {reason}",
+                requests_in_hand=in_hand,
+                estimated_wait=wait,
+                retry_after=max(over, 1.0),
+            )
+
+        return self._metrics.admit(auth_data, workload, check)
+
+    def _forward(
+        self, route: Route, request: flask.Request, payload: ApiPayload, exchange: Exchange
+    ) -> flask.Response:
+        descriptor = _descriptor(request)
+        if descriptor is not None:
+            exchange.watch(descriptor)
+        exchange.slot.wait()
+        if exchange.gone:
+            raise Aborted
+        exchange.tracker.start_work()
+        handler = route.handler
+        body = handler.generate_payload_json(payload)
+        model_response = self._client.post(handler.endpoint, body, exchange.call)
+        exchange.hold(model_response)
+        return exchange.deliver(handler.generate_client_response(request, model_response))
+
+
+def _workload(payload: ApiPayload) -> float:
+    workload = float(payload.count_workload())
+    if not (math.isfinite(workload) and workload >= 0):
+        raise PyworkerError(f"{type(payload).__name__}.count_workload returned {workload}")
+    return workload
+
+
+def _descriptor(request: flask.Request) -> int | None:
+    """The client's socket under gunicorn; a test client has none."""
+    connection = request.environ.get("gunicorn.socket")
+    return None if connection is None else connection.fileno()

@@ -1,0 +1,119 @@
+"""From "the log says it is loaded" to ready: prepare, measure or remember, wait for health."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pyworker.benchmark import Benchmark, BenchmarkFailed, load_result, store_result
+from pyworker.config import Settings
+from pyworker.data_types import ApiPayload
+from pyworker.health import HealthProbe
+from pyworker.lifecycle import Cause, ModelLifecycle
+from pyworker.metrics import Metrics
+from pyworker.model_client import ModelClient
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 5.0
+_MAX_PAUSE = 120.0
+_HEALTH_PAUSE = 1.0
+
+
+class Readiness:
+    """Brings the model to ready each time it was loaded. `step` belongs to one thread."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        lifecycle: ModelLifecycle,
+        metrics: Metrics,
+        benchmark: Benchmark,
+        client: ModelClient,
+        probe: HealthProbe | None,
+        payload_classes: Sequence[type[ApiPayload]],
+    ) -> None:
+        self._settings = settings
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._benchmark = benchmark
+        self._client = client
+        self._probe = probe
+        self._unprepared = list(dict.fromkeys(payload_classes))
+        self._stopping = threading.Event()
+
+    @property
+    def _result_file(self) -> Path:
+        return self._settings.benchmark_file
+
+    def step(self) -> float:
+        """Wait until the model was loaded, then work until it is ready or loaded anew."""
+        self._prepare()
+        epoch = self._lifecycle.wait_for_benchmark()
+        pause = _FIRST_PAUSE
+        while epoch is not None and self._is_due(epoch):
+            try:
+                throughput = self._throughput()
+                self._wait_for_health()
+            except BenchmarkFailed as error:
+                self._fail(str(error), epoch, pause)
+                self._lifecycle.wait_while(lambda status: status.epoch == epoch, timeout=pause)
+                pause = min(2 * pause, _MAX_PAUSE)
+            else:
+                if self._lifecycle.benchmarked(throughput, epoch=epoch):
+                    self._metrics.model_ready()
+                    logger.info("the worker is ready: %.1f workload/s", throughput)
+                break
+        return 0.0
+
+    def stop(self) -> None:
+        """Make a running `step` return soon."""
+        self._stopping.set()
+        self._benchmark.abort()
+        self._lifecycle.close()
+
+    def _prepare(self) -> None:
+        while self._unprepared:
+            payload_class = self._unprepared[0]
+            payload_class.prepare(self._settings)
+            self._unprepared.pop(0)
+
+    def _is_due(self, epoch: int) -> bool:
+        status = self._lifecycle.status
+        return not self._stopping.is_set() and status.epoch == epoch and status.awaits_benchmark
+
+    def _throughput(self) -> float:
+        stored = load_result(self._result_file)
+        if stored is not None:
+            logger.info("benchmark result %.1f workload/s taken from %s", stored, self._result_file)
+            self._wait_for_port()
+            return stored
+        measured = self._benchmark.run()
+        store_result(self._result_file, measured)
+        return measured
+
+    def _wait_for_port(self) -> None:
+        self._wait_until_no(self._client.connection_problem)
+
+    def _wait_for_health(self) -> None:
+        if self._probe is not None:
+            self._wait_until_no(self._probe.problem)
+
+    def _wait_until_no(self, problem_now: Callable[[], str]) -> None:
+        limit = self._settings.model_ready_timeout
+        deadline = time.monotonic() + limit
+        while problem := problem_now():
+            if time.monotonic() >= deadline or self._stopping.wait(_HEALTH_PAUSE):
+                raise BenchmarkFailed(
+                    f"not well within {limit:g} s of its log saying it is loaded: {problem}"
+                )
+
+    def _fail(self, message: str, epoch: int, pause: float) -> None:
+        if self._stopping.is_set():
+            return
+        logger.error("%s; next try in %.0f s", message, pause)
+        self._lifecycle.failed(Cause.BENCHMARK, message, epoch=epoch)
