@@ -202,19 +202,17 @@ def test_route_polls_until_a_worker_is_ready(autoscaler: Autoscaler) -> None:
     assert autoscaler.fleet.requests_seen == 1
 
 
-def test_a_failing_worker_is_retried_with_the_same_index(autoscaler: Autoscaler) -> None:
-    script = [
-        answer(503, Retry_After="0.05"),
-        answer(429),
-        answer(408),
-        answer(502),
-        hang_up,
-        answer(200, {}),
-    ]
-    with ScriptedWorker(*script) as worker, client_of(autoscaler) as client:
+@pytest.mark.parametrize(
+    "failures",
+    [[answer(503, Retry_After="0.05"), answer(429), answer(408)], [answer(500), answer(502), hang_up]],
+)
+def test_a_failing_worker_is_retried_with_the_same_index(
+    autoscaler: Autoscaler, failures: list[Answer]
+) -> None:
+    with ScriptedWorker(*failures, answer(200, {})) as worker, client_of(autoscaler) as client:
         announce(autoscaler, worker.url)
         assert client.call("/generate", {}, 1.0).status_code == 200
-    assert worker.indices() == [1] * 6
+    assert worker.indices() == [1] * 4
 
 
 def test_a_dead_worker_is_left_for_another(autoscaler: Autoscaler) -> None:

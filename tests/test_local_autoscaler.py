@@ -6,11 +6,12 @@ import base64
 import json
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -20,6 +21,7 @@ import requests
 from Crypto.Hash import SHA256
 from Crypto.PublicKey import RSA
 from Crypto.Signature import pkcs1_15
+from Crypto.Util.asn1 import DerBitString, DerSequence
 
 from pyworker.errors import ConfigError
 from pyworker.local.autoscaler import Autoscaler
@@ -183,6 +185,31 @@ def test_keys_and_tokens(signer: Signer, http: requests.Session) -> None:
         assert (unknown.status_code, "a, b" in unknown.json()["error"]) == (404, True)
         assert post(http, autoscaler.url + "/worker_status/", status()).status_code == 401
         assert post(http, autoscaler.url + "/worker_status/", status(mtoken="secret")).status_code == 200
+
+
+def test_the_console_lookup(signer: Signer, http: requests.Session) -> None:
+    with Autoscaler(signer=signer, api_key="right", endpoints=["a", "b"]) as autoscaler:
+        url = autoscaler.url + "/api/v0/endptjobs/"
+        bearer = {"Authorization": "Bearer right"}
+        assert http.get(url + "?client_id=me", timeout=DEADLINE).status_code == 401
+        listed = http.get(url + "?client_id=me", headers=bearer, timeout=DEADLINE).json()["results"]
+        assert [(entry["id"], entry["endpoint_name"], entry["api_key"]) for entry in listed] == [
+            (1, "a", "right"),
+            (2, "b", "right"),
+        ]
+        assert http.get(url + "2/", headers=bearer, timeout=DEADLINE).json() == {"result": listed[1]}
+        assert http.get(url + "3/", headers=bearer, timeout=DEADLINE).status_code == 404
+
+
+def test_the_root_certificate(autoscaler: Autoscaler, http: requests.Session) -> None:
+    pem = http.get(autoscaler.url + "/static/jvastai_root.cer", timeout=DEADLINE).text
+    context = ssl.create_default_context(cadata=pem)  # a certificate of no authority is left out
+    roots = [root for root in context.get_ca_certs() if "pyworker local root" in str(root["subject"])]
+    assert len(roots) == 1
+    assert roots[0]["issuer"] == roots[0]["subject"]
+    body, _, signature = cast("Sequence[bytes]", DerSequence().decode(ssl.PEM_cert_to_DER_cert(pem)))
+    signed = DerBitString().decode(signature).value
+    pkcs1_15.new(RSA.import_key(pem)).verify(SHA256.new(body), signed)
 
 
 def test_one_connection_serves_many_requests(autoscaler: Autoscaler) -> None:

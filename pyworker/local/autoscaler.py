@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from hmac import compare_digest
 from pathlib import Path
 from typing import cast
@@ -22,6 +23,7 @@ from typing_extensions import Self
 from werkzeug.exceptions import HTTPException
 
 from pyworker.errors import ConfigError, RequestError, Unauthorized
+from pyworker.local.certificates import root_certificate
 from pyworker.local.faults import Faults
 from pyworker.local.fleet import Fleet, Route, WorkerView
 from pyworker.local.messages import (
@@ -36,10 +38,12 @@ from pyworker.local.serving import LocalServer
 from pyworker.local.signing import SignatureForm, Signer, current_message, first_message
 
 DEFAULT_PORT = 8081
+DEFAULT_ENDPOINT = "hello_world"
+"""The endpoint that the console lists when any name is accepted."""
 
 
 class UnknownEndpoint(RequestError):
-    """The client asks for an endpoint that this autoscaler does not serve."""
+    """The client asks for an endpoint that this autoscaler does not serve or list."""
 
     status = 404
 
@@ -70,6 +74,10 @@ class Autoscaler:
         self._api_key = api_key
         self._master_token = master_token
         self._signature_form: SignatureForm = signature_form
+        started = datetime.now(timezone.utc)
+        self._created_at = started.timestamp()
+        # The signing key serves here too, so that a kept key keeps the root as well.
+        self._root = root_certificate(self.signer.key, "pyworker local root", started)
         self._server = LocalServer(self._app(), name="pyworker-autoscaler", host=host, port=port)
 
     def start(self) -> Self:
@@ -105,6 +113,9 @@ class Autoscaler:
         app.add_url_rule("/delete_requests/", view_func=self._delete_requests, methods=["POST"])
         app.add_url_rule("/workers/", view_func=self._workers)
         app.add_url_rule("/get_endpoint_workers/", view_func=self._endpoint_workers, methods=["POST"])
+        app.add_url_rule("/static/jvastai_root.cer", view_func=self._root_certificate)
+        app.add_url_rule("/api/v0/endptjobs/", view_func=self._console_list)
+        app.add_url_rule("/api/v0/endptjobs/<int:number>/", view_func=self._console_entry)
         return app
 
     def _apply_faults(self) -> Response | None:
@@ -168,11 +179,39 @@ class Autoscaler:
         now = time.monotonic()
         return _json([_sdk_view(view, now) for view in self.fleet.workers(now)])
 
+    def _root_certificate(self) -> Response:
+        return Response(self._root, mimetype="application/x-pem-file")
+
+    def _console_list(self) -> Response:
+        self._check_key("")
+        return _json({"results": self._console_entries()})
+
+    def _console_entry(self, number: int) -> Response:
+        self._check_key("")
+        entries = self._console_entries()
+        if not 1 <= number <= len(entries):
+            raise UnknownEndpoint(f"id: there is no endpoint {number}, only 1 to {len(entries)}")
+        return _json({"result": entries[number - 1]})
+
+    def _console_entries(self) -> list[dict[str, object]]:
+        """The endpoints as the console lists them; the client goes on with the key that it finds there."""
+        key = self._api_key or _key_beside_body()
+        return [
+            {
+                "id": number,
+                "endpoint_name": name,
+                "endpoint_state": "active",
+                "api_key": key,
+                "user_id": 1,
+                "created_at": self._created_at,
+            }
+            for number, name in enumerate(self._endpoints or (DEFAULT_ENDPOINT,), start=1)
+        ]
+
     def _check_key(self, in_body: str) -> None:
         if self._api_key is None:
             return
-        key = in_body or _bearer() or request.args.get("api_key", "")
-        if not _same(key, self._api_key):
+        if not _same(in_body or _key_beside_body(), self._api_key):
             raise Unauthorized("api_key: missing or not the key of this autoscaler")
 
     def _check_token(self, mtoken: str) -> None:
@@ -192,9 +231,10 @@ def _http_error_answer(error: HTTPException) -> Response:
     return _json({"error": error.name}, error.code or 500)
 
 
-def _bearer() -> str:
+def _key_beside_body() -> str:
+    """The API key as bearer token or in the query; empty without either."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    return token.strip() if scheme.lower() == "bearer" else request.args.get("api_key", "")
 
 
 def _same(given: str, expected: str) -> bool:
@@ -230,7 +270,7 @@ def _sdk_view(view: WorkerView, now: float) -> dict[str, object]:
         "reliability": 1.0,
         "reqs_working": report.num_requests_working,
         "disk_usage": report.disk_usage,
-        "loaded_at": started + view.loadtime if view.loadtime else 0.0,
+        "loaded_at": min(started + view.loadtime, time.time()) if view.loadtime else 0.0,
         "started_at": started,
     }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,9 @@ class _Server(ThreadedWSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no fault of ours; nothing else gets here."""
+        """A client that went away is no fault of ours and not worth a traceback."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
     def hang_up(self) -> None:
         """End every open connection and wait for its thread."""
