@@ -24,7 +24,6 @@ class DisconnectWatcher:
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = os.pipe()
         self._epoll.register(self._wake_read, select.EPOLLIN)
-        self._stopping = False
 
     def watch(self, descriptor: int, on_gone: Callable[[], None]) -> None:
         """Call `on_gone` once when the peer of this socket has closed its side."""
@@ -42,12 +41,12 @@ class DisconnectWatcher:
             except (OSError, ValueError):
                 logger.debug("a watched socket was closed early")
 
-    def run(self) -> None:
-        """Until `stop`: wait for clients that leave."""
-        while not self._stopping:
-            for descriptor, _ in self._epoll.poll():
-                if descriptor != self._wake_read:
-                    self._tell(descriptor)
+    def step(self) -> float:
+        """Wait until clients leave, or until `stop`; then tell who asked."""
+        for descriptor, _ in self._epoll.poll():
+            if descriptor != self._wake_read:
+                self._tell(descriptor)
+        return 0.0
 
     def _tell(self, descriptor: int) -> None:
         with self._lock:
@@ -61,12 +60,11 @@ class DisconnectWatcher:
             logger.exception("a callback of the disconnect watcher failed")
 
     def stop(self) -> None:
-        """Make `run` return."""
-        self._stopping = True
+        """Make `step` return at once, now and ever after."""
         os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
-        """Give the descriptors back; only after `run` has returned."""
+        """Give the descriptors back; only once `step` runs no more."""
         self._epoll.close()
         os.close(self._wake_read)
         os.close(self._wake_write)

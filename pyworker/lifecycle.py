@@ -140,7 +140,7 @@ class ModelLifecycle:
 def _loaded(old: ModelStatus) -> ModelStatus | None:
     if old.state not in (ModelState.LOADING, ModelState.ERRORED):
         return None
-    return ModelStatus(ModelState.BENCHMARKING, epoch=old.epoch + 1, throughput=old.throughput)
+    return ModelStatus(ModelState.BENCHMARKING, epoch=old.epoch + 1)
 
 
 def _failed(old: ModelStatus, cause: Cause, message: str) -> ModelStatus | None:

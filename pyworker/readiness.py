@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -52,13 +53,13 @@ class Readiness:
 
     def step(self) -> float:
         """Wait until the model was loaded, then work until it is ready or loaded anew."""
-        self._prepare()
+        with contextlib.suppress(BenchmarkFailed):
+            self._prepare()  # early, while the model loads; where it fails it is tried again below
         epoch = self._lifecycle.wait_for_benchmark()
         pause = _FIRST_PAUSE
         while epoch is not None and self._is_due(epoch):
             try:
-                throughput = self._throughput()
-                self._wait_for_health()
+                throughput = self._ready_throughput()
             except BenchmarkFailed as error:
                 self._fail(str(error), epoch, pause)
                 self._lifecycle.wait_while(lambda status: status.epoch == epoch, timeout=pause)
@@ -76,10 +77,29 @@ class Readiness:
         self._benchmark.abort()
         self._lifecycle.close()
 
+    def _ready_throughput(self) -> float:
+        """Everything between loaded and ready; raises `BenchmarkFailed` whatever went wrong."""
+        try:
+            self._prepare()
+            throughput = self._throughput()
+            self._wait_for_health()
+        except BenchmarkFailed:
+            raise
+        except Exception as error:
+            logger.exception("the benchmark could not be run")
+            raise BenchmarkFailed(
+                f"the benchmark could not be run: {type(error).__name__}: {error}"
+            ) from error
+        return throughput
+
     def _prepare(self) -> None:
         while self._unprepared:
             payload_class = self._unprepared[0]
-            payload_class.prepare(self._settings)
+            try:
+                payload_class.prepare(self._settings)
+            except Exception as error:
+                logger.exception("%s.prepare failed", payload_class.__name__)
+                raise BenchmarkFailed(f"{payload_class.__name__}.prepare failed: {error}") from error
             self._unprepared.pop(0)
 
     def _is_due(self, epoch: int) -> bool:

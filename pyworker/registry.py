@@ -1,4 +1,4 @@
-"""Finding a worker package by name: a folder under `workers/`, or a dotted path anywhere on the Python path."""
+"""Finding a worker package: by a folder's name under `workers/`, or by a dotted path on the Python path."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def load_worker(name: str) -> WorkerModule:
             return _checked(importlib.import_module(f"{package}.server"))
     known = ", ".join(known_workers()) or "none"
     raise ConfigError(
-        f"there is no worker {name!r}; workers here: {known}. A worker of your own is named by the dotted path "
-        "of its package, which must be on the Python path and hold a server.py"
+        f"there is no worker {name!r}; workers here: {known}. A worker of your own is named by the dotted "
+        "path of its package, which must be on the Python path and hold a server.py"
     )
 
 

@@ -92,6 +92,13 @@ def stream(model_response: requests.Response) -> flask.Response:
     return response
 
 
+def copy(model_response: requests.Response) -> flask.Response:
+    """An answer that was read whole already."""
+    response = _response(model_response.content, model_response)
+    del response.headers["Content-Encoding"]  # requests has decoded it
+    return response
+
+
 def iterate(model_response: requests.Response, *, before_head: bool = False) -> Iterator[bytes]:
     """The body's bytes as they arrive, never decoded. Raises `ModelBroken` where it breaks off.
 

@@ -1,0 +1,111 @@
+"""How gunicorn runs a worker: `gunicorn -c gunicorn.conf.py 'pyworker:create_app("hello_world")'`.
+
+Every value comes from the environment through `pyworker.config.Settings`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pyworker.app import worker_of
+from pyworker.config import Settings, raise_descriptor_limit
+from pyworker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.config import Config
+    from gunicorn.workers.base import Worker
+
+try:
+    _settings = Settings.from_env()
+    _settings.require_certificate()
+except ConfigError as error:
+    sys.exit(f"pyworker: {error}")
+
+_descriptors = raise_descriptor_limit()
+
+bind = f"{_settings.worker_host}:{_settings.worker_port}"
+proc_name = "pyworker"
+
+# One process: the queue, the replay window and the ledger live in it.
+workers = _settings.workers
+worker_class = "pyworker.worker_class.DrainingThreadWorker"
+# Each request in hand holds a thread, queued ones included. Threads are made when they are needed.
+threads = _settings.threads
+# More connections than threads, or no client could keep its connection; a quarter of the descriptors.
+worker_connections = max(min(2 * threads, _descriptors // 4), threads + 16)
+backlog = 1024
+keepalive = 60
+max_requests = 0
+reload = False
+preload_app = False
+
+# The main loop's heartbeat, not a limit for requests.
+timeout = 60
+# The master kills at this moment; the worker cuts what is left before it.
+graceful_timeout = int(_settings.drain_timeout) + 10
+
+# The strict parser; nobody in front of the worker may rewrite paths.
+http_parser = "python"
+forwarded_allow_ips = ""
+limit_request_line = 8190
+control_socket_disable = True
+
+if _settings.use_ssl:
+    certfile = str(_settings.ssl_certfile)
+    keyfile = str(_settings.ssl_keyfile)
+
+_tls_context: ssl.SSLContext | None = None
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+logconfig_dict: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"generic": {"format": _FORMAT, "class": "logging.Formatter"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": sys.stderr}},
+    "root": {"level": _settings.log_level, "handlers": ["console"]},
+    "loggers": {
+        "gunicorn.error": {"level": _settings.log_level, "handlers": [], "propagate": True},
+        "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": False},
+        # Its debug lines carry URLs and headers.
+        "urllib3": {"level": "WARNING"},
+    },
+}
+
+
+def ssl_context(_config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """One context for all connections, so that TLS sessions resume; TLS 1.2 or newer."""
+    global _tls_context
+    if _tls_context is None:
+        context = default()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        _tls_context = context
+    return _tls_context
+
+
+def post_fork(_server: Arbiter, worker: Worker) -> None:
+    """Make the app in the new process and start its threads there."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        # Until gunicorn installs the worker's handlers, the master's would swallow these.
+        signal.signal(number, signal.SIG_DFL)
+    application: Any = worker.app
+    try:
+        pyworker_worker = worker_of(application.wsgi())
+        pyworker_worker.check_can_serve()
+    except ConfigError as error:
+        logging.getLogger("pyworker").error("cannot start: %s", error)
+        # gunicorn's code for an app that does not load: the master gives up instead of trying for ever.
+        sys.exit(4)
+    pyworker_worker.runtime.start()
+
+
+def worker_exit(_server: Arbiter, worker: Worker) -> None:
+    """Join the threads and send the last report. Also called in the master, where nothing was started."""
+    application: Any = worker.app
+    if application.callable is not None:
+        worker_of(application.callable).close()

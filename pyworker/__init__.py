@@ -1,0 +1,45 @@
+"""pyworker: the front door of a model server in Vast.ai Serverless.
+
+Two data paths:
+
+* request to response: `app` → `pipeline` (`envelope` → `auth` → `lifecycle` → `metrics` → `request_queue`
+  → `model_client`) → the handler with `responses` → `exchange` gives everything back at the last byte.
+* log line to report: `log_tail` → `lifecycle` → `readiness` (`benchmark`, `health`) → `metrics` →
+  `autoscaler`.
+
+The modules, lowest first; each imports only modules above it:
+
+    errors         error families, each with its HTTP status
+    config         environment → frozen, validated Settings
+    data_types     what a worker's author implements, and what travels
+    auth           signatures, replay window
+    lifecycle      loading, benchmarking, ready, errored, draining: the transition table
+    metrics        the ledger of requests, status reports, finished requests
+    request_queue  first-in-first-out turns
+    transport      the adapter that talks to the model server
+    model_client   the pooled session on it
+    responses      pass-through, JSON and stream for handlers
+    disconnect     the thread that notices a client hanging up
+    envelope       the client's body, taken apart
+    exchange       what one request holds
+    pipeline       the path of a request
+    backend        what an author says of the model server; makes the views
+    autoscaler     key in, status and finished requests out
+    log_tail       bytes → lines → what they mean
+    benchmark      rounds → throughput, and the file that keeps it
+    health         the probe of the model server
+    readiness      from loaded to ready
+    runtime        background threads: start, stop, join
+    worker         all of it wired together
+    registry       finding a worker package by name
+    app            create_app: routes, error handler
+    worker_class   gunicorn's threaded worker, with a drain
+    server         gunicorn from Python
+
+Beside them: `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, and `local/`, a stand-in
+autoscaler and model server.
+"""
+
+from pyworker.app import create_app
+
+__all__ = ["create_app"]

@@ -1,0 +1,115 @@
+"""The app factory: one worker, its blueprint, the standard routes and the one error handler."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import math
+from typing import cast
+
+import flask
+import requests
+from werkzeug.exceptions import HTTPException
+
+from pyworker import responses
+from pyworker.config import Settings
+from pyworker.errors import NotReady, RequestError, Unauthorized
+from pyworker.health import HealthProbe
+from pyworker.registry import load_worker
+from pyworker.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+EXTENSION = "pyworker"
+_DEFAULT_HEALTH = "/healthcheck"
+
+
+def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
+    """The WSGI app of the worker `name`: a folder under `workers/`, or the dotted path of a package.
+
+    settings: default, the process's environment. No thread runs before `worker_of(app).runtime.start()`,
+    which gunicorn.conf.py does after the fork. Raises `ConfigError`.
+    """
+    settings = Settings.from_env() if settings is None else settings
+    module = load_worker(name)
+    backend = module.create_backend(settings)
+    worker = Worker(backend, settings)
+    # No folder of static files: everything that is not a route is 404.
+    app = flask.Flask(__name__, static_folder=None)
+    app.extensions[EXTENSION] = worker
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.register_blueprint(module.create_blueprint(backend))
+    app.register_blueprint(_standard_routes(worker))
+    app.register_error_handler(Exception, _answer_error)
+    return app
+
+
+def worker_of(app: flask.Flask) -> Worker:
+    """The worker behind an app made by `create_app`."""
+    return cast("Worker", app.extensions[EXTENSION])
+
+
+def _standard_routes(worker: Worker) -> flask.Blueprint:
+    blueprint = flask.Blueprint("pyworker", __name__)
+    settings, backend = worker.settings, worker.backend
+    health_url = backend.health_url or backend.session.absolute(_DEFAULT_HEALTH)
+    probe = HealthProbe(health_url, settings.model_api_key)
+
+    @blueprint.get("/ping")
+    def ping() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
+        return flask.Response("pong", mimetype="text/plain")
+
+    @blueprint.get("/healthcheck")
+    def healthcheck() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
+        try:
+            return responses.copy(probe.fetch())
+        except requests.exceptions.RequestException as error:
+            raise NotReady("the model server's health cannot be asked: it does not answer") from error
+
+    @blueprint.post("/pyworker/update")
+    def update() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
+        _require_token(flask.request, settings.master_token)
+        settings.update_flag.touch()
+        logger.info("an update was asked for; it happens at the next start")
+        return flask.jsonify(ok=True)
+
+    return blueprint
+
+
+def _require_token(request: flask.Request, token: str) -> None:
+    """Raise `Unauthorized` unless the request bears `token`. An empty token opens nothing."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    # Compared in every case, so that the time tells nothing.
+    same = hmac.compare_digest(given.strip().encode(), token.encode())
+    if not (token and same and scheme.lower() == "bearer"):
+        raise Unauthorized("the master token is missing or wrong")
+
+
+def _answer_error(error: Exception) -> flask.Response:
+    """Every error of every route becomes JSON here."""
+    if isinstance(error, RequestError):
+        return _answer(error.status, error.body(), error.retry_after)
+    if isinstance(error, HTTPException):
+        return _answer_http_exception(error)
+    if type(error).__module__.startswith("gunicorn."):
+        # Its parser of chunked bodies raises where the body is read.
+        return _answer(400, {"error": "the body's framing is broken"})
+    logger.error("a request failed inside the worker", exc_info=error)
+    return _answer(500, {"error": "internal error of the worker; its log says more"})
+
+
+def _answer_http_exception(error: HTTPException) -> flask.Response:
+    status = error.code or 500
+    answer = _answer(status, {"error": error.name.lower()})
+    for name, value in error.get_headers():
+        if name.lower() in ("allow", "retry-after"):
+            answer.headers[name] = value
+    return answer
+
+
+def _answer(status: int, body: object, retry_after: float | None = None) -> flask.Response:
+    answer = flask.jsonify(body)
+    answer.status_code = status
+    if retry_after is not None:
+        answer.headers["Retry-After"] = str(math.ceil(retry_after))
+    return answer

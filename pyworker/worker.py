@@ -1,0 +1,175 @@
+"""One running worker: the parts of the package wired together for one backend."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from pyworker.auth import SignatureVerifier
+from pyworker.autoscaler import MIN_INTERVAL, AutoscalerClient, KeyFetcher, Reporter
+from pyworker.backend import Backend
+from pyworker.benchmark import Benchmark
+from pyworker.config import Settings
+from pyworker.data_types import LogAction
+from pyworker.disconnect import DisconnectWatcher
+from pyworker.errors import ConfigError
+from pyworker.health import HealthMonitor, HealthProbe
+from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
+from pyworker.log_tail import LogTailer
+from pyworker.metrics import Identity, Metrics, ModelFigures
+from pyworker.pipeline import Limits, Pipeline
+from pyworker.readiness import Readiness
+from pyworker.runtime import Loop, Runtime
+
+logger = logging.getLogger(__name__)
+
+_TAIL_INTERVAL = 0.2
+
+
+class Worker:
+    """The ledger, the model's state, the pipeline and the threads. Thread-safe through its parts.
+
+    Made by `create_app`; `app.extensions["pyworker"]` is one. Nothing runs until `runtime.start()`.
+    """
+
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        self.backend = backend
+        self.settings = settings
+        self.lifecycle = ModelLifecycle(on_change=self._state_changed)
+        self.metrics = Metrics(on_change=self._ledger_changed)
+        self.verifier = SignatureVerifier(
+            settings.public_url if settings.check_url else None,
+            now=time.monotonic,
+            on_stale_key=self._key_is_stale,
+            unsecured=settings.unsecured,
+        )
+        self.watcher = DisconnectWatcher()
+        self.pipeline = Pipeline(
+            verifier=self.verifier,
+            lifecycle=self.lifecycle,
+            metrics=self.metrics,
+            client=backend.client,
+            watcher=self.watcher,
+            limits=Limits(settings.max_body_bytes, settings.max_in_hand),
+        )
+        backend.attach(self.pipeline)
+        self._key_client = AutoscalerClient(settings.report_addrs)
+        self._report_client = AutoscalerClient(settings.report_addrs)
+        self._reporter = Reporter(
+            self._report_client,
+            self.metrics,
+            Identity(settings.container_id, settings.master_token, settings.public_url or ""),
+            self._figures,
+        )
+        probe = (
+            None if backend.health_url is None else HealthProbe(backend.health_url, settings.model_api_key)
+        )
+        self._health = (
+            None if probe is None else HealthMonitor(probe, self.lifecycle, settings.health_failures)
+        )
+        self._readiness = self._make_readiness(probe)
+        self._report_loop = Loop(
+            "pyworker-report",
+            lambda: self._reporter.report_once(time.monotonic()),
+            hold=MIN_INTERVAL,
+            on_end=self._reporter.flush,
+        )
+        self._key_loop = Loop("pyworker-pubkey", KeyFetcher(self._key_client, self.verifier).fetch_once)
+        self._health_loop = None if self._health is None else Loop("pyworker-health", self._health.step)
+        self.runtime = Runtime(self._loops())
+
+    def check_can_serve(self) -> None:
+        """Raise `ConfigError` where a server with these settings could not do its work."""
+        self.settings.require_identity()
+        self.settings.require_certificate()
+        if self.backend.model_log_file is None:
+            raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
+        if self.settings.unsecured:
+            logger.warning("UNSECURED=true: signatures are not checked; anybody may use this worker")
+        elif not self.settings.check_url:
+            logger.warning("CHECK_URL=false: a signature made for another worker opens this one too")
+
+    def drain(self) -> None:
+        """Take no new requests; those in hand go on. The change is reported at once."""
+        self.lifecycle.drain()
+
+    def close(self) -> None:
+        """Stop every thread, report what is left, close every connection. Idempotent."""
+        self.runtime.stop()
+        self.backend.client.close()
+        self._key_client.close()
+        self._report_client.close()
+
+    # -- wiring ------------------------------------------------------------------------------------------
+
+    def _make_readiness(self, probe: HealthProbe | None) -> Readiness:
+        backend = self.backend
+        benchmark = Benchmark(
+            backend.benchmark_handler,
+            backend.client,
+            concurrency=backend.benchmark_concurrency,
+            timeout=backend.benchmark_timeout,
+            ready_timeout=self.settings.model_ready_timeout,
+        )
+        return Readiness(
+            settings=self.settings,
+            lifecycle=self.lifecycle,
+            metrics=self.metrics,
+            benchmark=benchmark,
+            client=backend.client,
+            probe=probe,
+            payload_classes=[handler.payload_cls() for handler in backend.handlers],
+        )
+
+    def _loops(self) -> list[Loop]:
+        """In the order in which they are stopped: the report comes last and carries what the others left."""
+        loops = [
+            Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
+            Loop(
+                "pyworker-disconnect", self.watcher.step, on_stop=self.watcher.stop, on_end=self.watcher.close
+            ),
+            self._report_loop,
+        ]
+        if self._health_loop is not None:
+            loops.insert(0, self._health_loop)
+        if not self.settings.unsecured:
+            loops.insert(0, self._key_loop)
+        if self.backend.model_log_file is not None:
+            tailer = LogTailer(self.backend.model_log_file, self.backend.log_actions, self._log_said)
+            tail = Loop("pyworker-tail", lambda: _tail_step(tailer), on_end=tailer.close)
+            loops.insert(0, tail)
+        return loops
+
+    def _log_said(self, action: LogAction, line: str) -> None:
+        if action is LogAction.Info:
+            logger.info("model: %s", line)
+        elif action is LogAction.ModelLoaded:
+            if self.lifecycle.loaded():
+                logger.info("the model is loaded: %s", line)
+        elif self._health is not None and self.lifecycle.state is ModelState.READY:
+            logger.warning("the model's log speaks of an error; its health decides: %s", line)
+            self._health.suspect(line)
+            assert self._health_loop is not None
+            self._health_loop.wake()
+        elif self.lifecycle.failed(Cause.LOG, line):
+            logger.error("the model failed: %s", line)
+
+    def _figures(self) -> ModelFigures:
+        status = self.lifecycle.status
+        return ModelFigures(status.throughput, status.error_msg)
+
+    def _state_changed(self) -> None:
+        self.metrics.touch()
+
+    def _ledger_changed(self) -> None:
+        self._report_loop.wake()
+
+    def _key_is_stale(self) -> None:
+        self._key_loop.wake()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.lifecycle!r} {self.metrics!r}>"
+
+
+def _tail_step(tailer: LogTailer) -> float:
+    return 0.0 if tailer.tail_once() else _TAIL_INTERVAL
