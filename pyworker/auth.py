@@ -120,7 +120,7 @@ class SignatureVerifier:
         """Put in the autoscaler's key; True where it is a new one. Raises ValueError where it is no PEM."""
         key = RSA.import_key(pem)
         with self._lock:
-            changed = key != self._key
+            changed = self._key is None or key != self._key
             if changed:
                 self._key = key
                 self._verified.clear()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
 
+import pydantic_core
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import Self
 
@@ -31,7 +32,6 @@ T = TypeVar("T")
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 MISSING_PARAMETER = "missing parameter"
-MISSING_PART = "field missing"
 
 
 class JsonDataException(Unprocessable):
@@ -53,23 +53,32 @@ def _fault_names(faults: Mapping[str, str | Mapping[str, object]]) -> Iterator[s
             yield from (f"{name}.{inner}" for inner in fault)
 
 
-def parse_fields(cls: type[T], json_msg: object) -> T:
+def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
     """An instance of the dataclass `cls` from decoded JSON; unknown keys are ignored.
 
     Raises `JsonDataException` with a message for each field at fault; a fault deeper down is named by its
     path, such as `messages.0.role`.
     """
     try:
-        return _adapter(cls).validate_python(json_msg)
+        return _adapter(cls).validate_json(pydantic_core.to_json(json_msg))
     except ValidationError as error:
-        faults: dict[str, str] = {}
-        for detail in error.errors(include_url=False, include_context=False, include_input=False):
-            message = MISSING_PARAMETER if detail["type"] == "missing" else detail["msg"]
-            faults.setdefault(_field_path(detail["loc"], json_msg), message)
+        faults = {".".join(path): message for path, message in field_faults(error, json_msg)}
         raise JsonDataException(faults) from None
 
 
-def _field_path(loc: tuple[int | str, ...], json_msg: object) -> str:
+def field_faults(error: ValidationError, json_msg: object) -> Iterator[tuple[list[str], str]]:
+    """The path of each field at fault in the client's JSON, and what is wrong with it."""
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        path = _path_in(detail["loc"], json_msg)
+        if detail["type"] == "missing":
+            yield path, MISSING_PARAMETER
+        elif detail["type"] == "dataclass_type":
+            yield path, "must be an object"
+        else:
+            yield path, detail["msg"]
+
+
+def _path_in(loc: tuple[int | str, ...], json_msg: object) -> list[str]:
     """`loc` without the names of union members, which mean nothing to the client."""
     path: list[str] = []
     node: Any = json_msg
@@ -81,7 +90,7 @@ def _field_path(loc: tuple[int | str, ...], json_msg: object) -> str:
         else:
             continue
         path.append(str(step))
-    return ".".join(path)
+    return path
 
 
 @functools.cache
@@ -137,16 +146,15 @@ class AuthData:
     signature: str
     url: str
     endpoint: str
-    cost: Annotated[float, Field(ge=0, le=1e15)]
+    # The first form signs the cost as it was written, so 7 must not become 7.0.
+    cost: Annotated[int | float, Field(ge=0, le=1e15)]
     reqnum: Index
     request_idx: Index | None = None
 
     @classmethod
     def from_json_msg(cls, json_msg: Mapping[str, Any]) -> AuthData:
         """Parse `auth_data`; raises `JsonDataException`."""
-        auth_data = parse_fields(cls, json_msg)
-        # The first form signs the cost as it was written: 7 must not become 7.0.
-        return dataclasses.replace(auth_data, cost=json_msg["cost"])
+        return parse_fields(cls, json_msg)
 
 
 @dataclass(kw_only=True)

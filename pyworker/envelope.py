@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import functools
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, cast
 
 import flask
 import pydantic_core
+from pydantic import TypeAdapter, ValidationError
 from werkzeug.exceptions import ClientDisconnected
 
-from pyworker.data_types import MISSING_PART, AuthData, JsonDataException, Payload
+from pyworker.data_types import (
+    MISSING_PARAMETER,
+    STRICT,
+    ApiPayload,
+    AuthData,
+    JsonDataException,
+    Payload,
+    field_faults,
+)
 from pyworker.errors import BadRequest, BodyTooLarge, Unprocessable
 
-T = TypeVar("T")
-
-_NOT_AN_OBJECT = "must be an object"
+MISSING_PART = "field missing"
 
 
 @dataclass(frozen=True)
@@ -41,46 +49,54 @@ def read_body(request: flask.Request, limit: int) -> bytes:
     return body
 
 
-def parse_json_object(body: bytes) -> Mapping[str, Any]:
-    """Strict JSON: no NaN, no lone surrogate, bounded depth and integers. Raises `Unprocessable`."""
+def parse_envelope(body: bytes, payload_cls: type[Payload]) -> Envelope[Payload]:
+    """One strict pass over the JSON: no NaN, no lone surrogate, bounded depth and integers.
+
+    Raises `Unprocessable` for what is no JSON object, and `JsonDataException` with a message for each field
+    at fault, of all parts at once.
+    """
     try:
-        decoded: object = pydantic_core.from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise Unprocessable("invalid JSON") from error
-    if not isinstance(decoded, dict):
-        raise Unprocessable("invalid JSON")
-    return cast("Mapping[str, Any]", decoded)
+        parts = _adapter(payload_cls).validate_json(body)
+    except ValidationError as error:
+        raise _translated(error, body) from None
+    payload = parts.payload
+    if not isinstance(payload, payload_cls):
+        try:
+            payload = payload_cls.from_json_msg(payload)
+        except JsonDataException as error:
+            raise JsonDataException({"payload": error.json_msg}) from None
+    return Envelope(parts.auth_data, payload, parts.session_id)
 
 
-def parse_envelope(message: Mapping[str, Any], payload_cls: type[Payload]) -> Envelope[Payload]:
-    """Raises `JsonDataException` with a message for each field at fault, of both parts at once."""
-    faults: dict[str, str | Mapping[str, object]] = {}
-    auth_data = _part(message, "auth_data", AuthData.from_json_msg, faults)
-    payload = _part(message, "payload", payload_cls.from_json_msg, faults)
-    session_id: object = message.get("session_id")
-    if session_id is not None and not isinstance(session_id, str):
-        faults["session_id"] = "must be a string or null"
-        session_id = None
-    if auth_data is None or payload is None or faults:
-        raise JsonDataException(faults)
-    return Envelope(auth_data, payload, session_id)
+@functools.cache
+def _adapter(payload_cls: type[ApiPayload]) -> TypeAdapter[Any]:
+    """The client's JSON as a type. A class with a `from_json_msg` of its own gets a plain object."""
+    own_parser = (
+        cast("Any", payload_cls.from_json_msg).__func__ is not cast("Any", ApiPayload.from_json_msg).__func__
+    )
+    parts = dataclasses.make_dataclass(
+        "Parts",
+        [
+            ("auth_data", AuthData),
+            ("payload", dict[str, Any] if own_parser else payload_cls),
+            ("session_id", str | None, None),
+        ],
+        namespace={"__pydantic_config__": STRICT},
+    )
+    return TypeAdapter(parts)
 
 
-def _part(
-    message: Mapping[str, Any],
-    name: str,
-    parse: Callable[[Mapping[str, Any]], T],
-    faults: dict[str, str | Mapping[str, object]],
-) -> T | None:
-    if name not in message:
-        faults[name] = MISSING_PART
-        return None
-    part = message[name]
-    if not isinstance(part, dict):
-        faults[name] = _NOT_AN_OBJECT
-        return None
+def _translated(error: ValidationError, body: bytes) -> Unprocessable:
     try:
-        return parse(cast("Mapping[str, Any]", part))
-    except JsonDataException as error:
-        faults[name] = error.json_msg
-        return None
+        message: object = pydantic_core.from_json(body)
+    except ValueError:
+        message = None
+    if not isinstance(message, dict):
+        return Unprocessable("invalid JSON")
+    faults: dict[str, Any] = {}
+    for (part, *path), fault in field_faults(error, cast("object", message)):
+        if path:
+            faults.setdefault(part, {})[".".join(path)] = fault
+        else:
+            faults[part] = MISSING_PART if fault == MISSING_PARAMETER else fault
+    return JsonDataException(faults)

@@ -11,7 +11,7 @@ import flask
 from pyworker.auth import SignatureVerifier
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
 from pyworker.disconnect import DisconnectWatcher
-from pyworker.envelope import Envelope, parse_envelope, parse_json_object, read_body
+from pyworker.envelope import Envelope, parse_envelope, read_body
 from pyworker.errors import ClientGone, NotReady, Overloaded, PyworkerError, RequestError
 from pyworker.exchange import Exchange
 from pyworker.lifecycle import ModelLifecycle, ModelState
@@ -69,8 +69,8 @@ class Pipeline:
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
-        message = parse_json_object(read_body(request, self._limits.max_body_bytes))
-        envelope: Envelope[ApiPayload] = parse_envelope(message, route.handler.payload_cls())
+        body = read_body(request, self._limits.max_body_bytes)
+        envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
         # Nothing that costs, counts or is reported comes before this line.
         self._verifier.verify(envelope.auth_data)
         if envelope.session_id is not None:
