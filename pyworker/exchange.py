@@ -65,15 +65,23 @@ class Exchange:
         if length is not None:
             response.content_length = length
         # `iter_encoded` is the body as bytes, whatever the handler made it of.
-        response.response = self._until_last_byte(response.iter_encoded(), outcome)
+        response.response = self._until_last_byte(response.iter_encoded(), response.content_length, outcome)
         if response.status_code < 200 or response.status_code in (204, 304):
             self.tracker.end(outcome)  # no body will be asked for
         response.call_on_close(self.close)
         return response
 
-    def _until_last_byte(self, body: Iterable[bytes], outcome: Outcome) -> Iterator[bytes]:
+    def _until_last_byte(
+        self, body: Iterable[bytes], length: int | None, outcome: Outcome
+    ) -> Iterator[bytes]:
         try:
-            yield from body
+            for piece in body:
+                if length is not None:
+                    length -= len(piece)
+                    if length <= 0:
+                        # A client that has the last byte may hang up: from here on a failed write tells.
+                        self._unwatch()
+                yield piece
         except Exception as error:
             self.tracker.end(Outcome.ERROR)
             if self.gone:
@@ -90,15 +98,18 @@ class Exchange:
 
     def close(self) -> None:
         """Give everything back; any number of times, never raises."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            self._watcher.unwatch(descriptor)
+        self._unwatch()
         model_response, self._model_response = self._model_response, None
         if model_response is not None:
             with contextlib.suppress(Exception):  # the connection is dropped either way
                 model_response.close()
         self.slot.release()
         self.tracker.close()
+
+    def _unwatch(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            self._watcher.unwatch(descriptor)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.tracker!r}{' gone' if self.gone else ''}>"
