@@ -16,7 +16,7 @@ from pathlib import Path
 from pyworker.errors import PyworkerError
 from pyworker.resources import resource_path
 
-_TOKEN = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*|[.,;:?!]")
+_TOKEN = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*|[.,;:?!]")
 _ENDS = frozenset(".?!")
 _START = "."  # the context of a sentence's first word: every end of a sentence counts as this one
 
