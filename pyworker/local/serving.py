@@ -1,18 +1,20 @@
 """A small threaded HTTP/1.1 server for a Flask app, started and stopped within a process.
 
 werkzeug's own handler ends each connection after one answer, which would make a busy client open a
-connection per request; the handler here reads the whole body first and so can keep them open. Made
-for development and tests: bodies and answers are held in memory.
+connection for each request; the handler here reads the whole body first and so can keep them open. Answers
+with a length leave in one piece, others chunk by chunk. Made for development and tests.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.wrappers import Response
@@ -22,7 +24,7 @@ from pyworker.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-MAX_BODY = 16 * 1024 * 1024
+MAX_BODY = 128 * 1024 * 1024
 IDLE_SECONDS = 120.0
 BACKLOG = 512
 STOP_SECONDS = 5.0
@@ -33,8 +35,7 @@ class _Handler(WSGIRequestHandler):
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_SECONDS
-    # An answer leaves in one packet: with headers and body apart, a kept connection waits 40 ms for
-    # the client's delayed acknowledgement.
+    # Head and body leave in one packet: apart, a kept connection waits 40 ms for a delayed acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -44,8 +45,11 @@ class _Handler(WSGIRequestHandler):
             return
         environ = self.make_environ()
         environ["wsgi.input"] = io.BytesIO(body)
-        response = Response.from_app(self.server.app, environ, buffered=True)
-        self._answer(response)
+        self.environ = environ
+        try:
+            self._answer(Response.from_app(self.server.app, environ, buffered=False))
+        except OSError:
+            self.close_connection = True  # without the end of the body: the client can see that it is cut
 
     def _read_body(self) -> bytes | None:
         """The request's body, or None when it was answered with an error instead."""
@@ -67,20 +71,36 @@ class _Handler(WSGIRequestHandler):
         return body
 
     def _refuse(self, status: int) -> None:
-        self._answer(Response('{"error": "the request body cannot be read"}', status), close=True)
+        self.close_connection = True
+        self._answer(Response('{"error": "the request body cannot be read"}', status))
 
-    def _answer(self, response: Response, *, close: bool = False) -> None:
-        data = response.get_data()
+    def _answer(self, response: Response) -> None:
+        try:
+            chunked = "Content-Length" not in response.headers and self.request_version != "HTTP/1.0"
+            self._send_head(response, chunked=chunked)
+            if self.command == "HEAD":
+                return
+            for piece in cast("Iterable[bytes]", response.response):
+                if piece:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+                if chunked:
+                    self.wfile.flush()
+            if chunked:
+                self.wfile.write(b"0\r\n\r\n")
+            self.wfile.flush()
+        finally:
+            response.close()
+
+    def _send_head(self, response: Response, *, chunked: bool) -> None:
         self.send_response(response.status_code)
         for name, value in response.headers.items():
-            if name.lower() not in ("content-length", "connection"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        if close:
-            self.send_header("Connection", "close")
+            self.send_header(name, value)
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif "Content-Length" not in response.headers:
+            self.close_connection = True
+        self.send_header("Connection", "close" if self.close_connection else "keep-alive")
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """No access log."""
@@ -173,7 +193,10 @@ class LocalServer:
         try:
             return socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            reason = (
+                "another program has taken this port; choose another with --port" if taken else str(error)
+            )
             raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}") from error
 
     def __repr__(self) -> str:
