@@ -154,11 +154,10 @@ class Client:
         try:
             if not 200 <= response.status_code < 300:
                 raise WorkerAnswerError(self._described(response), response.status_code)
+            # Read to the end of the body even behind [DONE]: to hang up earlier would cancel the request.
             for line in _lines(response):
                 item = _data_of(line)
-                if item == "[DONE]":
-                    return
-                if item:
+                if item and item != "[DONE]":
                     yield item
         finally:
             response.close()

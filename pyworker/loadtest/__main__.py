@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import pkgutil
 import runpy
 import sys
 
 from pyworker.loadtest import make_parser
+from pyworker.registry import known_workers
 
 PROG = "python -m pyworker.loadtest"
 
@@ -47,14 +47,8 @@ def _test_load(parser: argparse.ArgumentParser, worker: str) -> str:
             raise
         spec = None
     if spec is None:
-        parser.error(f"there is no {module}; workers here: {', '.join(_known_workers()) or 'none'}")
+        parser.error(f"there is no {module}; workers here: {', '.join(known_workers()) or 'none'}")
     return module
-
-
-def _known_workers() -> list[str]:
-    workers = importlib.util.find_spec("workers")
-    places = workers.submodule_search_locations if workers else None
-    return sorted(found.name for found in pkgutil.iter_modules(places or []) if found.ispkg)
 
 
 if __name__ == "__main__":
