@@ -23,9 +23,10 @@ The modules, lowest first; each imports only modules above it:
     envelope       the client's body, taken apart
     exchange       what one request holds
     pipeline       the path of a request
+    log_tail       bytes → lines → what they mean
+    drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
     autoscaler     key in, status and finished requests out
-    log_tail       bytes → lines → what they mean
     benchmark      rounds → throughput, and the file that keeps it
     health         the probe of the model server
     readiness      from loaded to ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,36 @@ from pyworker.transport import ModelCall
 logger = logging.getLogger(__name__)
 
 
+class OpenExchanges:
+    """The exchanges in hand, so that a drain can end them. Thread-safe."""
+
+    def __init__(self) -> None:
+        # Guards _open.
+        self._lock = threading.Lock()
+        self._open: set[Exchange] = set()
+
+    def add(self, exchange: Exchange) -> None:
+        """It was admitted."""
+        with self._lock:
+            self._open.add(exchange)
+
+    def discard(self, exchange: Exchange) -> None:
+        """It gave everything back."""
+        with self._lock:
+            self._open.discard(exchange)
+
+    def cut(self) -> int:
+        """End all of them; how many there were."""
+        with self._lock:
+            exchanges = list(self._open)
+        for exchange in exchanges:
+            exchange.cut()
+        return len(exchanges)
+
+    def __repr__(self) -> str:
+        return f"<OpenExchanges [{len(self._open)} open]>"
+
+
 class Exchange:
     """One admitted request. `client_gone` may come from any thread; the rest belongs to the request's.
 
@@ -26,7 +57,9 @@ class Exchange:
     started), and a request without an outcome by then was given up by its client.
     """
 
-    def __init__(self, tracker: RequestTracker, slot: Slot, watcher: DisconnectWatcher) -> None:
+    def __init__(
+        self, tracker: RequestTracker, slot: Slot, watcher: DisconnectWatcher, open_exchanges: OpenExchanges
+    ) -> None:
         self.tracker = tracker
         self.slot = slot
         self.call = ModelCall()
@@ -34,6 +67,8 @@ class Exchange:
         self._descriptor: int | None = None
         self._model_response: requests.Response | None = None
         self._gone = threading.Event()
+        self._open_exchanges = open_exchanges
+        open_exchanges.add(self)
 
     @property
     def gone(self) -> bool:
@@ -50,6 +85,12 @@ class Exchange:
         self._gone.set()
         if self.tracker.end(Outcome.CANCELLED):
             logger.info("499 request %d: the client hung up", self.tracker.request_idx)
+        self.call.abort()
+        self.slot.release()
+
+    def cut(self) -> None:
+        """The worker has to end: the request fails now, its answer breaks off visibly."""
+        self.tracker.end(Outcome.ERROR)
         self.call.abort()
         self.slot.release()
 
@@ -88,7 +129,8 @@ class Exchange:
                 return  # the call was aborted on purpose, and nobody listens any more
             reason = str(error) if isinstance(error, PyworkerError) else type(error).__name__
             logger.warning("request %d: answer cut: %s", self.tracker.request_idx, reason)
-            raise
+            # gunicorn's way to end a connection in mid-answer, without an end that looks like one.
+            raise ConnectionResetError(errno.ECONNRESET, reason) from error
         self.tracker.end(outcome)
 
     def fail(self) -> None:
@@ -105,6 +147,7 @@ class Exchange:
                 model_response.close()
         self.slot.release()
         self.tracker.close()
+        self._open_exchanges.discard(self)
 
     def _unwatch(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

@@ -121,7 +121,7 @@ class ModelLifecycle:
             done = self._closed or self.state is ModelState.DRAINING
             return None if done else self._status.epoch
 
-    def wait_while(self, condition: Callable[[ModelStatus], bool], timeout: float) -> None:
+    def wait_while(self, condition: Callable[[ModelStatus], bool], timeout: float | None = None) -> None:
         """Block while `condition` holds, for at most `timeout` seconds; returns at once when closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not condition(self._status), timeout)

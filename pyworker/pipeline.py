@@ -13,7 +13,7 @@ from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.envelope import Envelope, parse_envelope, read_body
 from pyworker.errors import ClientGone, NotReady, Overloaded, PyworkerError, RequestError
-from pyworker.exchange import Exchange
+from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.metrics import Metrics, RequestTracker
 from pyworker.model_client import ModelClient
@@ -48,7 +48,7 @@ class Limits:
 
 
 class Pipeline:
-    """Parse, authenticate, admit, forward. Holds no state of its own; every part is thread-safe."""
+    """Parse, authenticate, admit, forward. Every part is thread-safe."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Pipeline:
         self._client = client
         self._watcher = watcher
         self._limits = limits
+        self.open_exchanges = OpenExchanges()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
@@ -77,13 +78,15 @@ class Pipeline:
             raise InvalidSession
         self._require_ready()
         tracker = self._admit(route, envelope.auth_data, _workload(envelope.payload))
-        exchange = Exchange(tracker, route.admission.enter(), self._watcher)
+        exchange = Exchange(tracker, route.admission.enter(), self._watcher, self.open_exchanges)
         try:
             return self._forward(route, request, envelope.payload, exchange)
         except BaseException as error:
             exchange.fail()
             if exchange.gone and isinstance(error, Exception):
                 raise ClientGone("the client hung up") from error
+            if isinstance(error, Aborted):
+                raise NotReady("the worker is shutting down") from error
             raise
 
     def _require_ready(self) -> None:
@@ -122,7 +125,7 @@ class Pipeline:
         if descriptor is not None:
             exchange.watch(descriptor)
         exchange.slot.wait()
-        if exchange.gone:
+        if exchange.call.aborted:
             raise Aborted
         exchange.tracker.start_work()
         handler = route.handler

@@ -12,6 +12,7 @@ from pyworker.benchmark import Benchmark
 from pyworker.config import Settings
 from pyworker.data_types import LogAction
 from pyworker.disconnect import DisconnectWatcher
+from pyworker.drain import Drain
 from pyworker.errors import ConfigError
 from pyworker.health import HealthMonitor, HealthProbe
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
@@ -123,7 +124,9 @@ class Worker:
 
     def _loops(self) -> list[Loop]:
         """In the order in which they are stopped: the report comes last and carries what the others left."""
+        drain = Drain(self.lifecycle, self.pipeline.open_exchanges, self.settings.drain_timeout)
         loops = [
+            Loop("pyworker-drain", drain.step, on_stop=drain.stop),
             Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
             Loop(
                 "pyworker-disconnect", self.watcher.step, on_stop=self.watcher.stop, on_end=self.watcher.close

@@ -1,4 +1,4 @@
-"""gunicorn's threaded worker, which tells the app as soon as it has to end."""
+"""gunicorn's threaded worker, which tells the app and the world as soon as it has to end."""
 
 from __future__ import annotations
 
@@ -14,9 +14,20 @@ if TYPE_CHECKING:
 
 
 class DrainingThreadWorker(ThreadWorker):
-    """A ThreadWorker that turns readiness off at SIGTERM, before it waits for the requests in hand."""
+    """A ThreadWorker that drains honestly. Everything here runs on the main thread.
+
+    At SIGTERM readiness is off before it waits for the requests in hand, and new clients are refused instead
+    of left waiting on a socket nobody accepts from.
+    """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM. Runs between two bytecodes of the main thread, which holds none of the app's locks."""
         worker_of(cast("flask.Flask", self.app.wsgi())).drain()
         super().handle_exit(sig, frame)
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """Called with False when the drain begins: then the listeners are closed."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            for listener in self.sockets:
+                listener.close()
