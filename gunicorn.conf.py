@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pyworker.app import worker_of
-from pyworker.config import Settings, raise_descriptor_limit
+from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
 from pyworker.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 try:
     _settings = Settings.from_env()
+    _settings.require_identity()
     _settings.require_certificate()
 except ConfigError as error:
     sys.exit(f"pyworker: {error}")
@@ -86,6 +87,12 @@ def ssl_context(_config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.S
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         _tls_context = context
     return _tls_context
+
+
+def on_starting(server: Arbiter) -> None:
+    """Refuse what the command line may have asked for."""
+    if server.num_workers != 1:
+        sys.exit(f"pyworker: {ONE_PROCESS}")
 
 
 def post_fork(_server: Arbiter, worker: Worker) -> None:

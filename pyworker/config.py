@@ -6,8 +6,10 @@ names the variable, the value (never of a secret) and what is allowed.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
+import re
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +23,12 @@ T = TypeVar("T")
 
 # Pool threads kept free of forwarded requests, so that /ping, health and refusals answer under full load.
 RESERVED_THREADS = 16
+ONE_PROCESS = (
+    "it runs in exactly one process, because the queue, the replay window and the figures it reports live "
+    "in that process; set WORKER_THREADS for more requests at once"
+)
 _MIB = 2**20
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)
@@ -176,10 +183,7 @@ _port = _integer(1, 65535)
 
 def _one_process(text: str) -> int:
     if _integer(1)(text) != 1:
-        raise ValueError(
-            "pyworker runs in exactly one process, because the queue, the replay window and the figures it "
-            "reports live in that process; use WORKER_THREADS for more requests at once"
-        )
+        raise ValueError(ONE_PROCESS)
     return 1
 
 
@@ -207,18 +211,38 @@ def _header_value(text: str) -> str:
 
 
 def _base_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(text)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment
+    except ValueError:  # brackets that hold no IPv6 address
+        wrong = True
+    if wrong or any(character.isspace() for character in text):
         raise ValueError("expected a URL such as http://127.0.0.1:5001")
     try:
-        _ = parts.port
+        _ = urlsplit(text).port
     except ValueError:
         raise ValueError("the port of the URL is not a number between 0 and 65535") from None
     return text.rstrip("/")
 
 
 def _base_urls(text: str) -> tuple[str, ...]:
-    return tuple(_base_url(part.strip()) for part in text.split(",") if part.strip())
+    urls = tuple(_base_url(part.strip()) for part in text.split(",") if part.strip())
+    if not urls:
+        raise ValueError("expected a URL such as http://127.0.0.1:5001, or several with commas between them")
+    return urls
+
+
+def _host(text: str) -> str:
+    """A host as it stands in a URL: IPv6 in brackets."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        if ":" in bare:
+            return f"[{ipaddress.IPv6Address(bare)}]"
+    except ValueError:
+        bare = ""
+    if not _HOST_NAME.fullmatch(bare):
+        raise ValueError("expected an IP address or a host name")
+    return bare
 
 
 def _path_or_url(text: str) -> str:
@@ -227,7 +251,11 @@ def _path_or_url(text: str) -> str:
 
 def _directory(text: str) -> Path:
     path = Path(text)
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError:  # it cannot even be looked at
+        there = False
+    if not there:
         raise ValueError("expected a folder that exists")
     return path
 
@@ -237,12 +265,11 @@ def _public_url(env: _Reader, worker_port: int, use_ssl: bool) -> str | None:
     given = env.get("PYWORKER_PUBLIC_URL", None, _base_url)
     if given is not None:
         return given
-    host = env.get("PUBLIC_IPADDR", None, str)
+    host = env.get("PUBLIC_IPADDR", None, _host)
     port = env.get(f"VAST_TCP_PORT_{worker_port}", None, _port)
     if host is None or port is None:
         return None
-    shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"{'https' if use_ssl else 'http'}://{shown}:{port}"
+    return f"{'https' if use_ssl else 'http'}://{host}:{port}"
 
 
 def raise_descriptor_limit() -> int:
