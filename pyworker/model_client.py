@@ -15,6 +15,8 @@ from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
 from pyworker.transport import ModelAdapter, ModelCall
 
 _CONNECT_TIMEOUT = 5.0
+# Made once: `json.dumps` with an option makes an encoder for each call. NaN and infinity are no JSON.
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 class ModelSession(requests.Session):
@@ -90,7 +92,7 @@ class ModelClient:
 
     def _prepare(self, path: str, payload: object) -> requests.PreparedRequest:
         try:
-            body = json.dumps(payload, allow_nan=False).encode()
+            body = _ENCODER.encode(payload).encode()
         except ValueError as error:
             raise Unprocessable("the payload holds a number that JSON cannot carry") from error
         request = requests.PreparedRequest()
