@@ -53,7 +53,7 @@ def origin(url: str) -> tuple[str, str, int] | None:
     defaults = {"http": 80, "https": 443}
     if parts.scheme not in defaults or not parts.hostname:
         return None
-    return parts.scheme, parts.hostname.rstrip("."), port or defaults[parts.scheme]
+    return parts.scheme, parts.hostname.rstrip("."), defaults[parts.scheme] if port is None else port
 
 
 class ReplayWindow:
@@ -87,7 +87,8 @@ class ReplayWindow:
 class SignatureVerifier:
     """Decides whether `auth_data` opens this worker. Thread-safe.
 
-    own_url: this worker's public URL; None accepts a signature made for any URL.
+    own_url: this worker's public URL; None accepts a signature made for any URL, one that is no URL raises
+    ValueError.
     on_stale_key: called, at most once a minute, when a signature does not verify: the key may have been
     rotated. It must not block.
     """
@@ -101,6 +102,8 @@ class SignatureVerifier:
         unsecured: bool = False,
     ) -> None:
         self._own_origin = None if own_url is None else origin(own_url)
+        if own_url is not None and self._own_origin is None:
+            raise ValueError(f"{own_url!r} is no URL that a signature's could be compared with")
         self._now = now
         self._on_stale_key = on_stale_key
         self._unsecured = unsecured

@@ -235,14 +235,13 @@ def _base_urls(text: str) -> tuple[str, ...]:
 def _host(text: str) -> str:
     """A host as it stands in a URL: IPv6 in brackets."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if _HOST_NAME.fullmatch(bare):
+        return bare
     try:
-        if ":" in bare:
-            return f"[{ipaddress.IPv6Address(bare)}]"
+        ipaddress.IPv6Address(bare)
     except ValueError:
-        bare = ""
-    if not _HOST_NAME.fullmatch(bare):
-        raise ValueError("expected an IP address or a host name")
-    return bare
+        raise ValueError("expected an IP address or a host name") from None
+    return f"[{bare}]"
 
 
 def _path_or_url(text: str) -> str:
