@@ -114,7 +114,7 @@ prepare_launch() {
 }
 
 # spawn NAME LOG ADVICE COMMAND...: in the background, because bash heeds a signal only between commands and
-# while it waits. "-" as LOG is the terminal.
+# while it waits. With "-" as LOG the output goes where this script's goes.
 spawn() {
   local name=$1 log=$2 advice=$3
   shift 3
@@ -215,7 +215,7 @@ prepare_venv() {
   if ! "$PYTHON" -m pip --version >/dev/null 2>&1; then
     make_venv
   fi
-  if ! run "installing requirements.txt into .venv (a minute or two) " \
+  if ! run "installing requirements.txt into .venv (a minute or two)" \
     "$PYTHON" -m pip install --disable-pip-version-check -r requirements.txt; then
     show_log "$SETUP_LOG"
     fail "pip could not install requirements.txt. Is the network there, and space on the disk?" \
@@ -232,7 +232,7 @@ fingerprint() {
 
 make_venv() {
   # --clear: an earlier attempt may have left half of it, or its Python is gone.
-  if run "making .venv " python3 -m venv --clear .venv; then
+  if run "making .venv" python3 -m venv --clear .venv; then
     return
   fi
   if ! command -v apt-get >/dev/null; then
@@ -245,9 +245,9 @@ make_venv() {
       "    sudo apt-get update && sudo apt-get install -y python3-venv"
   fi
   # A list of packages that is a little old is good enough, where it cannot be fetched.
-  run "updating the list of packages " apt-get update || true
-  if ! run "installing python3-venv " env DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv ||
-    ! run "making .venv " python3 -m venv --clear .venv; then
+  run "updating the list of packages" apt-get update || true
+  if ! run "installing python3-venv" env DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv ||
+    ! run "making .venv" python3 -m venv --clear .venv; then
     show_log "$SETUP_LOG"
     fail "python3 -m venv does not work, and installing python3-venv did not help." \
       "Is $(command -v python3) the system's own Python? What it said is above."
@@ -367,16 +367,16 @@ start_all() {
   local advice="Mend what its log names, then start again."
   spawn "The model server" "$DEMO_DIR/model-server.log" "$advice" \
     "$PYTHON" -m pyworker.local.model_server --port "$MODEL_PORT" --log-file "$MODEL_LOG" \
-    --tokens-per-second 300 --parallel 10
+    --tokens-per-second 400 --parallel 10 --load-seconds 1
   spawn "The local autoscaler" "$DEMO_DIR/autoscaler.log" "$advice" \
     "$PYTHON" -m pyworker.local.autoscaler --port "$AUTOSCALER_PORT"
-  await "waiting for the local autoscaler on port $AUTOSCALER_PORT " http_get "$AUTOSCALER_PORT" /workers/
+  await "waiting for the local autoscaler on port $AUTOSCALER_PORT" http_get "$AUTOSCALER_PORT" /workers/
   # The worker's first report and the public key need the autoscaler, hence this order.
   spawn "The worker $1" "$DEMO_DIR/worker.log" "$advice" \
     "$PYTHON" -m gunicorn -c gunicorn.conf.py "pyworker:create_app(\"$1\")"
-  await "waiting for the worker on port $WORKER_PORT " http_get "$WORKER_PORT" /ping
-  await "waiting for the model server on port $MODEL_PORT " http_get "$MODEL_PORT" /healthcheck
-  await "waiting for the worker to measure the model's speed " worker_is_ready
+  await "waiting for the worker on port $WORKER_PORT" http_get "$WORKER_PORT" /ping
+  await "waiting for the model server on port $MODEL_PORT" http_get "$MODEL_PORT" /healthcheck
+  await "waiting for the worker to measure the model's speed" worker_is_ready
 }
 
 # await TEXT COMMAND...: until the command succeeds, with a line of progress.
@@ -384,11 +384,11 @@ await() {
   local text=$1 began=$SECONDS
   shift
   open_line "$text"
-  until "$@"; do
+  until "$@" >/dev/null; do
     require_children
     if ((SECONDS - began > READY_SECONDS)); then
       show_log "$DEMO_DIR/worker.log"
-      fail "Gave up after $READY_SECONDS s of $text(see the logs in $DEMO_DIR). The demo's model server logs" \
+      fail "Gave up after $READY_SECONDS s of $text (see the logs in $DEMO_DIR). The demo's model server logs" \
         "\"server has started\" and speaks the routes of hello_world: the worker has to know both."
     fi
     tick
@@ -469,10 +469,12 @@ ask() {
   read -ra options <<<"$2"
   shift 2
   printf '$ %s -m %s %s\n' "$PYTHON" "$module" "${options[*]}${1:+ $1}"
-  spawn "The client" - "" "$PYTHON" -m "$module" "${options[@]}" --timeout 60 "$@"
+  # Warnings of the client are for its log, errors for the terminal too.
+  spawn "The client" - "" "$PYTHON" -m "$module" "${options[@]}" --timeout 60 "$@" 2>"$DEMO_DIR/client.log"
   if ! forget "${CHILDREN[-1]}"; then
-    show_log "$DEMO_DIR/worker.log"
-    fail "The request failed; the client says why above, the worker's log may say more."
+    require_children
+    show_log "$DEMO_DIR/client.log"
+    fail "The request failed. $DEMO_DIR/worker.log may say more."
   fi
 }
 
