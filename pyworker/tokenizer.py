@@ -161,16 +161,35 @@ def _load(name: str) -> _Loaded:
 def _from_disk(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
     """A file, a folder or the hub's cache. A problem means that asking the hub is of no use."""
     path = Path(name)
-    try:
-        if path.is_file():
-            return _from_file(transformers, path), None
-        return _pretrained(transformers, name, local=True), None
-    except Exception as error:  # noqa: BLE001 - the Rust half of the library raises bare Exception
-        if path.exists():
-            return None, f"the local path is not a readable tokenizer: {_in_short(error)}"
-        if not _HUB_ID.fullmatch(name):
-            return None, "there is no such path, and it is no name a hub can have"
+    local = path.exists()
+    if not local and not _HUB_ID.fullmatch(name):
+        return None, "there is no such path, and it is no name a hub can have"
+    folder = path if local else _cached_folder(name)
+    if folder is None:
         return None, None
+    try:
+        return _from_file(transformers, path) if path.is_file() else _pretrained(transformers, folder), None
+    except Exception as error:  # noqa: BLE001 - the Rust half of the library raises bare Exception
+        return None, f"the local path is not a readable tokenizer: {_in_short(error)}" if local else None
+
+
+def _cached_folder(name: str) -> Path | None:
+    """The folder of the hub's cache that holds `name`.
+
+    Loaded by its path, it makes no connection at all; by the name, the library asks the hub for other things
+    even where it is told to use local files only.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for file in _PROBED_FILES:
+        try:
+            found = try_to_load_from_cache(name, file)
+        except HFValidationError:  # a name such as "a--b", which no repository may have
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def _from_hub(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
@@ -179,7 +198,7 @@ def _from_hub(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None
     if problem is not None:
         return None, problem
     try:
-        return _pretrained(transformers, name, local=False), None
+        return _pretrained(transformers, name), None
     except Exception as error:  # noqa: BLE001 - as above; whatever it is, the package's own tokenizer works
         return None, f"the hub answered, but loading failed: {_in_short(error)}"
 
@@ -203,9 +222,11 @@ def _hub_problem(name: str) -> str | None:
     return f"the hub: {answer.reason}"
 
 
-def _pretrained(transformers: _Transformers, name: str, *, local: bool) -> _Tokenizer:
+def _pretrained(transformers: _Transformers, source: str | Path) -> _Tokenizer:
     # Without an explicit no, a repository with its own code makes the library ask on the terminal.
-    return transformers.AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    return transformers.AutoTokenizer.from_pretrained(
+        str(source), local_files_only=isinstance(source, Path), trust_remote_code=False
+    )
 
 
 def _from_file(transformers: _Transformers, path: Path) -> _Tokenizer:
