@@ -35,7 +35,7 @@ proc_name = "pyworker"
 
 # One process: the queue, the replay window and the ledger live in it.
 workers = _settings.workers
-worker_class = "pyworker.worker_class.DrainingThreadWorker"
+worker_class = "pyworker.worker_class.HardenedThreadWorker"
 # Each request in hand holds a thread, queued ones included. Threads are made when they are needed.
 threads = _settings.threads
 # More connections than threads, or no client could keep its connection; a quarter of the descriptors.

@@ -20,6 +20,7 @@ The modules, lowest first; each imports only modules above it:
     model_client   the pooled session on it
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that notices a client hanging up
+    read_deadlines how long a client may take to send its request
     envelope       the client's body, taken apart
     exchange       what one request holds
     pipeline       the path of a request
@@ -34,7 +35,7 @@ The modules, lowest first; each imports only modules above it:
     worker         all of it wired together
     registry       finding a worker package by name
     app            create_app: routes, error handler
-    worker_class   gunicorn's threaded worker, with a drain
+    worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python
 
 Beside them: `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, and `local/`, a stand-in

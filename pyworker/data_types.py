@@ -69,21 +69,25 @@ def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
 def field_faults(error: ValidationError, json_msg: object) -> Iterator[tuple[list[str], str]]:
     """The path of each field at fault in the client's JSON, and what is wrong with it."""
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
-        path = _path_in(detail["loc"], json_msg)
-        if detail["type"] == "missing":
+        missing = detail["type"] == "missing"
+        path = _path_in(detail["loc"], json_msg, missing)
+        if missing:
             yield path, MISSING_PARAMETER
-        elif detail["type"] == "dataclass_type":
+        elif detail["type"] in ("dataclass_type", "dict_type"):
             yield path, "must be an object"
         else:
             yield path, detail["msg"]
 
 
-def _path_in(loc: tuple[int | str, ...], json_msg: object) -> list[str]:
-    """`loc` without the names of union members, which mean nothing to the client."""
+def _path_in(loc: tuple[int | str, ...], json_msg: object, missing: bool) -> list[str]:
+    """`loc` without the names of union members, which mean nothing to the client.
+
+    missing: its last step names what is not there.
+    """
     path: list[str] = []
     node: Any = json_msg
     for depth, step in enumerate(loc):
-        if isinstance(node, dict) and (step in node or depth == len(loc) - 1):
+        if isinstance(node, dict) and (step in node or (missing and depth == len(loc) - 1)):
             node = cast("dict[int | str, Any]", node).get(step)
         elif isinstance(node, list) and isinstance(step, int):
             node = cast("list[Any]", node)[step]

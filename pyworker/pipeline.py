@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.metrics import Metrics, RequestTracker
 from pyworker.model_client import ModelClient
+from pyworker.read_deadlines import ReadDeadlines
 from pyworker.request_queue import Admission
 from pyworker.transport import Aborted
 
@@ -58,6 +60,7 @@ class Pipeline:
         metrics: Metrics,
         client: ModelClient,
         watcher: DisconnectWatcher,
+        deadlines: ReadDeadlines,
         limits: Limits,
     ) -> None:
         self._verifier = verifier
@@ -65,12 +68,15 @@ class Pipeline:
         self._metrics = metrics
         self._client = client
         self._watcher = watcher
+        self._deadlines = deadlines
         self._limits = limits
         self.open_exchanges = OpenExchanges()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
-        body = read_body(request, self._limits.max_body_bytes)
+        connection = _connection(request)
+        with self._deadlines.body(connection, request.content_length or self._limits.max_body_bytes):
+            body = read_body(request, self._limits.max_body_bytes)
         envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
         # Nothing that costs, counts or is reported comes before this line.
         self._verifier.verify(envelope.auth_data)
@@ -121,9 +127,9 @@ class Pipeline:
     def _forward(
         self, route: Route, request: flask.Request, payload: ApiPayload, exchange: Exchange
     ) -> flask.Response:
-        descriptor = _descriptor(request)
-        if descriptor is not None:
-            exchange.watch(descriptor)
+        connection = _connection(request)
+        if connection is not None:
+            exchange.watch(connection.fileno())
         exchange.slot.wait()
         if exchange.call.aborted:
             raise Aborted
@@ -142,7 +148,6 @@ def _workload(payload: ApiPayload) -> float:
     return workload
 
 
-def _descriptor(request: flask.Request) -> int | None:
+def _connection(request: flask.Request) -> socket.socket | None:
     """The client's socket under gunicorn; a test client has none."""
-    connection = request.environ.get("gunicorn.socket")
-    return None if connection is None else connection.fileno()
+    return request.environ.get("gunicorn.socket")

@@ -19,6 +19,7 @@ from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
 from pyworker.log_tail import LogTailer
 from pyworker.metrics import Identity, Metrics, ModelFigures
 from pyworker.pipeline import Limits, Pipeline
+from pyworker.read_deadlines import ReadDeadlines
 from pyworker.readiness import Readiness
 from pyworker.runtime import Loop, Runtime
 
@@ -45,12 +46,14 @@ class Worker:
             unsecured=settings.unsecured,
         )
         self.watcher = DisconnectWatcher()
+        self.deadlines = ReadDeadlines(time.monotonic)
         self.pipeline = Pipeline(
             verifier=self.verifier,
             lifecycle=self.lifecycle,
             metrics=self.metrics,
             client=backend.client,
             watcher=self.watcher,
+            deadlines=self.deadlines,
             limits=Limits(settings.max_body_bytes, settings.max_in_hand),
         )
         backend.attach(self.pipeline)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import queue
 import random
 import signal
@@ -192,10 +193,7 @@ class ModelServer:
 
     def _begin(self) -> Generation:
         model = self._loaded_model()
-        decoded: object = flask.request.get_json(force=True, silent=True)
-        if not isinstance(decoded, dict):
-            raise Unprocessable("the body must be a JSON object")
-        wanted = parse_fields(GenerateRequest, cast("dict[str, object]", decoded))
+        wanted = parse_fields(GenerateRequest, _json_object(flask.request.get_data()))
         rng = random.Random() if self._seed is None else random.Random(f"{self._seed}:{wanted.prompt!r}")
         flask.g.generates = True
         return Generation(
@@ -221,6 +219,16 @@ class ModelServer:
             path = "unknown path" if rule is None else rule.rule
             self._log.write(f"{flask.request.method} {path} {response.status_code}")
         return response
+
+
+def _json_object(body: bytes) -> dict[str, object]:
+    try:
+        decoded: object = json.loads(body)
+    except (ValueError, RecursionError):  # the latter for a body of a hundred thousand brackets
+        decoded = None
+    if not isinstance(decoded, dict):
+        raise Unprocessable("the body must be a JSON object")
+    return cast("dict[str, object]", decoded)
 
 
 def _error_answer(error: RequestError) -> tuple[flask.Response, int]:
