@@ -67,7 +67,7 @@ fail() {
 
 # open_line TEXT: begin a line that dots and the elapsed seconds will end.
 open_line() {
-  printf '  %s ' "$1"
+  printf '  %s .' "$1"
   LINE_IS_OPEN=true
   LAST_DOT=$SECONDS
 }
@@ -280,9 +280,9 @@ demo() {
     shift
   done
   worker=${worker:-hello_world}
-  demo_environment
   require_python
-  require_free_ports "DEMO_MODEL_PORT=$MODEL_PORT" "DEMO_AUTOSCALER_PORT=$AUTOSCALER_PORT" "WORKER_PORT=$WORKER_PORT"
+  demo_ports
+  demo_environment
   prepare_launch
   printf 'The demo of the worker %s, all on this machine:\n' "$worker"
   # Nothing that an earlier demo logged or measured may be taken for this one's.
@@ -297,11 +297,16 @@ demo() {
   fi
 }
 
-# Only what the demo means, whatever the settings of this shell are for.
-demo_environment() {
+demo_ports() {
   MODEL_PORT=${DEMO_MODEL_PORT:-5001}
   AUTOSCALER_PORT=${DEMO_AUTOSCALER_PORT:-8081}
   WORKER_PORT=${WORKER_PORT:-3000}
+  require_free_ports "DEMO_MODEL_PORT=$MODEL_PORT" "DEMO_AUTOSCALER_PORT=$AUTOSCALER_PORT" \
+    "WORKER_PORT=$WORKER_PORT"
+}
+
+# Only what the demo means, whatever the settings of this shell are for.
+demo_environment() {
   unset BACKEND UNSECURED CHECK_URL MASTER_TOKEN MODEL_API_KEY MODEL_HEALTH_ENDPOINT MODEL_TIMEOUT \
     PYWORKER_PUBLIC_URL WEB_CONCURRENCY GUNICORN_CMD_ARGS
   export WORKER_PORT
@@ -513,6 +518,9 @@ serve() {
 # Name everything that is missing at once. Whether a value is valid is checked by pyworker.config.
 check_settings() {
   local public_port=VAST_TCP_PORT_$WORKER_PORT faults=()
+  if [[ ! $WORKER_PORT =~ ^[0-9]+$ ]]; then
+    fail "WORKER_PORT=$WORKER_PORT is not valid: expected a port from 1 to 65535"
+  fi
   if [[ -z ${BACKEND-} ]]; then
     faults+=("BACKEND is not set: set it to the name of a worker (here: $(worker_names))")
   elif [[ ! $BACKEND =~ ^[A-Za-z0-9_.-]+$ ]]; then
