@@ -131,6 +131,7 @@ class Worker:
         loops = [
             Loop("pyworker-drain", drain.step, on_stop=drain.stop),
             Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
+            Loop("pyworker-deadlines", self.deadlines.step),
             Loop(
                 "pyworker-disconnect", self.watcher.step, on_stop=self.watcher.stop, on_end=self.watcher.close
             ),
