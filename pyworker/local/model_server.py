@@ -228,7 +228,10 @@ def _json_object(body: bytes) -> dict[str, object]:
         decoded = None
     if not isinstance(decoded, dict):
         raise Unprocessable("the body must be a JSON object")
-    return cast("dict[str, object]", decoded)
+    fields = cast("dict[str, object]", decoded)
+    if isinstance(prompt := fields.get("prompt"), str):
+        fields["prompt"] = prompt.encode("utf-8", "replace").decode()  # JSON can carry half a character
+    return fields
 
 
 def _error_answer(error: RequestError) -> tuple[flask.Response, int]:
