@@ -1,0 +1,486 @@
+"""start_server.sh, run as a user runs it: in a copy of the project, on free ports, with a real environment.
+
+Each process that a run starts carries a mark in its environment, by which what is left of a run is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = "START_SERVER_TEST"
+INSTALL_SECONDS = 400.0  # packages may come from a slow network
+DEMO_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class Run:
+    """One run of start_server.sh and what it has said so far. Used by one thread."""
+
+    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
+        self.mark = uuid.uuid4().hex
+        environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), MARK: self.mark}
+        # Whatever the machine needs for reaching a package index.
+        kept = ("PIP_", "HTTP", "http", "SSL_CERT", "REQUESTS_CA", "NO_PROXY", "no_proxy")
+        environ.update({name: value for name, value in os.environ.items() if name.startswith(kept)})
+        environ.update(settings)
+        # Bash cannot trap a signal that was ignored when it started, as it is in some CI systems.
+        command = ["env", "--default-signal=INT,TERM", "./start_server.sh", *arguments]
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._said = bytearray()
+
+    @property
+    def said(self) -> str:
+        return self._said.decode("utf-8", "replace")
+
+    def read_until(self, text: str, seconds: float) -> None:
+        """Until `text` was said; fails where the run ends or the time passes first."""
+        deadline = time.monotonic() + seconds
+        while text not in self.said:
+            assert self._read_more(deadline), f"{text!r} was not said:\n{self.said}"
+
+    def end(self, seconds: float) -> int:
+        """Read until every process has closed the terminal; the script's exit status."""
+        deadline = time.monotonic() + seconds
+        while self._read_more(deadline):
+            pass
+        return self.process.wait(max(0.1, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """End by force what a failed test has left."""
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(STOP_SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def left(self) -> list[int]:
+        """Processes of this run that are alive."""
+        return [pid for pid in _pids() if f"{MARK}={self.mark}".encode() in _environment_of(pid)]
+
+    def _read_more(self, deadline: float) -> bool:
+        """Read what there is, waiting for it; False at the end of the output."""
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"nothing more was said in time:\n{self.said}"
+        piece = os.read(descriptor, 65536)
+        self._said += piece
+        return bool(piece)
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    """Empty for a process that is gone, a zombie, or somebody else's."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+Start = Callable[..., Run]
+
+
+@pytest.fixture
+def start() -> Generator[Start]:
+    """Starts runs and ends whatever a failed test leaves of them."""
+    with contextlib.ExitStack() as stack:
+
+        def start_run(folder: Path, *arguments: str, **settings: str) -> Run:
+            run = Run(folder, *arguments, **settings)
+            stack.callback(run.close)
+            return run
+
+        yield start_run
+
+
+@pytest.fixture
+def ports() -> dict[str, str]:
+    """Three free ports, as the settings of a demo."""
+    return _free_ports()
+
+
+def _free_ports() -> dict[str, str]:
+    names = ("DEMO_MODEL_PORT", "DEMO_AUTOSCALER_PORT", "WORKER_PORT")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return {name: str(each.getsockname()[1]) for name, each in zip(names, sockets, strict=True)}
+
+
+def _copy(target: Path) -> Path:
+    """The project's files as a fresh clone has them, changes included."""
+    skipped = shutil.ignore_patterns(".git", ".venv", ".pyworker", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, target, ignore=skipped)
+    return target
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A copy in which the demo has run once, and what that run said."""
+
+    folder: Path
+    said: str
+    status: int
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Made once, since packages take their time. The folder's name has a space in it, as a user's may have."""
+    folder = _copy(tmp_path_factory.mktemp("installed") / "my pyworker")
+    run = Run(folder, "demo", "--once", **_free_ports())
+    try:
+        status = run.end(INSTALL_SECONDS)
+    finally:
+        run.close()
+    return Installed(folder, run.said, status)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A copy without an environment."""
+    return _copy(tmp_path / "bare")
+
+
+def _eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def _answers(said: str) -> list[str]:
+    """The line behind each command of a client that the demo shows."""
+    lines = said.splitlines()
+    return [
+        after for line, after in itertools.pairwise(lines) if line.startswith("$ ") and ".client " in line
+    ]
+
+
+# --- the demo --------------------------------------------------------------------------------------------
+
+
+def test_the_first_demo_installs_and_shows_both_answers(installed: Installed) -> None:
+    assert installed.status == 0, installed.said
+    assert "installing requirements.txt" in installed.said
+    assert installed.said.index("A whole answer:") < installed.said.index("A streamed answer:")
+    whole, streamed = _answers(installed.said)
+    assert len(whole.split()) > 10
+    assert len(streamed.split()) > 10
+
+
+def test_a_second_demo_is_quick(installed: Installed, start: Start, ports: dict[str, str]) -> None:
+    began = time.monotonic()
+    run = start(installed.folder, "demo", "--once", **ports)
+    assert run.end(DEMO_SECONDS) == 0, run.said
+    assert time.monotonic() - began < 15
+    assert "installing" not in run.said
+    assert len(_answers(run.said)) == 2
+    assert run.left() == []
+
+
+def test_what_an_earlier_demo_left_does_not_count(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    state = installed.folder / ".pyworker"
+    state.mkdir(exist_ok=True)
+    (state / ".has_benchmark").write_text("123456789.0")
+    (state / "model.log").write_text("Exception: corrupted model file\n")
+    run = start(installed.folder, "demo", "--once", **ports)
+    assert run.end(DEMO_SECONDS) == 0, run.said
+    assert "123456789" not in (state / ".has_benchmark").read_text()
+    assert "corrupted" not in (state / "model.log").read_text()
+
+
+def test_settings_of_the_shell_do_not_reach_the_demo(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    run = start(
+        installed.folder,
+        "demo",
+        "--once",
+        **ports,
+        USE_SSL="true",
+        MASTER_TOKEN="hunter2",
+        REPORT_ADDR="http://127.0.0.1:9",
+        PYWORKER_PUBLIC_URL="https://elsewhere.example",
+        MODEL_HEALTH_ENDPOINT="/nowhere",
+        HTTP_PROXY="http://127.0.0.1:9",
+        http_proxy="http://127.0.0.1:9",
+    )
+    assert run.end(DEMO_SECONDS) == 0, run.said
+
+
+def test_the_holder_of_a_taken_port_is_named_before_anything_starts(
+    bare: Path, start: Start, ports: dict[str, str]
+) -> None:
+    with socket.create_server(("127.0.0.1", int(ports["DEMO_AUTOSCALER_PORT"]))):
+        run = start(bare, "demo", "--once", **ports)
+        assert run.end(STOP_SECONDS) == 1
+    assert f"port {ports['DEMO_AUTOSCALER_PORT']} is taken by process {os.getpid()} (" in run.said
+    assert "DEMO_AUTOSCALER_PORT" in run.said
+    assert not (bare / ".venv").exists()
+
+
+@pytest.mark.parametrize("given", ["x", "0", "70000", "a b"])
+def test_a_port_that_is_none_is_named(bare: Path, start: Start, ports: dict[str, str], given: str) -> None:
+    run = start(bare, "demo", **(ports | {"WORKER_PORT": given}))
+    assert run.end(STOP_SECONDS) == 1
+    assert run.said == f"start_server.sh: WORKER_PORT={given} is not valid: expected a port from 1 to 65535\n"
+
+
+def test_ctrl_c_ends_every_process(installed: Installed, start: Start, ports: dict[str, str]) -> None:
+    run = _staying_demo(start, installed, ports)
+    os.killpg(run.process.pid, signal.SIGINT)
+    assert run.end(STOP_SECONDS) == 130, run.said
+    assert run.left() == []
+
+
+def test_a_termination_ends_every_process(installed: Installed, start: Start, ports: dict[str, str]) -> None:
+    run = _staying_demo(start, installed, ports)
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) == 143, run.said
+    assert run.left() == []
+
+
+def test_every_process_ends_even_where_the_script_is_killed(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    run = _staying_demo(start, installed, ports)
+    run.process.kill()
+    _eventually(lambda: run.left() == [], STOP_SECONDS, "every process has ended")
+
+
+def test_a_server_that_ends_while_the_demo_runs_is_named(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    run = _staying_demo(start, installed, ports)
+    [server] = [pid for pid in run.left() if b"pyworker.local.model_server" in _command_of(pid)]
+    os.kill(server, signal.SIGKILL)
+    assert run.end(STOP_SECONDS) == 1
+    assert "The model server ended by itself (status 137)" in run.said
+    assert "The last lines of .pyworker/model-server.log" in run.said
+    assert run.left() == []
+
+
+def _staying_demo(start: Start, installed: Installed, ports: dict[str, str]) -> Run:
+    run = start(installed.folder, "demo", **ports)
+    run.read_until("The logs:", DEMO_SECONDS)
+    # The script, a model server, an autoscaler, gunicorn's master and its worker.
+    assert len(run.left()) >= 5
+    return run
+
+
+def _command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_a_worker_that_cannot_start_gives_its_reason(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    run = start(installed.folder, "demo", "--once", "nowhere", **ports)
+    assert run.end(DEMO_SECONDS) == 1
+    assert "there is no worker 'nowhere'; workers here: hello_world" in run.said
+    assert "The worker nowhere ended by itself" in run.said
+    assert run.left() == []
+
+
+def test_a_worker_without_a_client_is_only_started(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    folder = installed.folder / "workers" / "quiet"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "server.py").write_text(
+        "from workers.hello_world.server import create_backend, create_blueprint\n"
+    )
+    run = start(installed.folder, "demo", "--once", "quiet", **ports)
+    assert run.end(DEMO_SECONDS) == 0, run.said
+    assert "quiet has no client module" in run.said
+    assert _answers(run.said) == []
+
+
+# --- the environment -------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_installation_leaves_no_process_and_no_stamp(
+    bare: Path, start: Start, ports: dict[str, str]
+) -> None:
+    half_made = bare / ".venv" / "bin"
+    half_made.mkdir(parents=True)
+    (half_made / "python").symlink_to("/nowhere/python3")
+    run = start(bare, "demo", **ports)
+    run.read_until("installing requirements.txt", INSTALL_SECONDS)
+    assert "making .venv" in run.said
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) == 143
+    assert run.left() == []
+    assert (half_made / "pip").exists()
+    assert not (bare / ".venv" / ".requirements-installed").exists()
+
+
+def test_a_python_without_venv_names_the_command_to_run(
+    bare: Path, tmp_path: Path, start: Start, ports: dict[str, str]
+) -> None:
+    stubs = _stubs(tmp_path, user_id=1000)
+    run = start(bare, "demo", **ports, **stubs)
+    assert run.end(STOP_SECONDS) == 1
+    assert "sudo apt-get update && sudo apt-get install -y python3-venv" in run.said
+    assert "ensurepip is not available" in run.said
+    assert not (tmp_path / "apt-get.log").exists()
+
+
+def test_root_gets_the_venv_module_installed(
+    bare: Path, tmp_path: Path, start: Start, ports: dict[str, str]
+) -> None:
+    run = start(bare, "demo", **ports, **_stubs(tmp_path, user_id=0))
+    run.read_until("installing requirements.txt", INSTALL_SECONDS)
+    assert (tmp_path / "apt-get.log").read_text() == "update\ninstall -y python3-venv\n"
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) == 143
+
+
+def _stubs(folder: Path, user_id: int) -> dict[str, str]:
+    """A PATH where python3 makes environments only once apt-get has installed something."""
+    real = shutil.which("python3")
+    log = folder / "apt-get.log"
+    programs = folder / "programs"
+    programs.mkdir()
+    scripts = {
+        "python3": f"""
+            if [ "$1 $2" = "-m venv" ] && ! grep -qs install '{log}'; then
+                echo "The virtual environment was not created successfully because ensurepip is not available."
+                exit 1
+            fi
+            exec '{real}' "$@"
+            """,
+        "apt-get": f"""echo "$*" >>'{log}'""",
+        "id": f"echo {user_id}",
+    }
+    for name, script in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\n{textwrap.dedent(script)}\n")
+        (programs / name).chmod(0o755)
+    return {"PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+# --- an instance -----------------------------------------------------------------------------------------
+
+
+def test_every_missing_setting_is_named_at_once(bare: Path, start: Start) -> None:
+    run = start(bare, MASTER_TOKEN="hunter2")
+    assert run.end(STOP_SECONDS) == 1
+    names = [line.split()[1] for line in run.said.splitlines()]
+    assert names == ["BACKEND", "MODEL_LOG", "CONTAINER_ID", "PUBLIC_IPADDR", "VAST_TCP_PORT_3000"]
+    assert "hello_world" in run.said
+    assert "hunter2" not in run.said
+    assert not (bare / ".venv").exists()
+
+
+def test_an_instance_serves_until_it_is_terminated(
+    installed: Installed, tmp_path: Path, start: Start, ports: dict[str, str]
+) -> None:
+    port = ports["WORKER_PORT"]
+    log = tmp_path / "model.log"
+    log.write_text("a line of an earlier run\n")
+    settings = {
+        "BACKEND": "hello_world",
+        "MODEL_LOG": str(log),
+        "CONTAINER_ID": "7",
+        "PUBLIC_IPADDR": "127.0.0.1",
+        f"VAST_TCP_PORT_{port}": port,
+        "WORKER_PORT": port,
+        "USE_SSL": "false",
+        "REPORT_ADDR": f"http://127.0.0.1:{ports['DEMO_AUTOSCALER_PORT']}",
+        "MASTER_TOKEN": "hunter2",
+        "PYWORKER_STATE_DIR": str(tmp_path),
+    }
+    run = start(installed.folder, **settings)
+    _eventually(lambda: _ping(port) == b"pong", DEMO_SECONDS, "the worker answers")
+    assert (log.read_text(), (tmp_path / "model.log.old").read_text()) == ("", "a line of an earlier run\n")
+    run.process.terminate()
+    assert run.end(60) == 0, run.said
+    assert run.left() == []
+    assert "hunter2" not in run.said
+
+
+def _ping(port: str) -> bytes:
+    """The body of the answer; empty where there is none."""
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/ping")
+            return connection.getresponse().read()
+        except OSError:
+            return b""
+
+
+def test_tls_is_the_default_of_an_instance(installed: Installed, start: Start) -> None:
+    run = start(
+        installed.folder,
+        BACKEND="hello_world",
+        MODEL_LOG="/tmp/never-written.log",
+        CONTAINER_ID="7",
+        PYWORKER_PUBLIC_URL="https://worker.example",
+        SSL_CERTFILE="/nowhere/instance.crt",
+    )
+    assert run.end(STOP_SECONDS) != 0
+    assert "USE_SSL=true, but SSL_CERTFILE=/nowhere/instance.crt cannot be read" in run.said
+
+
+# --- arguments -------------------------------------------------------------------------------------------
+
+
+def test_help_is_the_usage(start: Start) -> None:
+    for arguments in (["--help"], ["demo", "--help"]):
+        run = start(ROOT, *arguments)
+        assert run.end(STOP_SECONDS) == 0
+        assert run.said.startswith("usage: ./start_server.sh demo [--once] [WORKER]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["dmeo"], "unknown argument: dmeo"),
+        (["demo", "--twice"], "unknown option of demo: --twice"),
+        (["demo", "one", "two"], "more than one worker: one and two"),
+        (["demo", 'x"); import os'], "not a worker's name"),
+    ],
+)
+def test_arguments_that_mean_nothing_get_the_usage(
+    start: Start, arguments: list[str], complaint: str
+) -> None:
+    run = start(ROOT, *arguments)
+    assert run.end(STOP_SECONDS) == 2
+    assert complaint in run.said
+    assert "usage:" in run.said
