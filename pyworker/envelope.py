@@ -40,10 +40,14 @@ def read_body(request: flask.Request, limit: int) -> bytes:
     declared = request.content_length
     if declared is not None and declared > limit:
         raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
+    # A body in chunks is cut at Flask's limit without a word: one byte more tells it from one that just fits.
+    request.max_content_length = limit + 1
     try:
         body = request.get_data(cache=False)
     except (OSError, ClientDisconnected) as error:
         raise BadRequest("the body could not be read to its end") from error
+    if len(body) > limit:
+        raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed")
     if declared is not None and len(body) != declared:
         raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
     return body
