@@ -1,0 +1,416 @@
+"""The client's body: the exact answers to what is wrong with it, and no other exception whatever it is."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import flask
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typing_extensions import Self
+from werkzeug.test import EnvironBuilder
+
+from pyworker.data_types import ApiPayload, AuthData, JsonDataException, parse_fields
+from pyworker.envelope import Envelope, parse_envelope, read_body
+from pyworker.errors import BadRequest, BodyTooLarge, Unprocessable
+
+AUTH: dict[str, Any] = {"signature": "s", "url": "http://a:1", "endpoint": "e", "cost": 100, "reqnum": 1}
+AUTH_TEXT = json.dumps(AUTH)
+MISSING = "missing parameter"
+
+
+@dataclass
+class Message:
+    role: str
+    content: str
+
+
+@dataclass
+class Chat(ApiPayload):
+    prompt: str
+    limit: int | None = None
+    temperature: float = 1.0
+    messages: list[Message] = field(default_factory=list[Message])
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def for_test(cls) -> Self:
+        return cls("hello")
+
+    def count_workload(self) -> float:
+        return len(self.prompt)
+
+
+@dataclass
+class Renamed(Chat):
+    """Its clients call the prompt `input.text`."""
+
+    @classmethod
+    def from_json_msg(cls, json_msg: Mapping[str, Any]) -> Self:
+        text = json_msg.get("input")
+        if not isinstance(text, dict):
+            raise JsonDataException({"input": MISSING})
+        return parse_fields(cls, {**json_msg, "prompt": cast("dict[str, object]", text).get("text")})
+
+
+def parse(body: object, payload_cls: type[Chat] = Chat) -> Envelope[Chat]:
+    return parse_envelope(body if isinstance(body, bytes) else json.dumps(body).encode(), payload_cls)
+
+
+def answer(body: object, payload_cls: type[Chat] = Chat) -> Mapping[str, object]:
+    """The body of the 422."""
+    with pytest.raises(Unprocessable) as caught:
+        parse(body, payload_cls)
+    assert caught.value.status == 422
+    return caught.value.body()
+
+
+def faults(body: object, payload_cls: type[Chat] = Chat) -> Mapping[str, object]:
+    """The 422's body without its summary."""
+    return {name: fault for name, fault in answer(body, payload_cls).items() if name != "error"}
+
+
+def raw(payload: str) -> bytes:
+    """A good envelope around the text of a payload, which may be no JSON at all."""
+    return f'{{"auth_data": {AUTH_TEXT}, "payload": {payload}}}'.encode()
+
+
+def test_a_good_envelope() -> None:
+    envelope = parse({"auth_data": AUTH, "payload": {"prompt": "hi"}, "session_id": "abc"})
+
+    assert envelope == Envelope(AuthData("s", "http://a:1", "e", 100, 1, None), Chat("hi"), "abc")
+
+
+@pytest.mark.parametrize("extra", [{}, {"session_id": None}])
+def test_a_session_is_not_needed(extra: Mapping[str, object]) -> None:
+    assert parse({"auth_data": AUTH, "payload": {"prompt": "hi"}, **extra}).session_id is None
+
+
+def test_unknown_keys_are_ignored_everywhere() -> None:
+    envelope = parse(
+        {
+            "auth_data": {**AUTH, "__request_id": "x", "status": [1]},
+            "payload": {"prompt": "hi", "messages": [{"role": "r", "content": "c", "name": 1}], "x": None},
+            "stream": True,
+        }
+    )
+
+    assert envelope.payload == Chat("hi", messages=[Message("r", "c")])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"nonsense",
+        b"{",
+        b"{}}",
+        b"{} {}",
+        b"[]",
+        b"1",
+        b"null",
+        b"true",
+        b'"text"',
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b"\x00",
+        b"\x1f\x8b\x08\x00",
+        b"{'auth_data': {}}",
+        b'{"auth_data": {},}',
+        "{}".encode("utf-16"),
+        b'[{"auth_data": {}}]',
+        pytest.param(b'{"auth_data":' * 100_000, id="deep objects"),
+        pytest.param(b"[" * 100_000, id="deep lists"),
+        pytest.param(raw('{"prompt": ' + "[" * 5000 + "]" * 5000 + "}"), id="deep payload"),
+        pytest.param(
+            raw('{"prompt": "x", "unknown": ' + "[" * 5000 + "]" * 5000 + "}"), id="deep and unknown"
+        ),
+        pytest.param(raw('{"limit": ' + "9" * 10_000 + "}"), id="10,000 digits"),
+        pytest.param(raw('{"unknown": -' + "9" * 10_000 + "}"), id="10,000 digits and unknown"),
+        pytest.param(raw('{"prompt": "\\ud800"}'), id="lone high surrogate"),
+        pytest.param(raw('{"prompt": "\\udc00 x"}'), id="lone low surrogate"),
+        pytest.param(raw('{"\\ud800": 1}'), id="lone surrogate in a key"),
+        pytest.param(raw('{"prompt": "\xe9"}').decode().encode("latin-1"), id="latin-1"),
+        pytest.param(raw('{"prompt": "a\nb"}'), id="raw line break in a string"),
+    ],
+)
+@pytest.mark.parametrize("payload_cls", [Chat, Renamed])
+def test_what_is_no_json_object(body: bytes, payload_cls: type[Chat]) -> None:
+    assert answer(body, payload_cls) == {"error": "invalid JSON"}
+
+
+def test_surrogates_in_pairs_are_a_character() -> None:
+    assert parse(raw('{"prompt": "\\ud83d\\ude00"}')).payload.prompt == "😀"
+
+
+def test_absent_parts() -> None:
+    assert answer({}) == {
+        "error": "invalid request: auth_data, payload",
+        "auth_data": "field missing",
+        "payload": "field missing",
+    }
+    assert answer({"auth_data": AUTH}) == {
+        "error": "invalid request: payload",
+        "payload": "field missing",
+    }
+    assert answer({"payload": {"prompt": "hi"}}) == {
+        "error": "invalid request: auth_data",
+        "auth_data": "field missing",
+    }
+
+
+def test_absent_fields() -> None:
+    auth_data = {name: value for name, value in AUTH.items() if name != "signature"}
+
+    assert answer({"auth_data": auth_data, "payload": {}}) == {
+        "error": "invalid request: auth_data.signature, payload.prompt",
+        "auth_data": {"signature": MISSING},
+        "payload": {"prompt": MISSING},
+    }
+    assert faults({"auth_data": {}, "payload": {"prompt": "hi"}}) == {
+        "auth_data": dict.fromkeys(AUTH, MISSING)
+    }
+
+
+@pytest.mark.parametrize("part", [None, [], 1, "text", True])
+@pytest.mark.parametrize("payload_cls", [Chat, Renamed])
+def test_parts_that_are_no_objects(part: object, payload_cls: type[Chat]) -> None:
+    assert faults({"auth_data": part, "payload": part}, payload_cls) == {
+        "auth_data": "must be an object",
+        "payload": "must be an object",
+    }
+
+
+def test_faults_of_every_part_at_once() -> None:
+    body: dict[str, object] = {
+        "auth_data": {**AUTH, "reqnum": "7", "cost": True, "request_idx": [1]},
+        "payload": {
+            "prompt": None,
+            "limit": True,
+            "messages": [{"role": "r"}, 5, {"role": 1, "content": []}],
+        },
+        "session_id": 5,
+    }
+
+    assert faults(body) == {
+        "auth_data": {
+            "cost": "Input should be a valid number",
+            "reqnum": "Input should be a valid integer",
+            "request_idx": "Input should be a valid integer",
+        },
+        "payload": {
+            "prompt": "Input should be a valid string",
+            "limit": "Input should be a valid integer",
+            "messages.0.content": MISSING,
+            "messages.1": "must be an object",
+            "messages.2.role": "Input should be a valid string",
+            "messages.2.content": "Input should be a valid string",
+        },
+        "session_id": "Input should be a valid string",
+    }
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
+def test_numbers_that_are_none(number: str) -> None:
+    assert faults(raw(f'{{"prompt": "hi", "temperature": {number}}}')) == {
+        "payload": {"temperature": "Input should be a finite number"}
+    }
+    body = f'{{"auth_data": {AUTH_TEXT.replace("100", number)}, "payload": {{"prompt": "hi"}}}}'
+    assert faults(body.encode()) == {"auth_data": {"cost": "Input should be a finite number"}}
+
+
+def test_a_part_given_twice_counts_as_its_last() -> None:
+    assert parse(raw('{"prompt": "first"}, "payload": {"prompt": "second"}')).payload.prompt == "second"
+    assert faults(raw('{"prompt": "first"}, "payload": 3')) == {"payload": "must be an object"}
+
+
+def test_a_payload_class_with_its_own_parser() -> None:
+    good = {"auth_data": AUTH, "payload": {"input": {"text": "hi"}, "limit": 3}}
+    assert parse(good, Renamed).payload == Renamed("hi", 3)
+
+    assert faults({"auth_data": AUTH, "payload": {"prompt": "hi"}}, Renamed) == {
+        "payload": {"input": MISSING}
+    }
+    assert faults({"auth_data": AUTH, "payload": {"input": {}, "limit": "3"}}, Renamed) == {
+        "payload": {"prompt": "Input should be a valid string", "limit": "Input should be a valid integer"}
+    }
+
+
+def test_an_own_parser_does_not_see_a_request_without_auth_data() -> None:
+    body = {"auth_data": {**AUTH, "reqnum": "7"}, "payload": {"input": {"text": "hi"}}}
+
+    assert faults(body, Renamed) == {"auth_data": {"reqnum": "Input should be a valid integer"}}
+
+
+# -- anything --------------------------------------------------------------------------------------------
+
+names = st.sampled_from(
+    ["auth_data", "payload", "session_id", "prompt", "messages", "role", "input", "text", "int", *AUTH]
+)
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from([2**63, 10**400, -(2**63) - 1, math.nan, math.inf, "\ud800", "7"])
+)
+values = st.recursive(
+    leaves, lambda inner: st.lists(inner) | st.dictionaries(names | st.text(), inner), max_leaves=12
+)
+good_auth = st.fixed_dictionaries({name: st.just(value) | values for name, value in AUTH.items()})
+envelopes = st.fixed_dictionaries(
+    {},
+    optional={
+        "auth_data": good_auth | st.just(AUTH) | values,
+        "payload": st.fixed_dictionaries(
+            {"prompt": st.text() | values},
+            optional=dict.fromkeys(("limit", "temperature", "messages", "options", "input"), values),
+        )
+        | values,
+        "session_id": st.none() | st.text() | values,
+    },
+)
+
+
+def is_envelope_or_unprocessable(body: bytes) -> None:
+    for payload_cls in (Chat, Renamed):
+        try:
+            envelope = parse_envelope(body, payload_cls)
+        except Unprocessable as error:
+            told = error.body()
+            assert isinstance(told["error"], str)
+            # It must travel as JSON, and say what is wrong without repeating the client's values.
+            json.dumps(told, allow_nan=False).encode()
+        else:
+            assert isinstance(envelope.payload, payload_cls)
+            assert math.isfinite(envelope.auth_data.cost)
+            assert type(envelope.auth_data.reqnum) is int
+            assert math.isfinite(envelope.payload.temperature)
+            envelope.payload.prompt.encode()
+
+
+@settings(deadline=None, max_examples=400)
+@given(envelopes | values)
+def test_any_json_is_an_envelope_or_unprocessable(message: object) -> None:
+    is_envelope_or_unprocessable(json.dumps(message).encode())
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary())
+def test_any_bytes_are_unprocessable(body: bytes) -> None:
+    is_envelope_or_unprocessable(body)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_any_damage_to_a_good_body_is_unprocessable_or_harmless(data: st.DataObject) -> None:
+    body = bytearray(
+        json.dumps({"auth_data": AUTH, "payload": {"prompt": "hé"}}, ensure_ascii=False).encode()
+    )
+    start = data.draw(st.integers(0, len(body)))
+    body[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+
+    is_envelope_or_unprocessable(bytes(body))
+
+
+# -- reading ---------------------------------------------------------------------------------------------
+
+app = flask.Flask("test")
+
+
+def read(stream: io.RawIOBase | io.BytesIO, length: int | str | None, limit: int, *, checked: bool) -> bytes:
+    """What `read_body` makes of a body whose client declared `length`; None: it is sent in chunks.
+
+    checked: Flask's own limit is set too, as in a running worker; it changes how a short body shows.
+    """
+    app.config["MAX_CONTENT_LENGTH"] = limit if checked else None
+    environ: dict[str, Any] = {"wsgi.input": stream, "REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(length)}
+    if length is None:
+        del environ["CONTENT_LENGTH"]
+        environ.update({"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True})
+    with app.request_context({**EnvironBuilder().get_environ(), **environ}) as context:
+        return read_body(context.request, limit)
+
+
+class Broken(io.RawIOBase):
+    """A connection that is reset while it is read."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object, /) -> int:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+
+class Unread(Broken):
+    """A body that must not be touched."""
+
+    def readinto(self, buffer: object, /) -> int:
+        raise AssertionError("the body was read")
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("length", [10, None])
+def test_a_whole_body_up_to_the_limit(length: int | None, checked: bool) -> None:
+    assert read(io.BytesIO(b"0123456789"), length, 10, checked=checked) == b"0123456789"
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_no_more_is_read_than_was_declared(checked: bool) -> None:
+    stream = io.BytesIO(b"0123456789 the next request")
+
+    assert read(stream, 10, 100, checked=checked) == b"0123456789"
+    assert stream.read() == b" the next request"
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("length", [11, 2**31, 10**30])
+def test_a_body_above_the_limit_is_refused_before_it_is_read(length: int, checked: bool) -> None:
+    with pytest.raises(BodyTooLarge) as caught:
+        read(Unread(), length, 10, checked=checked)
+
+    assert caught.value.status == 413
+    assert caught.value.body() == {"error": f"the body has {length} bytes; at most 10 are allowed"}
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("length", [11, 1_000_000])
+def test_a_body_in_chunks_is_refused_once_it_is_above_the_limit(length: int, checked: bool) -> None:
+    stream = io.BytesIO(b"x" * length)
+
+    with pytest.raises(BodyTooLarge) as caught:
+        read(stream, None, 10, checked=checked)
+
+    assert caught.value.body() == {"error": "the body has more than the 10 bytes that are allowed"}
+    assert stream.tell() == 11, "no more is read than tells that it is too long"
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("sent", [b"", b"012345678"])
+def test_a_body_that_ends_early(sent: bytes, checked: bool) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(io.BytesIO(sent), 10, 100, checked=checked)
+
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("length", [10, None])
+def test_a_connection_that_breaks_while_it_is_read(length: int | None, checked: bool) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(Broken(), length, 100, checked=checked)
+
+    assert caught.value.body() == {"error": "the body could not be read to its end"}
+
+
+@pytest.mark.parametrize("length", ["", "ten", "-1"])
+def test_a_senseless_length_reads_nothing(length: str) -> None:
+    assert read(io.BytesIO(b"0123456789"), length, 100, checked=True) == b""
