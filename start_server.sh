@@ -172,14 +172,15 @@ require_children() {
   done
 }
 
-# The last started ends first, so that the worker's last report finds the autoscaler.
+# The last started ends first, so that the worker's last report finds the autoscaler. Bash's own list is asked,
+# since a signal may come between the start of a child and its entry in CHILDREN.
 finish() {
-  local status=$? index
+  local status=$? pid
   trap '' INT TERM HUP
   trap - EXIT
   end_line
-  for ((index = ${#CHILDREN[@]} - 1; index >= 0; index--)); do
-    stop "${CHILDREN[index]}"
+  for pid in $(jobs -p | tac); do
+    stop "$pid"
   done
   exit "$status"
 }

@@ -157,7 +157,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Made once, since packages take their time. The folder's name has a space in it, as a user's may have."""
+    """Made once, since packages take their time. The space in the folder's name is on purpose."""
     folder = _copy(tmp_path_factory.mktemp("installed") / "my pyworker")
     run = Run(folder, "demo", "--once", **_free_ports())
     try:
@@ -380,7 +380,7 @@ def _stubs(folder: Path, user_id: int) -> dict[str, str]:
     scripts = {
         "python3": f"""
             if [ "$1 $2" = "-m venv" ] && ! grep -qs install '{log}'; then
-                echo "The virtual environment was not created successfully because ensurepip is not available."
+                echo "The virtual environment was not created: ensurepip is not available."
                 exit 1
             fi
             exec '{real}' "$@"
