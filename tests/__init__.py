@@ -1,0 +1,1 @@
+"""Tests of pyworker: real servers and real processes."""

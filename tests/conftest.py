@@ -1,0 +1,113 @@
+"""Servers and workers for the tests, and the check that none of them is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from pyworker.local.autoscaler import Autoscaler
+from pyworker.local.model_server import ModelServer
+from pyworker.local.signing import Signer
+from tests.support import process
+from tests.support.leaks import LeakCheck, share_port, unshare_port
+from tests.support.scripted import ScriptedServer
+from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, Stack
+from tests.support.waiting import DEADLINE
+
+SHOWN_LOG = 20_000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows the logs of the workers that run."""
+    report = yield
+    if report.failed:
+        for worker in process.running:
+            report.sections.append((f"log of {worker!r}", worker.log[-SHOWN_LOG:]))
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """A test that leaves a thread or a socket behind fails."""
+    check = LeakCheck()
+    yield
+    check.finish()
+
+
+@pytest.fixture(scope="session")
+def signing_key() -> Signer:
+    """One key for all: finding one takes a second."""
+    return Signer.generate()
+
+
+@pytest.fixture
+def local_autoscaler(signing_key: Signer) -> Iterator[Autoscaler]:
+    """A local autoscaler of the test's own."""
+    with Autoscaler(signer=signing_key) as running:
+        yield running
+
+
+@pytest.fixture
+def scripted_model() -> Iterator[ScriptedServer]:
+    """A scripted model server of the test's own."""
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def local_model() -> Iterator[ModelServer]:
+    """The local model server, loaded."""
+    with ModelServer() as running:
+        running.wait_ready(DEADLINE)
+        yield running
+
+
+@pytest.fixture
+def new_stack(
+    tmp_path: Path, local_autoscaler: Autoscaler, scripted_model: ScriptedServer
+) -> Iterator[NewStack]:
+    """Makes stacks of the test's own around one autoscaler and one model server; nothing is started."""
+    with ExitStack() as ending:
+
+        def make(variables: Mapping[str, str] | None = None, app: str = ECHO_WORKER) -> Stack:
+            stack = Stack(tmp_path, local_autoscaler, scripted_model, variables, app)
+            ending.callback(lambda: stack.worker.stop())
+            return stack
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_stack(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Iterator[Stack]:
+    """One ready worker for all tests that leave it as they found it."""
+    folder = tmp_path_factory.mktemp("shared")
+    with Autoscaler(signer=signing_key) as autoscaler, ScriptedServer() as model:
+        autoscaler_port = urlsplit(autoscaler.url).port or 0
+        share_port(autoscaler_port, "pyworker-autoscaler")
+        share_port(model.port, f"scripted-{model.port}")
+        stack = Stack(
+            folder,
+            autoscaler,
+            model,
+            {"MAX_BODY_BYTES": str(MAX_BODY), "MODEL_API_KEY": MODEL_API_KEY},
+        )
+        try:
+            stack.start_ready()
+            yield stack
+        finally:
+            stack.worker.stop()
+            unshare_port(autoscaler_port)
+            unshare_port(model.port)
+
+
+@pytest.fixture
+def stack(shared_stack: Stack) -> Stack:
+    """The shared worker, with a model server that has no orders yet."""
+    shared_stack.model.forget()
+    assert shared_stack.worker.is_alive, shared_stack.worker.log
+    return shared_stack

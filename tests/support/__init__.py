@@ -1,0 +1,10 @@
+"""What the end-to-end tests share.
+
+waiting      conditions with a deadline
+http         a raw client socket, answers, envelopes
+scripted     a model server whose answers a test writes byte by byte
+process      a worker under gunicorn
+stack        autoscaler, model server and worker together
+leaks        threads and sockets that a test left behind
+echo_worker  a worker package, written as an author would write it
+"""
