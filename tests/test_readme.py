@@ -1,0 +1,202 @@
+"""What the READMEs say is so: commands, options, links, settings and code.
+
+The demo's commands are run by test_start_server.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+READMES = [README, *sorted(ROOT.glob("workers/*/README.md"))]
+PROCESS_SECONDS = 60.0
+
+SHELLS = ("bash", "sh", "console")
+PYTHONS = ("python", "python3", ".venv/bin/python")
+PROGRAMS = {*PYTHONS, "./start_server.sh", ".ci/run", "curl", "gunicorn", ".venv/bin/pip", ".venv/bin/pytest"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a README."""
+
+    path: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT)}:{self.line}"
+
+
+def _blocks() -> list[Block]:
+    found: list[Block] = []
+    for path in READMES:
+        text = path.read_text(encoding="utf-8")
+        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append(Block(path, line, match[1], match[2]))
+    return found
+
+
+def _commands(block: Block) -> list[list[str]]:
+    """The words of each command, without the settings in front of it."""
+    commands: list[list[str]] = []
+    for line in block.text.replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|\|\|?|;", line.removeprefix("$ ")):
+            words = shlex.split(part, comments=True)
+            while words and re.match(r"[A-Z_0-9]+=", words[0]):
+                del words[0]
+            if words:
+                commands.append(words)
+    return commands
+
+
+BLOCKS = _blocks()
+SHELL_BLOCKS = [block for block in BLOCKS if block.language in SHELLS]
+PYTHON_BLOCKS = [block for block in BLOCKS if block.language == "python"]
+MODULE_COMMANDS = [
+    (words[2], words[3:])
+    for block in SHELL_BLOCKS
+    for words in _commands(block)
+    if words[0] in PYTHONS and words[1] == "-m" and words[2] != "venv"
+]
+# Modules in running text too.
+MODULES = sorted(
+    {
+        module.rstrip(".")
+        for path in READMES
+        for module in re.findall(r"python -m ((?:pyworker|workers)[\w.]*)", path.read_text(encoding="utf-8"))
+    }
+)
+# They become gunicorn, which is set by the environment, and take no options.
+SERVERS = [module for module in MODULES if module.endswith(".server")]
+
+
+@pytest.mark.parametrize("block", SHELL_BLOCKS, ids=str)
+def test_every_command_is_one_we_know(block: Block) -> None:
+    for words in _commands(block):
+        assert words[0] in PROGRAMS, " ".join(words)
+
+
+def test_the_demo_is_one_command() -> None:
+    assert any(words == ["./start_server.sh", "demo"] for block in SHELL_BLOCKS for words in _commands(block))
+
+
+def test_the_test_command_is_what_ci_runs() -> None:
+    lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    stages = [shlex.split(line)[1:] for line in lines if line.startswith("  run ")]
+    assert stages[2:3] == [[".venv/bin/pytest"]]
+    [block] = [block for block in SHELL_BLOCKS if ".venv/bin/pytest" in block.text and block.path == README]
+    assert _commands(block) == stages[:3]
+    assert " && ".join(shlex.join(stage) for stage in stages[:3]) == block.text.strip()
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in SERVERS])
+def test_every_module_has_help(module: str) -> None:
+    assert _help(module).startswith("usage:")
+
+
+@pytest.mark.parametrize("module", SERVERS)
+def test_every_server_exists(module: str) -> None:
+    assert importlib.util.find_spec(module) is not None
+
+
+@pytest.mark.parametrize(("module", "arguments"), MODULE_COMMANDS, ids=str)
+def test_every_option_exists(module: str, arguments: Sequence[str]) -> None:
+    known = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", _help(module))) if arguments else set[str]()
+    assert {word for word in arguments if word.startswith("-")} <= known
+
+
+@functools.cache
+def _help(module: str) -> str:
+    done = _python("-m", module, "--help")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_SECONDS,
+        check=False,
+    )
+
+
+def _prose(path: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", _prose(path)):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (path.parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_path_of_the_layout_exists() -> None:
+    layout = _section("Layout")
+    paths = re.findall(r"^\| `([^`]+)`", layout, re.MULTILINE)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def _section(title: str) -> str:
+    match = re.search(
+        rf"^## {title}\n(.*?)(?=^## |\Z)", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    assert match is not None, f"README.md has no section {title}"
+    return match[1]
+
+
+def test_the_settings_table_is_what_the_configuration_reads() -> None:
+    rows = [line.split("|")[1] for line in _section("Settings").splitlines() if line.startswith("|")]
+    documented = {name for row in rows for name in re.findall(r"`([A-Z_]+)(?:<\w+>)?`", row)}
+    # Read by the Hugging Face library itself.
+    assert documented - {"HF_TOKEN"} == _variables_read()
+
+
+def _variables_read() -> set[str]:
+    """Names given to `env.get(…)` in config.py; of a name with a part filled in, what stands before it."""
+    names: set[str] = set()
+    tree = ast.parse((ROOT / "pyworker" / "config.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id="env"), attr="get"),
+                args=[
+                    ast.Constant(value=str(name)) | ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]),
+                    *_,
+                ],
+            ):
+                names.add(name)
+            case _:
+                pass
+    return names
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)
+def test_every_snippet_runs(block: Block, tmp_path: Path) -> None:
+    """Each by itself, as a module that is imported."""
+    file = tmp_path / "snippet.py"
+    file.write_text(block.text, encoding="utf-8")
+    run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='snippet')"
+    done = _python("-c", run, str(file))
+    assert done.returncode == 0, done.stderr
