@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -170,7 +171,7 @@ def load_result(path: Path) -> float | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        logger.warning("the benchmark result in %s is unreadable (%s); measuring again", path, error)
+        logger.warning("the benchmark result in %s is unreadable (%.200s); measuring again", path, error)
         return None
     if not (math.isfinite(result) and result > 0):
         logger.warning("the benchmark result in %s makes no sense (%s); measuring again", path, result)
@@ -188,4 +189,5 @@ def store_result(path: Path, result: float) -> None:
         logger.warning(
             "the benchmark result cannot be kept in %s (%s); a restart measures again", path, error
         )
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only disk refuses this too
+            temporary.unlink()
