@@ -51,6 +51,8 @@ def load_worker(name: str) -> WorkerModule:
 
 def _exists(dotted: str) -> bool:
     """Whether such a module can be found; a fault inside a parent package is not hidden."""
+    if dotted.startswith("."):
+        return False  # relative to nothing
     try:
         return importlib.util.find_spec(dotted) is not None
     except ModuleNotFoundError as error:
