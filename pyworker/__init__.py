@@ -14,7 +14,8 @@ The modules, lowest first; each imports only modules above it:
     data_types     what a worker's author implements, and what travels
     auth           signatures, replay window
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table
-    metrics        the ledger of requests, status reports, finished requests
+    reports        status reports and finished requests, as the wire spells them
+    metrics        the ledger of requests
     request_queue  first-in-first-out turns
     transport      the adapter that talks to the model server
     model_client   the pooled session on it

@@ -11,7 +11,8 @@ import requests
 
 from pyworker.auth import SignatureVerifier
 from pyworker.errors import AutoscalerError
-from pyworker.metrics import Identity, Metrics, ModelFigures
+from pyworker.metrics import Metrics
+from pyworker.reports import Identity, ModelFigures
 
 logger = logging.getLogger(__name__)
 

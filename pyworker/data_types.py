@@ -61,6 +61,8 @@ def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
     """
     try:
         return _adapter(cls).validate_json(pydantic_core.to_json(json_msg))
+    except pydantic_core.PydanticSerializationError as error:
+        raise Unprocessable("a text holds half a character (a lone surrogate)") from error
     except ValidationError as error:
         faults = {".".join(path): message for path, message in field_faults(error, json_msg)}
         raise JsonDataException(faults) from None

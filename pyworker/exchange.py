@@ -13,7 +13,8 @@ import requests
 
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.errors import PyworkerError
-from pyworker.metrics import Outcome, RequestTracker
+from pyworker.metrics import RequestTracker
+from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
 from pyworker.transport import ModelCall
 

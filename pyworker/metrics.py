@@ -1,4 +1,4 @@
-"""The ledger of requests, and the reports made from it. The only home of the wire's spellings.
+"""The ledger of requests, and the figures of the reports made from it.
 
 At any moment: received = served + errored + cancelled + rejected + in hand.
 
@@ -13,24 +13,21 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 
 from pyworker.data_types import AuthData
 from pyworker.errors import Overloaded
+from pyworker.reports import (
+    PROTOCOL_VERSION,
+    FinishedRequest,
+    Identity,
+    ModelFigures,
+    Outcome,
+    StatusReport,
+)
 
-PROTOCOL_VERSION = "1.1.0"
 #: So many recent indices are remembered to tell a retry of a request from a new one.
 _REMEMBERED_INDICES = 10_000
-
-
-class Outcome(Enum):
-    """How a request ended; the values go on the wire."""
-
-    SUCCESS = "Success"
-    ERROR = "Error"
-    CANCELLED = "Cancelled"
-    REJECTED = "Rejected"
 
 
 @dataclass(frozen=True)
@@ -51,63 +48,6 @@ class Counts:
     cancelled: int = 0
     rejected: int = 0
     in_hand: int = 0
-
-
-@dataclass(frozen=True)
-class FinishedRequest:
-    """One entry of `/delete_requests/`. Times are epoch seconds, 0 where not reached."""
-
-    request_idx: int
-    success: bool
-    status: str
-    entered_queue_at: float
-    work_started_at: float
-    work_completed_at: float
-
-
-@dataclass(frozen=True)
-class StatusReport:
-    """The body of `/worker_status/`, field by field as PROTOCOL names it. Loads are workload units."""
-
-    id: int
-    mtoken: str = field(repr=False)
-    version: str
-    loadtime: float
-    new_load: float
-    cur_load: float
-    rej_load: float
-    cur_perf: float
-    max_perf: float
-    error_msg: str
-    num_requests_working: int
-    num_requests_recieved: int
-    working_request_idxs: list[int]
-    disk_usage: float
-    additional_disk_usage: float
-    url: str
-    cur_capacity: int = 0
-    max_capacity: int = 0
-
-    def to_wire(self) -> dict[str, object]:
-        """The JSON object that is sent."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """Who reports."""
-
-    container_id: int
-    master_token: str = field(repr=False)
-    url: str
-
-
-@dataclass(frozen=True)
-class ModelFigures:
-    """What a report says of the model: `max_perf` in workload per second."""
-
-    max_perf: float
-    error_msg: str
 
 
 @dataclass(frozen=True)

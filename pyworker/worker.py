@@ -17,10 +17,11 @@ from pyworker.errors import ConfigError
 from pyworker.health import HealthMonitor, HealthProbe
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
 from pyworker.log_tail import LogTailer
-from pyworker.metrics import Identity, Metrics, ModelFigures
+from pyworker.metrics import Metrics
 from pyworker.pipeline import Limits, Pipeline
 from pyworker.read_deadlines import ReadDeadlines
 from pyworker.readiness import Readiness
+from pyworker.reports import Identity, ModelFigures
 from pyworker.runtime import Loop, Runtime
 
 logger = logging.getLogger(__name__)

@@ -18,18 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pyworker.data_types import AuthData
 from pyworker.errors import Overloaded
-from pyworker.metrics import (
-    Clock,
-    Counts,
-    FinishedRequest,
-    Identity,
-    Metrics,
-    ModelFigures,
-    Outcome,
-    RequestTracker,
-    Snapshot,
-    StatusReport,
-)
+from pyworker.metrics import Clock, Counts, Metrics, RequestTracker, Snapshot
+from pyworker.reports import FinishedRequest, Identity, ModelFigures, Outcome, StatusReport
 
 DEADLINE = 60  # seconds; only a failing test waits so long
 IDENTITY = Identity(17, "s3cret", "http://203.0.113.7:40123")
