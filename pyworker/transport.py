@@ -101,7 +101,15 @@ class _ResponseFile(io.BufferedReader):
     def __init__(self, reader: _SocketReader) -> None:
         super().__init__(reader, _READ_BUFFER)
         self._reader = reader
+        self.in_head = True
         self.leftover = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """As any file's, but a head that breaks off is an error: `http.client` would take it for whole."""
+        line = super().readline(size)
+        if self.in_head and not line.endswith(b"\n") and self._reader.received and len(line) != size:
+            raise http.client.HTTPException("the model server broke off in the head of its answer")
+        return line
 
     def close(self) -> None:
         if not self.closed:
@@ -156,6 +164,7 @@ def _read_head(file: _ResponseFile, method: str) -> http.client.HTTPResponse:
     for _ in range(_MAX_INTERIM_ANSWERS):
         response.begin()
         if response.status >= 200:
+            file.in_head = False
             return response
         if response.status == http.client.SWITCHING_PROTOCOLS:
             break
