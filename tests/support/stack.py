@@ -13,7 +13,7 @@ from pyworker.local.signing import current_message
 from tests.support.http import Answer, RawClient, ask, next_request_idx
 from tests.support.process import WorkerProcess
 from tests.support.scripted import ScriptedServer
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, wait_until
 
 ECHO_WORKER = "pyworker:create_app('tests.support.echo_worker')"
 MASTER_TOKEN = "master-token-of-this-test"
@@ -74,6 +74,12 @@ class Stack:
             lambda report: report["max_perf"] > 0 and not report["error_msg"] and report["url"] == self.url,
             "a report of a ready worker",
         )
+        wait_until(self._checks_signatures, "the public key at the worker")
+
+    def _checks_signatures(self) -> bool:
+        """Asked with a session that does not exist: that costs nothing, and nothing of it is counted."""
+        body = json.dumps({"auth_data": self.auth_data(), "payload": {"prompt": ""}, "session_id": "none"})
+        return ask(self.url, "POST", "/pass", body.encode()).status == 410
 
     # -- reports -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,340 @@
+"""Answers on their way through a worker under gunicorn, looked at byte by byte."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+
+import pytest
+
+from tests.support.http import next_request_idx
+from tests.support.scripted import Act, Step, chunk, head, whole
+from tests.support.stack import NewStack, Stack
+
+EVENTS = "Content-Type: text/event-stream"
+FIRST, SECOND = b'data: {"token": "one"}\n\n', b'data: {"token": "two"}\n\n'
+
+
+def framed(framing: str, *pieces: Step) -> list[Step]:
+    """An answer in three framings; events between the pieces stay where they are."""
+    if framing == "chunked":
+        body = [chunk(piece) if isinstance(piece, bytes) else piece for piece in pieces]
+        return [head(EVENTS, "Transfer-Encoding: chunked"), *body, chunk(b"")]
+    if framing == "length":
+        length = sum(len(piece) for piece in pieces if isinstance(piece, bytes))
+        return [head(EVENTS, f"Content-Length: {length}"), *pieces]
+    return [head(EVENTS, "Connection: close"), *pieces, Act.CLOSE]
+
+
+FRAMINGS = ("chunked", "length", "close")
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("path", ["/stream", "/serial/stream"])
+def test_a_token_arrives_while_the_model_holds_the_next(stack: Stack, framing: str, path: str) -> None:
+    gate = threading.Event()
+    stack.model.script(path, *framed(framing, FIRST, gate, SECOND))
+    with stack.open(path) as client:
+        assert client.head() == 200
+        if framing == "length":
+            assert client.exactly(len(FIRST)) == FIRST
+            gate.set()
+            assert client.exactly(len(SECOND)) == SECOND
+        else:
+            assert client.chunk() == FIRST
+            gate.set()
+            assert client.chunk() == SECOND
+            assert client.chunk() == b""
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_pass_through_streams_what_has_no_known_length(stack: Stack, framing: str) -> None:
+    gate = threading.Event()
+    stack.model.script("/pass", *framed(framing, FIRST, gate, SECOND))
+    with stack.open("/pass") as client:
+        assert client.head() == 200
+        assert client.chunk() == FIRST
+        gate.set()
+        assert client.chunk() == SECOND
+        assert client.chunk() == b""
+
+
+def test_the_head_arrives_before_the_first_token(stack: Stack) -> None:
+    gate = threading.Event()
+    stack.model.script("/stream", head(EVENTS, "Transfer-Encoding: chunked"), gate, chunk(FIRST), chunk(b""))
+    with stack.open("/stream") as client:
+        # gunicorn writes the head with the first piece; what matters is that the answer is whole in the end.
+        gate.set()
+        answer = client.answer()
+    assert (answer.status, answer.body, answer.complete) == (200, FIRST, True)
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize("path", ["/stream", "/pass"])
+def test_a_large_answer_is_byte_exact(stack: Stack, framing: str, path: str) -> None:
+    body = bytes(range(256)) * 4096
+    stack.model.script(path, *framed(framing, body))
+    answer = stack.post(path)
+    assert answer.complete
+    assert answer.body == body
+
+
+def test_pass_through_keeps_status_headers_and_bytes(stack: Stack) -> None:
+    body = b'{ "spaces":  "kept",\t"n": 1.0 }\n'
+    stack.model.script(
+        "/pass",
+        whole(
+            body,
+            "Content-Type: application/vnd.test+json; charset=utf-8",
+            "X-Model: seven",
+            "Set-Cookie: a=1",
+            "Set-Cookie: b=2",
+            "ETag: W/abc",
+            status="418 I'm a teapot",
+        ),
+    )
+    answer = stack.post("/pass")
+    assert (answer.status, answer.body) == (418, body)
+    assert answer.header("Content-Type") == "application/vnd.test+json; charset=utf-8"
+    assert answer.header("X-Model") == "seven"
+    assert answer.header("ETag") == "W/abc"
+    assert answer.all_headers("Set-Cookie") == ["a=1", "b=2"]
+    assert answer.all_headers("Content-Length") == [str(len(body))]
+
+
+@pytest.mark.parametrize("path", ["/pass", "/stream"])
+def test_headers_of_the_connection_stay_behind(stack: Stack, path: str) -> None:
+    stack.model.script(
+        path,
+        whole(
+            b"body",
+            "Connection: keep-alive, X-Private",
+            "Keep-Alive: timeout=99",
+            "X-Private: for the worker only",
+            "Proxy-Authenticate: Basic",
+            "Proxy-Connection: keep-alive",
+            "TE: trailers",
+            "Upgrade: h2c",
+            "Server: secret-model/1.0",
+            "X-Public: for all",
+        ),
+    )
+    answer = stack.post(path)
+    assert answer.body == b"body"
+    assert answer.header("X-Public") == "for all"
+    for name in ("X-Private", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "TE", "Upgrade"):
+        assert answer.header(name) is None, name
+    assert "secret-model" not in str(answer.headers)
+    assert answer.all_headers("Connection") == ["close"]  # of this connection: the client asked for it
+
+
+@pytest.mark.parametrize("path", ["/pass", "/stream"])
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_a_compressed_body_stays_compressed(stack: Stack, path: str, framing: str) -> None:
+    packed = gzip.compress(b"a text that was compressed by the model server" * 10)
+    first, *steps = framed(framing, packed)
+    assert isinstance(first, bytes)
+    first = first.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
+    stack.model.script(path, first, *steps)
+    answer = stack.post(path)
+    assert answer.header("Content-Encoding") == "gzip"
+    assert answer.body == packed
+
+
+def test_json_is_decoded_and_written_anew(stack: Stack) -> None:
+    packed = gzip.compress(b'{"a":  [1, 2.5, null]}')
+    stack.model.script(
+        "/json",
+        whole(packed, "Content-Type: application/json", "Content-Encoding: gzip", status="201 Created"),
+    )
+    answer = stack.post("/json")
+    assert answer.status == 201
+    assert answer.header("Content-Encoding") is None
+    assert answer.object() == {"a": [1, 2.5, None]}
+
+
+def test_an_answer_that_is_no_json_is_a_bad_gateway_for_a_json_route(stack: Stack) -> None:
+    stack.model.script("/json", whole(b"<html>not json</html>", "Content-Type: text/html"))
+    request_idx = next_request_idx()
+    answer = stack.post("/json", request_idx=request_idx)
+    assert answer.status == 502
+    assert answer.object() == {"error": "the model server's answer is not JSON"}
+    assert stack.outcome(request_idx) == "Error"
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_an_answer_without_a_body(stack: Stack, status: str) -> None:
+    sent: list[int] = []
+    for path in ("/stream", "/pass", "/serial/stream"):
+        stack.model.script(path, head("X-Model: seven", status=status))
+        sent.append(next_request_idx())
+        answer = stack.post(path, request_idx=sent[-1])
+        assert (answer.status, answer.body, answer.complete) == (int(status[:3]), b"", True)
+        assert answer.header("X-Model") == "seven"
+    assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 3
+
+
+def test_an_answer_of_the_model_that_blames_the_client_is_the_models_own(stack: Stack) -> None:
+    sent: list[int] = []
+    for status in (400, 404, 422, 429):
+        stack.model.script("/pass", whole(b"the model says no", status=f"{status} No"))
+        sent.append(next_request_idx())
+        answer = stack.post("/pass", request_idx=sent[-1])
+        assert (answer.status, answer.body) == (status, b"the model says no")
+    assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 4
+
+
+def test_a_fault_of_the_model_is_counted_as_an_error(stack: Stack) -> None:
+    sent: list[int] = []
+    for path, status in (("/pass", 500), ("/pass", 503), ("/stream", 500), ("/stream", 503)):
+        stack.model.script(path, whole(b"out of memory", status=f"{status} Fault"))
+        sent.append(next_request_idx())
+        answer = stack.post(path, request_idx=sent[-1])
+        assert (answer.status, answer.body) == (status, b"out of memory")
+    assert [stack.outcome(request_idx) for request_idx in sent] == ["Error"] * 4
+
+
+TRUNCATED: dict[str, list[Step]] = {
+    "chunked, closed between chunks": [
+        head(EVENTS, "Transfer-Encoding: chunked"),
+        chunk(FIRST),
+        Act.CLOSE,
+    ],
+    "chunked, closed within a chunk": [
+        head(EVENTS, "Transfer-Encoding: chunked"),
+        chunk(FIRST),
+        b"40\r\ntoo short",
+        Act.CLOSE,
+    ],
+    "chunked, reset": [head(EVENTS, "Transfer-Encoding: chunked"), chunk(FIRST), Act.RESET],
+    "chunked, garbage for a size": [
+        head(EVENTS, "Transfer-Encoding: chunked"),
+        chunk(FIRST),
+        b"zz\r\nno size\r\n",
+        Act.CLOSE,
+    ],
+    "shorter than its length": [head(EVENTS, f"Content-Length: {2**20}"), FIRST, Act.CLOSE],
+    "length, reset": [head(EVENTS, f"Content-Length: {2**20}"), FIRST, Act.RESET],
+}
+
+
+@pytest.mark.parametrize("path", ["/stream", "/pass", "/serial/stream"])
+def test_a_cut_answer_is_cut_for_the_client_too(stack: Stack, path: str) -> None:
+    sent: dict[str, int] = {}
+    for case, steps in TRUNCATED.items():
+        sent[case] = next_request_idx()
+        _see_it_cut(stack, path, steps, sent[case])
+    assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(TRUNCATED, "Error")
+    # The worker goes on, and the capacity is back.
+    stack.model.forget()
+    assert stack.post(path).status == 200
+
+
+def _see_it_cut(stack: Stack, path: str, steps: list[Step], request_idx: int) -> None:
+    gate = threading.Event()
+    stack.model.script(path, *steps[:2], gate, *steps[2:])
+    with stack.open(path, request_idx=request_idx) as client:
+        # Where the beginning of the body is here, it cannot become an error answer any more.
+        assert client.head() == 200
+        length = next((value for name, value in client.headers if name == "Content-Length"), None)
+        assert (client.chunk() if length is None else client.exactly(len(FIRST))) == FIRST
+        gate.set()
+        rest = client.rest()
+    if length is None:
+        assert not rest.endswith(b"0\r\n\r\n"), "the answer looks complete"
+    else:
+        assert len(FIRST) + len(rest) < int(length)
+
+
+def test_a_short_body_that_breaks_off_becomes_a_bad_gateway(stack: Stack) -> None:
+    """pass_through reads short bodies whole before it answers, so it can still say what happened."""
+    stack.model.script("/pass", head("Content-Length: 100"), b"only this", Act.CLOSE)
+    request_idx = next_request_idx()
+    answer = stack.post("/pass", request_idx=request_idx)
+    assert answer.status == 502
+    assert answer.object() == {"error": "the model server broke off in the middle of its answer"}
+    assert stack.outcome(request_idx) == "Error"
+
+
+NO_ANSWER: dict[str, list[Step]] = {
+    "closed": [Act.CLOSE],
+    "reset": [Act.RESET],
+    "closed within its head": [b"HTTP/1.1 200 OK\r\nContent-Ty", Act.CLOSE],
+    "reset within its head": [b"HTTP/1.1 200 OK\r\nContent-Ty", Act.RESET],
+    "garbage": [b"SMTP ready\r\n\r\n", Act.CLOSE],
+}
+
+
+@pytest.mark.parametrize("path", ["/pass", "/serial/stream"])
+def test_a_model_that_breaks_before_its_answer_is_a_bad_gateway(stack: Stack, path: str) -> None:
+    sent: dict[str, int] = {}
+    for case, steps in NO_ANSWER.items():
+        stack.model.script(path, *steps)
+        sent[case] = next_request_idx()
+        answer = stack.post(path, request_idx=sent[case])
+        assert (case, answer.status) == (case, 502)
+        assert answer.object() == {
+            "error": "the model server refused the connection or broke off before its answer"
+        }
+    assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(NO_ANSWER, "Error")
+
+
+def test_silence_ends_after_model_timeout(new_stack: NewStack) -> None:
+    stack = new_stack({"MODEL_TIMEOUT": "0.5"})
+    stack.start_ready()
+    stack.model.script("/serial", Act.HANG)
+    silent = next_request_idx()
+    started = time.monotonic()
+    answer = stack.post("/serial", request_idx=silent)
+    assert answer.status == 504
+    assert answer.object() == {"error": "the model server did not answer in time"}
+    assert time.monotonic() - started >= 0.5
+    # A body read whole before the answer: still in time to say so.
+    stack.model.script("/serial", head("Content-Length: 100"), b"only this", Act.HANG)
+    half = next_request_idx()
+    answer = stack.post("/serial", request_idx=half)
+    assert answer.status == 504
+    # A stream has begun: it can only be cut.
+    stack.model.script("/serial/stream", head("Transfer-Encoding: chunked"), chunk(FIRST), Act.HANG)
+    cut = next_request_idx()
+    answer = stack.post("/serial/stream", request_idx=cut)
+    assert (answer.status, answer.body, answer.complete) == (200, FIRST, False)
+    assert [stack.outcome(idx) for idx in (silent, half, cut)] == ["Error"] * 3
+    # The model server saw each of them end, and the line is free.
+    for request in (*stack.model.requests("/serial"), *stack.model.requests("/serial/stream")):
+        assert request.gone.wait(1), request
+    stack.model.forget()
+    assert stack.post("/serial").status == 200
+
+
+def test_a_model_that_does_not_listen_is_a_bad_gateway(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.start_ready()
+    stack.model.close()
+    request_idx = next_request_idx()
+    answer = stack.post("/serial", request_idx=request_idx)
+    assert answer.status == 502
+    assert answer.object() == {
+        "error": "the model server refused the connection or broke off before its answer"
+    }
+    assert stack.outcome(request_idx) == "Error"
+
+
+def test_a_stream_outlives_the_requests_beside_it(stack: Stack) -> None:
+    """A long stream holds no resource that the others need."""
+    gate = threading.Event()
+    stack.model.script("/stream", *framed("chunked", FIRST, gate, SECOND))
+    clients = [stack.open("/stream") for _ in range(20)]
+    try:
+        for client in clients:
+            assert client.head() == 200
+            assert client.chunk() == FIRST
+        assert stack.post("/pass").status == 200
+        gate.set()
+        for client in clients:
+            assert client.chunk() == SECOND
+            assert client.chunk() == b""
+    finally:
+        for client in clients:
+            client.close()
