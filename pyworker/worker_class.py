@@ -7,6 +7,7 @@ request each. gunicorn is pinned to a range of releases, since what is overridde
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import selectors
 import socket
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 2**20
 _READ_SIZE = 64 * 1024
+_ACCEPT_PAUSE = 1.0
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # struct timeval: a client that takes nothing for 60 s is given up.
 _SEND_TIMEOUT = struct.pack("ll", 60, 0)
 
@@ -43,12 +46,12 @@ _STATUS: dict[type[BaseException], HTTPStatus] = {
 
 
 class HardenedThreadWorker(ThreadWorker):
-    """A ThreadWorker with four changes.
+    """A ThreadWorker with five changes.
 
     * A connection that ends lingers in the poller, not on the main thread, until its client hangs up.
     * Head and TLS handshake have a deadline; a client that does not read its answer is given up.
-    * At SIGTERM readiness is off before it waits for the requests in hand, and new clients are refused
-      instead of left waiting on a socket nobody accepts from.
+    * Without a free descriptor it pauses accepting instead of ending.
+    * At SIGTERM readiness is off before it waits for the requests in hand, and new clients are refused.
     * What cannot be parsed is answered with JSON, like every other error.
     """
 
@@ -56,20 +59,35 @@ class HardenedThreadWorker(ThreadWorker):
         super().__init__(*args, **kwargs)
         # Owned by the main thread: socket -> (deadline, bytes that may still come).
         self._lingering: dict[socket.socket, tuple[float, int]] = {}
+        self._accept_again_at = 0.0
 
-    # -- drain -------------------------------------------------------------------------------------------
+    # -- accepting and draining, on the main thread --------------------------------------------------------
+
+    def accept(self, listener: Any) -> None:
+        """Take in a new client, or leave it in the backlog while there is no descriptor for it."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self.log.error("no new clients for %g s: %s", _ACCEPT_PAUSE, error.strerror)
+            self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
+            self.set_accept_enabled(False)
+
+    def set_accept_enabled(self, enabled: bool | None) -> None:
+        """Called in each round of the main loop, and with False when the drain begins."""
+        if enabled and time.monotonic() < self._accept_again_at:
+            return
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            # A new client is refused then, instead of left waiting on a socket nobody accepts from.
+            for listener in self.sockets:
+                listener.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM. Runs between two bytecodes of the main thread, which holds none of the app's locks."""
         self._worker().drain()
         super().handle_exit(sig, frame)
-
-    def set_accept_enabled(self, enabled: bool | None) -> None:
-        """Called with False when the drain begins: then the listeners are closed."""
-        super().set_accept_enabled(enabled)
-        if not enabled and not self.alive:
-            for listener in self.sockets:
-                listener.close()
 
     def _worker(self) -> Worker:
         return worker_of(cast("flask.Flask", self.app.wsgi()))
