@@ -268,9 +268,8 @@ class ModelAdapter(HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """As any adapter: the response to a prepared request, or an exception of requests."""
-        if self._authorization is not None:
-            request.headers["Authorization"] = self._authorization
         if not self._is_plain or not _is_whole(request.body):
+            self._authorize(request)
             proxy_map = dict(proxies) if proxies else None
             return super().send(request, stream, cast("Any", timeout), verify, cert, proxy_map)
         read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
@@ -283,6 +282,7 @@ class ModelAdapter(HTTPAdapter):
         self, request: requests.PreparedRequest, call: ModelCall, timeout: float | None
     ) -> requests.Response:
         """Send, and return as soon as the head of the answer is here. Raises `Aborted` once `call` is."""
+        self._authorize(request)
         method = request.method or "GET"
         body = request.body.encode() if isinstance(request.body, str) else request.body or b""
         head = self._head(request, method, len(body))
@@ -300,6 +300,10 @@ class ModelAdapter(HTTPAdapter):
             self._give_back(connection, reusable and not file.leftover and not call.aborted)
 
         return self.build_response(request, _Body(response, method, release))
+
+    def _authorize(self, request: requests.PreparedRequest) -> None:
+        if self._authorization is not None:
+            request.headers["Authorization"] = self._authorization
 
     def _exchange(
         self, method: str, head: bytes, body: bytes, call: ModelCall, timeout: float | None
