@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 
 import requests
+import urllib3
 
 from pyworker.auth import SignatureVerifier
 from pyworker.errors import AutoscalerError
@@ -61,7 +62,14 @@ class AutoscalerClient:
         ) as answer:
             if not 200 <= answer.status_code < 300:
                 raise requests.exceptions.HTTPError(f"answered {answer.status_code}")
-            return answer.raw.read(_MAX_ANSWER, decode_content=True).decode()
+            try:
+                content = answer.raw.read(_MAX_ANSWER, decode_content=True)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                if body is None:
+                    raise requests.exceptions.HTTPError("broke off its answer") from error
+                content = b""
+            # A report is accepted by its status: what follows must not make it be sent again.
+            return content.decode() if body is None else ""
 
     def close(self) -> None:
         """Close the connections."""
