@@ -19,7 +19,17 @@ WORKERS = ROOT / "workers"
 IMPORT_DEADLINE = 60  # seconds; a cold import on a busy machine takes a few
 
 #: Decide, and leave the I/O to others.
-CORE = ("errors", "config", "data_types", "auth", "lifecycle", "metrics", "request_queue", "log_tail")
+CORE = (
+    "errors",
+    "config",
+    "data_types",
+    "auth",
+    "lifecycle",
+    "reports",
+    "metrics",
+    "request_queue",
+    "log_tail",
+)
 
 #: Which module (or package) of ours may import which third-party package while it is imported itself or runs.
 ALLOWED = {

@@ -219,6 +219,11 @@ def test_an_authors_own_check_is_reported_the_same_way() -> None:
     assert faults(Sized, {"prompt": 1}) == {"prompt": STRING}
 
 
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(Unprocessable, match="lone surrogate"):
+        Chat.from_json_msg({"prompt": "\ud800"})
+
+
 def test_what_is_sent_to_the_model_is_every_field() -> None:
     payload = Chat("hi", messages=[Message("user", "c")])
 
