@@ -129,6 +129,14 @@ class RawClient:
         assert self.exactly(2) == b"\r\n"
         return data
 
+    def rest_of_answer(self) -> bytes:
+        """The chunks still to come of a chunked body, joined."""
+        body = b""
+        assert self.exactly(2) == b"\r\n", "not at the end of a chunk"
+        while chunk := self.chunk():
+            body += chunk
+        return body
+
     def answer(self) -> Answer:
         """The next answer, whatever its framing; `complete` tells whether it came to its end."""
         status = self.head()

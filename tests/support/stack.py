@@ -112,6 +112,8 @@ class Stack:
         found = self.autoscaler.fleet.wait_for(
             lambda _: bool(self.reports) and self.reports[-1]["num_requests_working"] == count, DEADLINE
         )
+        last = self.reports[-1]
+        assert count or (last["cur_load"], last["working_request_idxs"]) == (0, []), last
         assert found, f"never {count} requests in hand; the last report: {self.reports[-1:]}"
 
     def records(self, request_idx: int) -> list[FinishedRequest]:
