@@ -168,8 +168,9 @@ def _no_body_is_asked_for(stack: Stack) -> None:
 
 def _client_leaves_before_the_head(stack: Stack) -> None:
     stack.model.once("/serial", Act.HANG)
+    before = len(stack.model.requests("/serial"))
     with stack.open("/serial"):
-        stack.model.request("/serial", len(stack.model.requests("/serial")) + 1)
+        stack.model.request("/serial", before + 1)
 
 
 def _client_leaves_in_mid_stream(stack: Stack) -> None:
