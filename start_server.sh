@@ -167,6 +167,9 @@ require_children() {
     if ! is_alive "$pid"; then
       wait "$pid" || status=$?
       show_log "${LOG_OF[$pid]}"
+      if ((status > 128)); then
+        fail "${NAME_OF[$pid]} was ended from outside (signal $((status - 128))). Is there enough memory? Start again."
+      fi
       fail "${NAME_OF[$pid]} ended by itself (status $status). ${ADVICE_OF[$pid]}"
     fi
   done

@@ -289,7 +289,7 @@ def test_a_server_that_ends_while_the_demo_runs_is_named(
     [server] = [pid for pid in run.left() if b"pyworker.local.model_server" in _command_of(pid)]
     os.kill(server, signal.SIGKILL)
     assert run.end(STOP_SECONDS) == 1
-    assert "The model server ended by itself (status 137)" in run.said
+    assert "The model server was ended from outside (signal 9)" in run.said
     assert "The last lines of .pyworker/model-server.log" in run.said
     assert run.left() == []
 
