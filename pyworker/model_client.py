@@ -38,6 +38,16 @@ class ModelSession(requests.Session):
         text = url.decode() if isinstance(url, bytes) else url
         return super().request(method, self.absolute(text), *args, **kwargs)
 
+    def get(self, url: str | bytes, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.get`, which would follow redirects."""
+        kwargs.setdefault("allow_redirects", False)
+        return super().get(url, **kwargs)
+
+    def options(self, url: str | bytes, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.options`, which would follow redirects."""
+        kwargs.setdefault("allow_redirects", False)
+        return super().options(url, **kwargs)
+
     def absolute(self, path: str) -> str:
         """The full URL of a path on the model server."""
         return self.base_url + path if path.startswith("/") else urljoin(self.base_url + "/", path)

@@ -183,6 +183,11 @@ class _FileSource:
         return self._file
 
 
+def _unfolded(value: str) -> str:
+    """A header's value on one line; older servers may fold it."""
+    return " ".join(line.strip() for line in value.splitlines()) if "\n" in value else value
+
+
 class _Body(HTTPResponse):
     """The response as urllib3 shows it. Its connection goes back to the pool after the last byte only."""
 
@@ -191,7 +196,7 @@ class _Body(HTTPResponse):
     ) -> None:
         super().__init__(
             body=cast("Any", response),
-            headers=HTTPHeaderDict(response.msg.items()),
+            headers=HTTPHeaderDict((name, _unfolded(value)) for name, value in response.msg.items()),
             status=response.status,
             version=response.version,
             reason=response.reason,
@@ -209,19 +214,22 @@ class _Body(HTTPResponse):
     def read(
         self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
     ) -> bytes:
-        data = super().read(amt, decode_content, cache_content)
+        with self._ending_at_error():
+            data = super().read(amt, decode_content, cache_content)
         self._end_where_read(data, amt)
         return data
 
     def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
-        data = super().read1(amt, decode_content)
+        with self._ending_at_error():
+            data = super().read1(amt, decode_content)
         self._end_where_read(data, amt)
         return data
 
     def stream(
         self, amt: int | None = 2**16, decode_content: bool | None = None
     ) -> Generator[bytes, None, None]:
-        yield from super().stream(amt, decode_content)
+        with self._ending_at_error():
+            yield from super().stream(amt, decode_content)
         self._end(complete=True)
 
     def release_conn(self) -> None:
@@ -230,6 +238,15 @@ class _Body(HTTPResponse):
     def close(self) -> None:
         super().close()
         self._end(complete=False)
+
+    @contextlib.contextmanager
+    def _ending_at_error(self) -> Generator[None, None, None]:
+        """A body that breaks off takes its connection with it."""
+        try:
+            yield
+        except BaseException:
+            self._end(complete=False)
+            raise
 
     def _end_where_read(self, data: bytes, amt: int | None) -> None:
         if self.length_remaining == 0 or amt is None or (amt > 0 and not data):
