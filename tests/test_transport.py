@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 
 from pyworker.model_client import ModelClient
 from pyworker.transport import Aborted, ModelAdapter, ModelCall
-from tests.support.scripted import Act, ScriptedServer, Step, chunk, head, whole
+from tests.support.scripted import Act, ScriptedServer, Step, Tell, chunk, head, whole
 from tests.support.waiting import DEADLINE, wait_event
 
 CHUNKED = "Transfer-Encoding: chunked"
@@ -24,7 +24,7 @@ LARGE = bytes(range(256)) * 8192  # 2 MiB
 
 
 @contextmanager
-def session_with(url: str, adapter: HTTPAdapter) -> Iterator[requests.Session]:
+def session_with(url: str, adapter: HTTPAdapter) -> Generator[requests.Session, None, None]:
     """A plain session whose requests to `url` go through `adapter`."""
     with requests.Session() as session:
         session.trust_env = False
@@ -143,10 +143,7 @@ ANSWERS: dict[str, list[Step]] = {
 @pytest.mark.parametrize("method", ["POST", "GET"])
 @pytest.mark.parametrize("case", ANSWERS)
 def test_both_adapters_see_the_same(scripted_model: ScriptedServer, case: str, method: str) -> None:
-    if case.startswith("silence"):
-        timeout = 0.2
-    else:
-        timeout = DEADLINE
+    timeout = 0.2 if case.startswith("silence") else DEADLINE
     scripted_model.script("/answer", *ANSWERS[case])
     url = scripted_model.url
     with session_with(url, HTTPAdapter(max_retries=0)) as theirs:
@@ -213,7 +210,7 @@ def test_a_head_that_breaks_off_is_no_answer(scripted_model: ScriptedServer, cut
 @contextmanager
 def model_client(
     model: ScriptedServer, *, api_key: str = "", timeout: float | None = DEADLINE, pool_size: int = 10
-) -> Iterator[ModelClient]:
+) -> Generator[ModelClient, None, None]:
     client = ModelClient(model.url, api_key=api_key, timeout=timeout, pool_size=pool_size)
     try:
         yield client
@@ -255,7 +252,7 @@ def test_the_connection_used_last_is_reused_first(scripted_model: ScriptedServer
     for name, gate in gates.items():
         scripted_model.script(name, gate, whole(name.encode()))
     with model_client(scripted_model) as client, ThreadPoolExecutor(3) as pool:
-        calls = {}
+        calls: dict[str, Future[bytes]] = {}
         for name in gates:
             calls[name] = pool.submit(post, client, name)
             scripted_model.request(name)
@@ -305,20 +302,18 @@ def test_bytes_left_over_drop_the_connection(
 
 def test_bytes_that_come_later_drop_the_connection(scripted_model: ScriptedServer) -> None:
     gate, sent = threading.Event(), threading.Event()
-    scripted_model.once("/answer", whole(b"body"), gate, whole(b"nobody asked"), sent, b"")
+    scripted_model.once("/answer", whole(b"body"), gate, whole(b"nobody asked"), Tell(sent))
     scripted_model.script("/answer", whole(b"the right one"))
     with model_client(scripted_model) as client:
         assert post(client) == b"body"
         gate.set()
-        # Delivered over loopback by the time the server comes to its next step.
-        sent.set()
-        scripted_model.request("/answer")
-        wait_event(sent, "the bytes nobody asked for")
-        assert post(client) in (b"the right one",)
+        wait_event(sent, "the bytes that nobody asked for")
+        assert post(client) == b"the right one"
+    assert [request.connection for request in scripted_model.requests()] == [1, 2]
 
 
 def test_an_answer_that_is_not_read_drops_its_connection(scripted_model: ScriptedServer) -> None:
-    scripted_model.script("/answer", head(f"Content-Length: {len(LARGE)}"), LARGE)
+    scripted_model.script("/answer", head(f"Content-Length: {len(LARGE) + 1}"), LARGE, Act.HANG)
     scripted_model.script("/small", whole(b"small"))
     with model_client(scripted_model) as client:
         with client.post("/answer", None, ModelCall()) as answer:
@@ -491,7 +486,6 @@ def test_aborts_at_any_moment_leave_no_connection_in_a_wrong_state(scripted_mode
         for _ in range(200):
             call = ModelCall()
             racing = pool.submit(post_with, client, call)
-            scripted_model.wait_for(lambda: True, "")
             call.abort()
             error = racing.exception(DEADLINE)
             assert error is not None or racing.result() == b"onetwo"
@@ -565,11 +559,13 @@ def test_sixteen_threads_share_one_adapter(scripted_model: ScriptedServer) -> No
         body = f"answer {number}".encode() * 100
         scripted_model.script(f"/{number}", *framings[number % 3](body))
 
-    def ask(client: ModelClient, number: int) -> bool:
-        return post(client, f"/{number}", number) == f"answer {number}".encode() * 100
-
     with model_client(scripted_model, pool_size=16) as client, ThreadPoolExecutor(16) as pool:
-        assert all(pool.map(lambda number: ask(client, number % 48), range(960)))
+
+        def ask(number: int) -> bool:
+            number %= 48
+            return post(client, f"/{number}", number) == f"answer {number}".encode() * 100
+
+        assert all(pool.map(ask, range(960)))
     assert len(scripted_model.requests()) == 960
     for request in scripted_model.requests():
         assert request.path == f"/{request.json()}"

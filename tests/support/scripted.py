@@ -30,8 +30,15 @@ class Act(Enum):
     HANG = "say nothing more until the peer hangs up"
 
 
+@dataclass(frozen=True)
+class Tell:
+    """Sets an event: the script has come so far."""
+
+    event: threading.Event
+
+
 #: Bytes are sent, an event is waited for, an act is done. The connection is kept after the last step.
-Step = bytes | threading.Event | Act
+Step = bytes | threading.Event | Tell | Act
 
 
 @dataclass
@@ -218,6 +225,8 @@ class ScriptedServer:
                 connection.sendall(step)
             elif isinstance(step, threading.Event):
                 self._hold(connection, step)
+            elif isinstance(step, Tell):
+                step.event.set()
             elif step is Act.HANG:
                 self._hold(connection, threading.Event())
             else:
