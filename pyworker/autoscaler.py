@@ -130,16 +130,18 @@ class Reporter:
         """Send what is due; seconds until the next report is due anyhow. `now` is monotonic."""
         if self._failures and now < self._retry_at:
             return self._retry_at - now
-        try:
-            self._send_finished()
-            if self._status_due(now):
-                self._send_status()
+        problem = self._problem(self._send_finished)
+        # Tried in any case: a route that fails must not silence the other.
+        if self._status_due(now):
+            status_problem = self._problem(self._send_status)
+            if not status_problem:
                 self._sent_at = now
-        except AutoscalerError as error:
+            problem = problem or status_problem
+        if problem:
             self._failures += 1
             pause = min(2.0 ** (self._failures - 1), _MAX_PAUSE)
             self._retry_at = now + pause
-            logger.warning("a report was not accepted (%s); kept, next try in %.0f s", error, pause)
+            logger.warning("a report was not accepted (%s); kept, next try in %.0f s", problem, pause)
             return pause
         if self._failures:
             logger.info("the autoscaler accepts reports again")
@@ -148,15 +150,22 @@ class Reporter:
 
     def flush(self) -> None:
         """One last try before the process ends; raises nothing."""
-        try:
-            self._send_finished()
-            if self._metrics.changed:
-                self._send_status()
-        except AutoscalerError as error:
+        problem = self._problem(self._send_finished)
+        if self._metrics.changed:
+            problem = self._problem(self._send_status) or problem
+        if problem:
             unsent = len(self._metrics.finished(10**9))
             logger.warning(
-                "the last report was not accepted (%s); %d finished requests unsent", error, unsent
+                "the last report was not accepted (%s); %d finished requests unsent", problem, unsent
             )
+
+    def _problem(self, send: Callable[[], None]) -> str:
+        """Send; why that failed, empty where it did not."""
+        try:
+            send()
+        except AutoscalerError as error:
+            return str(error)
+        return ""
 
     def _status_due(self, now: float) -> bool:
         if self._sent_at is None:

@@ -62,7 +62,7 @@ def parse_envelope(body: bytes, payload_cls: type[Payload]) -> Envelope[Payload]
     try:
         parts = _adapter(payload_cls).validate_json(body)
     except ValidationError as error:
-        raise _translated(error, body) from None
+        raise _translated(error, body, payload_cls) from None
     payload = parts.payload
     if not isinstance(payload, payload_cls):
         try:
@@ -72,17 +72,20 @@ def parse_envelope(body: bytes, payload_cls: type[Payload]) -> Envelope[Payload]
     return Envelope(parts.auth_data, payload, parts.session_id)
 
 
+def _has_own_parser(payload_cls: type[ApiPayload]) -> bool:
+    own: Any = payload_cls.from_json_msg
+    inherited: Any = ApiPayload.from_json_msg
+    return own.__func__ is not inherited.__func__
+
+
 @functools.cache
 def _adapter(payload_cls: type[ApiPayload]) -> TypeAdapter[Any]:
     """The client's JSON as a type. A class with a `from_json_msg` of its own gets a plain object."""
-    own_parser = (
-        cast("Any", payload_cls.from_json_msg).__func__ is not cast("Any", ApiPayload.from_json_msg).__func__
-    )
     parts = dataclasses.make_dataclass(
         "Parts",
         [
             ("auth_data", AuthData),
-            ("payload", dict[str, Any] if own_parser else payload_cls),
+            ("payload", dict[str, Any] if _has_own_parser(payload_cls) else payload_cls),
             ("session_id", str | None, None),
         ],
         namespace={"__pydantic_config__": STRICT},
@@ -90,17 +93,23 @@ def _adapter(payload_cls: type[ApiPayload]) -> TypeAdapter[Any]:
     return TypeAdapter(parts)
 
 
-def _translated(error: ValidationError, body: bytes) -> Unprocessable:
+def _translated(error: ValidationError, body: bytes, payload_cls: type[ApiPayload]) -> Unprocessable:
     try:
         message: object = pydantic_core.from_json(body)
     except ValueError:
         message = None
     if not isinstance(message, dict):
         return Unprocessable("invalid JSON")
+    fields = cast("dict[str, Any]", message)
     faults: dict[str, Any] = {}
-    for (part, *path), fault in field_faults(error, cast("object", message)):
+    for (part, *path), fault in field_faults(error, fields):
         if path:
             faults.setdefault(part, {})[".".join(path)] = fault
         else:
             faults[part] = MISSING_PART if fault == MISSING_PARAMETER else fault
+    if "payload" not in faults and _has_own_parser(payload_cls):
+        try:
+            payload_cls.from_json_msg(fields["payload"])
+        except JsonDataException as own:
+            faults["payload"] = own.json_msg
     return JsonDataException(faults)

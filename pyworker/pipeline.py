@@ -10,10 +10,10 @@ from typing import Any
 import flask
 
 from pyworker.auth import SignatureVerifier
-from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
+from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.envelope import Envelope, parse_envelope, read_body
-from pyworker.errors import ClientGone, NotReady, Overloaded, PyworkerError, RequestError
+from pyworker.errors import ClientGone, NotReady, Overloaded, RequestError
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.metrics import Metrics, RequestTracker
@@ -21,6 +21,9 @@ from pyworker.model_client import ModelClient
 from pyworker.read_deadlines import ReadDeadlines
 from pyworker.request_queue import Admission
 from pyworker.transport import Aborted
+
+# As for the cost in `auth_data`.
+_MAX_WORKLOAD = 1e15
 
 
 class InvalidSession(RequestError):
@@ -142,9 +145,13 @@ class Pipeline:
 
 
 def _workload(payload: ApiPayload) -> float:
-    workload = float(payload.count_workload())
-    if not (math.isfinite(workload) and workload >= 0):
-        raise PyworkerError(f"{type(payload).__name__}.count_workload returned {workload}")
+    """What the payload says of itself; a figure that would spoil every sum it enters is refused."""
+    try:
+        workload = float(payload.count_workload())
+    except OverflowError:
+        workload = math.inf
+    if not 0 <= workload <= _MAX_WORKLOAD:
+        raise JsonDataException({"payload": f"its workload must be between 0 and {_MAX_WORKLOAD:g}"})
     return workload
 
 

@@ -14,7 +14,6 @@ from pyworker.config import Settings
 from pyworker.data_types import ApiPayload
 from pyworker.health import HealthProbe
 from pyworker.lifecycle import Cause, ModelLifecycle
-from pyworker.metrics import Metrics
 from pyworker.model_client import ModelClient
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,6 @@ class Readiness:
         *,
         settings: Settings,
         lifecycle: ModelLifecycle,
-        metrics: Metrics,
         benchmark: Benchmark,
         client: ModelClient,
         probe: HealthProbe | None,
@@ -40,7 +38,6 @@ class Readiness:
     ) -> None:
         self._settings = settings
         self._lifecycle = lifecycle
-        self._metrics = metrics
         self._benchmark = benchmark
         self._client = client
         self._probe = probe
@@ -66,7 +63,6 @@ class Readiness:
                 pause = min(2 * pause, _MAX_PAUSE)
             else:
                 if self._lifecycle.benchmarked(throughput, epoch=epoch):
-                    self._metrics.model_ready()
                     logger.info("the worker is ready: %.1f workload/s", throughput)
                 break
         return 0.0

@@ -119,7 +119,6 @@ class Worker:
         return Readiness(
             settings=self.settings,
             lifecycle=self.lifecycle,
-            metrics=self.metrics,
             benchmark=benchmark,
             client=backend.client,
             probe=probe,
@@ -164,6 +163,9 @@ class Worker:
 
     def _figures(self) -> ModelFigures:
         status = self.lifecycle.status
+        if status.state is ModelState.READY:
+            # Here, so that the load time is in the very report that first says ready.
+            self.metrics.model_ready()
         return ModelFigures(status.throughput, status.error_msg)
 
     def _state_changed(self) -> None:

@@ -243,10 +243,14 @@ def test_a_payload_class_with_its_own_parser() -> None:
     }
 
 
-def test_an_own_parser_does_not_see_a_request_without_auth_data() -> None:
-    body = {"auth_data": {**AUTH, "reqnum": "7"}, "payload": {"input": {"text": "hi"}}}
+def test_the_faults_of_an_own_parser_are_told_together_with_the_others() -> None:
+    auth_data = {**AUTH, "reqnum": "7"}
+    wrong = {"reqnum": "Input should be a valid integer"}
 
-    assert faults(body, Renamed) == {"auth_data": {"reqnum": "Input should be a valid integer"}}
+    body = {"auth_data": auth_data, "payload": {"input": {"text": "hi"}}}
+    assert faults(body, Renamed) == {"auth_data": wrong}
+    body = {"auth_data": auth_data, "payload": {"prompt": "hi"}}
+    assert faults(body, Renamed) == {"auth_data": wrong, "payload": {"input": MISSING}}
 
 
 # -- anything --------------------------------------------------------------------------------------------
