@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -20,7 +21,15 @@ def config_file() -> Path:
 
 
 def start_server(name: str) -> NoReturn:
-    """Become gunicorn serving the worker `name` (as in `create_app`); never returns."""
+    """Become gunicorn serving the worker `name` (as in `create_app`); never returns.
+
+    The command line takes no options but `--help`: everything is set by the environment.
+    """
+    argparse.ArgumentParser(
+        prog=f"python -m {name if '.' in name else f'workers.{name}'}.server",
+        description=f"Serve the worker {name} under gunicorn. Its settings are environment variables; "
+        "README.md lists them.",
+    ).parse_args()
     app = f"pyworker:create_app({name!r})"
     command = [sys.executable, "-m", "gunicorn", "-c", str(config_file()), app]
     os.execv(sys.executable, command)

@@ -347,6 +347,20 @@ def test_finished_requests_are_told_exactly_once_across_outages(autoscaler: Fake
     assert accepted == list(range(3600))
 
 
+def test_a_route_that_always_fails_does_not_silence_the_other(autoscaler: FakeAutoscaler) -> None:
+    autoscaler.answer("/delete_requests/", Answer(500))
+    now = 0.0
+    with Bench(autoscaler.url) as bench:
+        for count in range(1, 4):
+            bench.serve()
+            now += bench.reporter.report_once(now)
+            assert len(autoscaler.received("/worker_status/")) == count
+        assert total(autoscaler, "cur_perf") == 3
+        autoscaler.answer("/delete_requests/", Answer())
+        bench.reporter.report_once(now + 10)
+    assert indices(autoscaler)[-3:] == [0, 1, 2]
+
+
 def test_a_batch_that_was_accepted_is_not_sent_again_with_the_next(autoscaler: FakeAutoscaler) -> None:
     autoscaler.answer("/delete_requests/", Answer(), Answer(500), Answer())
     with Bench(autoscaler.url) as bench:

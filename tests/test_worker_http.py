@@ -174,6 +174,14 @@ def test_a_field_of_a_wrong_type_is_named(stack: Stack, change: dict[str, object
     assert list(answer.object()["auth_data"]) == list(change)
 
 
+@pytest.mark.parametrize("work", [-1.0, 1e16, 1e308])
+def test_a_workload_that_would_spoil_the_sums_is_refused(stack: Stack, work: float) -> None:
+    answer = stack.post("/pass", work=work)
+    assert answer.status == 422
+    assert "workload must be between" in answer.object()["payload"]
+    assert stack.model.requests() == []
+
+
 @pytest.mark.parametrize("payload", [{"prompt": 7}, {"prompt": None}, {"prompt": ["p"]}], ids=str)
 def test_a_wrong_payload_is_refused(stack: Stack, payload: dict[str, object]) -> None:
     body = {"auth_data": stack.auth_data(), "payload": payload}
