@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib.util
 import os
 import re
 import shlex
@@ -82,8 +81,6 @@ MODULES = sorted(
         for module in re.findall(r"python -m ((?:pyworker|workers)[\w.]*)", path.read_text(encoding="utf-8"))
     }
 )
-# They become gunicorn, which is set by the environment, and take no options.
-SERVERS = [module for module in MODULES if module.endswith(".server")]
 
 
 @pytest.mark.parametrize("block", SHELL_BLOCKS, ids=str)
@@ -105,14 +102,9 @@ def test_the_test_command_is_what_ci_runs() -> None:
     assert " && ".join(shlex.join(stage) for stage in stages[:3]) == block.text.strip()
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module not in SERVERS])
+@pytest.mark.parametrize("module", MODULES)
 def test_every_module_has_help(module: str) -> None:
     assert _help(module).startswith("usage:")
-
-
-@pytest.mark.parametrize("module", SERVERS)
-def test_every_server_exists(module: str) -> None:
-    assert importlib.util.find_spec(module) is not None
 
 
 @pytest.mark.parametrize(("module", "arguments"), MODULE_COMMANDS, ids=str)
