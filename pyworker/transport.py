@@ -161,11 +161,22 @@ class _Connection:
 
 def _read_head(file: _ResponseFile, method: str) -> http.client.HTTPResponse:
     response = http.client.HTTPResponse(cast("socket.socket", _FileSource(file)), method=method)
+    try:
+        _begin(response)
+    except BaseException:
+        # Left to the garbage collector, response and file may be closed in the wrong order.
+        response.close()
+        raise
+    file.in_head = False
+    return response
+
+
+def _begin(response: http.client.HTTPResponse) -> None:
+    """Read heads until a final one."""
     for _ in range(_MAX_INTERIM_ANSWERS):
         response.begin()
         if response.status >= 200:
-            file.in_head = False
-            return response
+            return
         if response.status == http.client.SWITCHING_PROTOCOLS:
             break
         # http.client skips 100 by itself; 102 and 103 announce an answer just as well.
