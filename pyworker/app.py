@@ -33,12 +33,14 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     settings = Settings.from_env() if settings is None else settings
     module = load_worker(name)
     backend = module.create_backend(settings)
+    # Before the worker is wired, which asks the backend for all its handlers.
+    blueprint = module.create_blueprint(backend)
     worker = Worker(backend, settings)
     # No folder of static files: everything that is not a route is 404.
     app = flask.Flask(__name__, static_folder=None)
     app.extensions[EXTENSION] = worker
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.register_blueprint(module.create_blueprint(backend))
+    app.register_blueprint(blueprint)
     app.register_blueprint(_standard_routes(worker))
     app.register_error_handler(Exception, _answer_error)
     return app

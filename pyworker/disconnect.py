@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import threading
+import weakref
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ class DisconnectWatcher:
         self._epoll = select.epoll()
         self._wake_read, self._wake_write = os.pipe()
         self._epoll.register(self._wake_read, select.EPOLLIN)
+        # Also where nobody calls `close`: an app that never served, in a test.
+        self._close = weakref.finalize(self, _close, self._epoll, self._wake_read, self._wake_write)
 
     def watch(self, descriptor: int, on_gone: Callable[[], None]) -> None:
         """Call `on_gone` once when the peer of this socket has closed its side."""
@@ -64,13 +67,17 @@ class DisconnectWatcher:
         os.write(self._wake_write, b"\0")
 
     def close(self) -> None:
-        """Give the descriptors back; only once `step` runs no more."""
-        self._epoll.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        """Give the descriptors back; only once `step` runs no more. Idempotent."""
+        self._close()
 
     def __repr__(self) -> str:
         return f"<DisconnectWatcher [{len(self._callbacks)} clients]>"
+
+
+def _close(epoll: select.epoll, *pipe: int) -> None:
+    epoll.close()
+    for descriptor in pipe:
+        os.close(descriptor)
 
 
 def _is_gone(descriptor: int) -> bool:
