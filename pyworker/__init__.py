@@ -17,7 +17,8 @@ The modules, lowest first; each imports only modules above it:
     reports        status reports and finished requests, as the wire spells them
     metrics        the ledger of requests
     request_queue  first-in-first-out turns
-    transport      the adapter that talks to the model server
+    connection     one connection to the model server, and a call on it that can be aborted
+    transport      the adapter of the session: a pool of such connections
     model_client   the pooled session on it
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that notices a client hanging up

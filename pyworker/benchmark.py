@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyworker.connection import Aborted, ModelCall
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.model_client import ModelClient
 from pyworker.responses import iterate
-from pyworker.transport import Aborted, ModelCall
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 import flask
 import requests
 
+from pyworker.connection import ModelCall
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.errors import PyworkerError
 from pyworker.metrics import RequestTracker
 from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
-from pyworker.transport import ModelCall
 
 logger = logging.getLogger(__name__)
 

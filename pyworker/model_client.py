@@ -11,8 +11,9 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.structures import CaseInsensitiveDict
 
+from pyworker.connection import ModelCall
 from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
-from pyworker.transport import ModelAdapter, ModelCall
+from pyworker.transport import ModelAdapter
 
 _CONNECT_TIMEOUT = 5.0
 # Made once: `json.dumps` with an option makes an encoder for each call. NaN and infinity are no JSON.
@@ -75,7 +76,7 @@ class ModelClient:
         """POST `payload` and return once the head of the answer is here; its body is still on the way.
 
         Raises `ModelUnreachable`, `ModelTimeout`, `Unprocessable` (a number that JSON cannot carry), or
-        `pyworker.transport.Aborted`.
+        `pyworker.connection.Aborted`.
         """
         request = self._prepare(path, payload)
         limit = self._timeout if timeout is None else timeout

@@ -10,6 +10,7 @@ from typing import Any
 import flask
 
 from pyworker.auth import SignatureVerifier
+from pyworker.connection import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.envelope import Envelope, parse_envelope, read_body
@@ -20,7 +21,6 @@ from pyworker.metrics import Metrics, RequestTracker
 from pyworker.model_client import ModelClient
 from pyworker.read_deadlines import ReadDeadlines
 from pyworker.request_queue import Admission
-from pyworker.transport import Aborted
 
 # As for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15

@@ -29,6 +29,7 @@ from pyworker.client import (
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import WORKER_REPORT, parse
 from pyworker.local.signing import Signer
+from tests.support.status import status_report
 
 KEY = "a-key-that-must-not-show"
 DEADLINE = 20  # seconds; generous, since the machine may be busy
@@ -143,26 +144,7 @@ def autoscaler(signer: Signer) -> Iterator[Autoscaler]:
 
 def announce(autoscaler: Autoscaler, url: str, worker: int = 1, **changes: object) -> None:
     """Have the autoscaler know a worker as ready, without one that reports."""
-    fields: dict[str, object] = {
-        "id": worker,
-        "mtoken": "",
-        "version": "1.1.0",
-        "loadtime": 3.0,
-        "new_load": 0.0,
-        "cur_load": 0.0,
-        "rej_load": 0.0,
-        "cur_perf": 0.0,
-        "max_perf": 50.0,
-        "error_msg": "",
-        "num_requests_working": 0,
-        "num_requests_recieved": 0,
-        "working_request_idxs": [],
-        "disk_usage": 1.0,
-        "additional_disk_usage": 0.0,
-        "cur_capacity": 0,
-        "max_capacity": 0,
-        "url": url,
-    }
+    fields = status_report(url, id=worker)
     report = parse(WORKER_REPORT, json.dumps(fields | changes).encode())
     autoscaler.fleet.accept_report(report, {}, time.monotonic())
 

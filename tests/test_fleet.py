@@ -19,31 +19,13 @@ from pyworker.local.messages import (
     WorkerReport,
     parse,
 )
+from tests.support.status import status_report
 
 NOW = 1000.0
 
 
 def report(worker: int = 1, **changes: object) -> WorkerReport:
-    fields: dict[str, object] = {
-        "id": worker,
-        "mtoken": "",
-        "version": "1.1.0",
-        "loadtime": 0.0,
-        "new_load": 0.0,
-        "cur_load": 0.0,
-        "rej_load": 0.0,
-        "cur_perf": 0.0,
-        "max_perf": 50.0,
-        "error_msg": "",
-        "num_requests_working": 0,
-        "num_requests_recieved": 0,
-        "working_request_idxs": [],
-        "disk_usage": 1.0,
-        "additional_disk_usage": 0.0,
-        "cur_capacity": 0,
-        "max_capacity": 0,
-        "url": f"http://worker-{worker}:3000",
-    }
+    fields = status_report(f"http://worker-{worker}:3000", id=worker, loadtime=0.0)
     return parse(WORKER_REPORT, json.dumps(fields | changes).encode())
 
 

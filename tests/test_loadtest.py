@@ -25,6 +25,7 @@ from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import WORKER_REPORT, parse
 from pyworker.local.serving import LocalServer
 from pyworker.local.signing import Signer
+from tests.support.status import status_report
 
 DEADLINE = 20  # seconds; generous, since the machine may be busy
 ROOT = Path(__file__).parents[1]
@@ -79,26 +80,7 @@ def signer() -> Signer:
 
 @pytest.fixture
 def autoscaler(signer: Signer, worker: Worker) -> Iterator[Autoscaler]:
-    fields: dict[str, object] = {
-        "id": 1,
-        "mtoken": "",
-        "version": "1.1.0",
-        "loadtime": 3.0,
-        "new_load": 0.0,
-        "cur_load": 0.0,
-        "rej_load": 0.0,
-        "cur_perf": 0.0,
-        "max_perf": 50.0,
-        "error_msg": "",
-        "num_requests_working": 0,
-        "num_requests_recieved": 0,
-        "working_request_idxs": [],
-        "disk_usage": 1.0,
-        "additional_disk_usage": 0.0,
-        "cur_capacity": 0,
-        "max_capacity": 0,
-        "url": worker.server.url,
-    }
+    fields = status_report(worker.server.url)
     with Autoscaler(signer=signer) as running:
         running.fleet.accept_report(parse(WORKER_REPORT, json.dumps(fields).encode()), {}, time.monotonic())
         yield running

@@ -26,6 +26,7 @@ from Crypto.Util.asn1 import DerBitString, DerSequence
 from pyworker.errors import ConfigError
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.signing import Signer
+from tests.support.status import status_report
 
 WORKER_URL = "http://203.0.113.7:40123"
 DEADLINE = 20  # seconds; generous, since the machine may be busy
@@ -50,27 +51,7 @@ def http() -> Iterator[requests.Session]:
 
 
 def status(**changes: object) -> dict[str, object]:
-    fields: dict[str, object] = {
-        "id": 1,
-        "mtoken": "",
-        "version": "1.1.0",
-        "loadtime": 3.0,
-        "new_load": 0.0,
-        "cur_load": 0.0,
-        "rej_load": 0.0,
-        "cur_perf": 0.0,
-        "max_perf": 50.0,
-        "error_msg": "",
-        "num_requests_working": 0,
-        "num_requests_recieved": 0,
-        "working_request_idxs": [],
-        "disk_usage": 1.0,
-        "additional_disk_usage": 0.0,
-        "cur_capacity": 0,
-        "max_capacity": 0,
-        "url": WORKER_URL,
-    }
-    return fields | changes
+    return status_report(WORKER_URL, **changes)
 
 
 def post(http: requests.Session, url: str, body: object, **headers: str) -> requests.Response:

@@ -14,8 +14,9 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
+from pyworker.connection import Aborted, ModelCall
 from pyworker.model_client import ModelClient
-from pyworker.transport import Aborted, ModelAdapter, ModelCall
+from pyworker.transport import ModelAdapter
 from tests.support.scripted import Act, ScriptedServer, Step, Tell, chunk, head, whole
 from tests.support.waiting import DEADLINE, wait_event
 
