@@ -33,11 +33,20 @@ def wait_reported(stack: Stack, request_indices: list[int], timeout: float = DEA
     assert found, f"not reported: {expected - {r.request_idx for r in stack.autoscaler.fleet.finished}}"
 
 
-def wait_total(stack: Stack, field: str, amount: float) -> None:
-    """Until a figure adds up to `amount` over all accepted reports."""
-    found = stack.autoscaler.fleet.wait_for(lambda _: total(stack, field) >= amount, DEADLINE)
-    assert found, f"{field} adds up to {total(stack, field)}, not {amount}"
-    assert total(stack, field) == amount
+def assert_totals(stack: Stack, received: int, **expected: float) -> None:
+    """So many requests came, these figures add up over all reports, and a later one repeats nothing."""
+
+    def totals() -> dict[str, float]:
+        return {field: total(stack, field) for field in expected}
+
+    found = stack.autoscaler.fleet.wait_for(
+        lambda _: all(total(stack, field) >= amount for field, amount in expected.items()), DEADLINE
+    )
+    assert found, f"they add up to {totals()}, not {expected}"
+    assert stack.reports[-1]["num_requests_recieved"] == received
+    assert stack.post("/pass", work=0.0).status == 200
+    stack.wait_for_report(lambda report: report["num_requests_recieved"] == received + 1, "one more report")
+    assert totals() == expected
 
 
 def do_some_of_everything(stack: Stack) -> dict[int, str]:
@@ -84,10 +93,7 @@ def test_each_request_and_each_unit_of_work_is_reported_once(new_stack: NewStack
     stack.start_ready()
     expected = do_some_of_everything(stack)
     assert_reported_once(stack, expected)
-    wait_total(stack, "cur_perf", 3050)
-    wait_total(stack, "new_load", 3150)
-    wait_total(stack, "rej_load", 10000)
-    assert stack.reports[-1]["num_requests_recieved"] == len(expected)
+    assert_totals(stack, len(expected), cur_perf=3050, new_load=3150, rej_load=10000)
     assert {report["mtoken"] for report in stack.reports} == {MASTER_TOKEN}
 
 
@@ -102,10 +108,7 @@ def test_nothing_is_lost_while_the_autoscaler_is_down(new_stack: NewStack) -> No
     after = do_some_of_everything(stack)
     expected = before | during | after
     assert_reported_once(stack, expected)
-    wait_total(stack, "cur_perf", 4 * 3050)
-    wait_total(stack, "new_load", 4 * 3150)
-    wait_total(stack, "rej_load", 4 * 10000)
-    assert stack.reports[-1]["num_requests_recieved"] == len(expected)
+    assert_totals(stack, len(expected), cur_perf=4 * 3050, new_load=4 * 3150, rej_load=4 * 10000)
     assert sum(1 for report in stack.reports if report["loadtime"]) == 1
 
 
@@ -119,8 +122,7 @@ def test_refused_reports_are_sent_again(new_stack: NewStack) -> None:
     for request_idx in sent:
         assert stack.post("/pass", request_idx=request_idx, work=10.0).status == 200
     assert_reported_once(stack, dict.fromkeys(sent, "Success"))
-    wait_total(stack, "cur_perf", 100)
-    wait_total(stack, "new_load", 100)
+    assert_totals(stack, 10, cur_perf=100, new_load=100)
     loadtimes = [report["loadtime"] for report in stack.reports if report["loadtime"]]
     assert len(loadtimes) == 1
 
@@ -142,8 +144,7 @@ def test_what_arrives_while_a_report_is_on_its_way_belongs_to_the_next(new_stack
         assert stack.post("/pass", request_idx=request_idx, work=100.0).status == 200
     finished.release()
     assert_reported_once(stack, dict.fromkeys(sent, "Success"))
-    wait_total(stack, "cur_perf", 321)
-    wait_total(stack, "new_load", 321)
+    assert_totals(stack, 6, cur_perf=321, new_load=321)
 
 
 def test_the_second_address_is_used_where_the_first_is_dead(new_stack: NewStack) -> None:
@@ -167,9 +168,7 @@ def test_a_burst_from_many_clients_adds_up(new_stack: NewStack) -> None:
         assert set(pool.map(post, sent)) == {200}
     assert_reported_once(stack, dict.fromkeys(sent, "Success"))
     work = sum(request_idx % 7 for request_idx in sent)
-    wait_total(stack, "cur_perf", work)
-    wait_total(stack, "new_load", work)
-    assert stack.reports[-1]["num_requests_recieved"] == 300
+    assert_totals(stack, 300, cur_perf=work, new_load=work)
 
 
 def test_a_request_in_hand_is_named_in_the_report(new_stack: NewStack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import threading
 import time
 
@@ -163,16 +164,16 @@ def test_an_answer_that_is_no_json_is_a_bad_gateway_for_a_json_route(stack: Stac
     assert stack.outcome(request_idx) == "Error"
 
 
-@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-def test_an_answer_without_a_body(stack: Stack, status: str) -> None:
+def test_an_answer_without_a_body(stack: Stack) -> None:
     sent: list[int] = []
-    for path in ("/stream", "/pass", "/serial/stream"):
+    cases = itertools.product(("204 No Content", "304 Not Modified"), ("/stream", "/pass", "/serial/stream"))
+    for status, path in cases:
         stack.model.script(path, head("X-Model: seven", status=status))
         sent.append(next_request_idx())
         answer = stack.post(path, request_idx=sent[-1])
         assert (answer.status, answer.body, answer.complete) == (int(status[:3]), b"", True)
         assert answer.header("X-Model") == "seven"
-    assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 3
+    assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 6
 
 
 def test_an_answer_of_the_model_that_blames_the_client_is_the_models_own(stack: Stack) -> None:
@@ -219,16 +220,16 @@ TRUNCATED: dict[str, list[Step]] = {
 }
 
 
-@pytest.mark.parametrize("path", ["/stream", "/pass", "/serial/stream"])
-def test_a_cut_answer_is_cut_for_the_client_too(stack: Stack, path: str) -> None:
+def test_a_cut_answer_is_cut_for_the_client_too(stack: Stack) -> None:
     sent: dict[str, int] = {}
-    for case, steps in TRUNCATED.items():
-        sent[case] = next_request_idx()
-        _see_it_cut(stack, path, steps, sent[case])
-    assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(TRUNCATED, "Error")
+    paths = ("/stream", "/pass", "/serial/stream")
+    for path, (case, steps) in itertools.product(paths, TRUNCATED.items()):
+        request_idx = sent[f"{path}: {case}"] = next_request_idx()
+        _see_it_cut(stack, path, steps, request_idx)
+    assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(sent, "Error")
     # The worker goes on, and the capacity is back.
     stack.model.forget()
-    assert stack.post(path).status == 200
+    assert [stack.post(path).status for path in paths] == [200] * 3
 
 
 def _see_it_cut(stack: Stack, path: str, steps: list[Step], request_idx: int) -> None:
@@ -266,18 +267,18 @@ NO_ANSWER: dict[str, list[Step]] = {
 }
 
 
-@pytest.mark.parametrize("path", ["/pass", "/serial/stream"])
-def test_a_model_that_breaks_before_its_answer_is_a_bad_gateway(stack: Stack, path: str) -> None:
+def test_a_model_that_breaks_before_its_answer_is_a_bad_gateway(stack: Stack) -> None:
     sent: dict[str, int] = {}
-    for case, steps in NO_ANSWER.items():
+    for path, (case, steps) in itertools.product(("/pass", "/serial/stream"), NO_ANSWER.items()):
         stack.model.script(path, *steps)
-        sent[case] = next_request_idx()
-        answer = stack.post(path, request_idx=sent[case])
-        assert (case, answer.status) == (case, 502)
+        name = f"{path}: {case}"
+        sent[name] = next_request_idx()
+        answer = stack.post(path, request_idx=sent[name])
+        assert (name, answer.status) == (name, 502)
         assert answer.object() == {
             "error": "the model server refused the connection or broke off before its answer"
         }
-    assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(NO_ANSWER, "Error")
+    assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(sent, "Error")
 
 
 def test_silence_ends_after_model_timeout(new_stack: NewStack) -> None:
