@@ -116,7 +116,6 @@ def test_refused_reports_are_sent_again(new_stack: NewStack) -> None:
     stack = new_stack()
     # The very first report, so that the load time is among what is refused.
     stack.autoscaler.faults.fail_with(500, "/worker_status/", times=1)
-    stack.autoscaler.faults.fail_with(503, "/delete_requests/", times=1)
     stack.start_ready()
     sent = [next_request_idx() for _ in range(10)]
     for request_idx in sent:
