@@ -85,7 +85,7 @@ def _brief(error: Exception) -> str:
 
 
 class KeyFetcher:
-    """Brings the public key to the verifier. Steps of one thread; `wanted` may be set by any."""
+    """Brings the public key to the verifier. Steps of one thread."""
 
     def __init__(self, client: AutoscalerClient, verifier: SignatureVerifier) -> None:
         self._client = client
