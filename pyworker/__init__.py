@@ -25,10 +25,13 @@ The modules, lowest first; each imports only modules above it:
     read_deadlines how long a client may take to send its request
     envelope       the client's body, taken apart
     exchange       what one request holds
+    sessions       requests that belong together, until the session ends or expires
     pipeline       the path of a request
+    session_routes the HTTP of sessions
     log_tail       bytes → lines → what they mean
     drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
+    callbacks      tells the model server that a session is over
     autoscaler     key in, status and finished requests out
     benchmark      rounds → throughput, and the file that keeps it
     health         the probe of the model server
@@ -36,6 +39,7 @@ The modules, lowest first; each imports only modules above it:
     runtime        background threads: start, stop, join
     worker         all of it wired together
     registry       finding a worker package by name
+    loopback       the plain port for the model server's callbacks
     app            create_app: routes, error handler
     worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python

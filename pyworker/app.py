@@ -15,7 +15,9 @@ from pyworker import responses
 from pyworker.config import Settings
 from pyworker.errors import NotReady, RequestError, Unauthorized
 from pyworker.health import HealthProbe
+from pyworker.loopback import LoopbackServer
 from pyworker.registry import load_worker
+from pyworker.session_routes import SessionViews
 from pyworker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -36,12 +38,23 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     # Before the worker is wired, which asks the backend for all its handlers.
     blueprint = module.create_blueprint(backend)
     worker = Worker(backend, settings)
-    # No folder of static files: everything that is not a route is 404.
-    app = flask.Flask(__name__, static_folder=None)
+    app = _new_app(settings)
     app.extensions[EXTENSION] = worker
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.register_blueprint(blueprint)
     app.register_blueprint(_standard_routes(worker))
+    sessions = SessionViews(worker.pipeline, worker.sessions)
+    app.register_blueprint(sessions.blueprint())
+    if backend.max_sessions:
+        callbacks = _new_app(settings)
+        callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
+        worker.runtime.add(LoopbackServer(callbacks, settings.worker_http_port))
+    return app
+
+
+def _new_app(settings: Settings) -> flask.Flask:
+    # No folder of static files: everything that is not a route is 404.
+    app = flask.Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.register_error_handler(Exception, _answer_error)
     return app
 

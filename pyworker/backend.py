@@ -25,6 +25,7 @@ class Backend:
     max_queue_time: estimated wait in seconds above which a request is refused; None: never for that reason.
     concurrency: requests at once in a round of the benchmark; benchmark_timeout: seconds for each of them.
     health_endpoint: a path or URL that answers 2xx while the model is well; MODEL_HEALTH_ENDPOINT wins.
+    max_sessions: how many sessions may be open at once; MAX_SESSIONS wins.
     settings: what `create_backend` was given; default: this process's environment.
     """
 
@@ -40,6 +41,7 @@ class Backend:
         concurrency: int = 10,
         benchmark_timeout: float = 120.0,
         health_endpoint: str | None = None,
+        max_sessions: int = 10,
         settings: Settings | None = None,
     ) -> None:
         if benchmark_handler is None:
@@ -54,6 +56,8 @@ class Backend:
         log_file = self.settings.model_log or model_log_file
         self.model_log_file = None if log_file is None else Path(log_file)
         self._health_endpoint = self.settings.model_health_endpoint or health_endpoint
+        chosen = self.settings.max_sessions
+        self.max_sessions = max_sessions if chosen is None else chosen
         self.client = ModelClient(
             self.settings.model_server_url or model_server_url,
             api_key=self.settings.model_api_key,

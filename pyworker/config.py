@@ -42,6 +42,7 @@ class Settings:
     report_addrs: tuple[str, ...] = ("https://run.vast.ai",)
     worker_host: str = "0.0.0.0"
     worker_port: int = 3000
+    worker_http_port: int = 3001
     public_url: str | None = None
     check_url: bool = True
     use_ssl: bool = False
@@ -55,6 +56,7 @@ class Settings:
     model_timeout: float | None = None
     model_ready_timeout: float = 300.0
     max_body_bytes: int = 128 * _MIB
+    max_sessions: int | None = None
     tokenizer: str | None = None
     state_dir: Path = Path()
     update_flag: Path = Path("/.force_update")
@@ -68,6 +70,9 @@ class Settings:
         """Settings of this environment (default: the process's); raises `ConfigError`."""
         env = _Reader(os.environ if environ is None else environ)
         worker_port = env.get("WORKER_PORT", cls.worker_port, _port)
+        worker_http_port = env.get("WORKER_HTTP_PORT", _neighbour(worker_port), _port)
+        if worker_http_port == worker_port:
+            raise ConfigError(f"WORKER_HTTP_PORT={worker_port} is not valid: it is WORKER_PORT already")
         use_ssl = env.get("USE_SSL", cls.use_ssl, _boolean)
         return cls(
             backend=env.get("BACKEND", None, str),
@@ -77,6 +82,7 @@ class Settings:
             report_addrs=env.get("REPORT_ADDR", cls.report_addrs, _base_urls),
             worker_host=env.get("WORKER_HOST", cls.worker_host, str),
             worker_port=worker_port,
+            worker_http_port=worker_http_port,
             public_url=_public_url(env, worker_port, use_ssl),
             check_url=env.get("CHECK_URL", cls.check_url, _boolean),
             use_ssl=use_ssl,
@@ -90,6 +96,7 @@ class Settings:
             model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, _seconds),
             model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, _seconds),
             max_body_bytes=env.get("MAX_BODY_BYTES", cls.max_body_bytes, _integer(1)),
+            max_sessions=env.get("MAX_SESSIONS", None, _integer(0)),
             tokenizer=env.get("TOKENIZER", None, str),
             state_dir=env.get("PYWORKER_STATE_DIR", cls.state_dir, _directory),
             update_flag=env.get("PYWORKER_UPDATE_FLAG", cls.update_flag, Path),
@@ -179,6 +186,10 @@ def _integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
 
 
 _port = _integer(1, 65535)
+
+
+def _neighbour(port: int) -> int:
+    return port + 1 if port < 65535 else port - 1
 
 
 def _one_process(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from pyworker.exchange import OpenExchanges
+from pyworker.exchange import SHUTDOWN, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Drain:
             return
         logger.info("draining: requests in hand have %g s", self._timeout)
         if not self._stopping.wait(self._timeout):
-            count = self._exchanges.cut()
+            count = self._exchanges.cut(SHUTDOWN)
             logger.warning("the time is up; %d requests were cut", count)
 
     def stop(self) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, cast
+from typing import Any, Generic, TypeVar, cast
 
 import flask
 import pydantic_core
@@ -18,20 +19,22 @@ from pyworker.data_types import (
     ApiPayload,
     AuthData,
     JsonDataException,
-    Payload,
     field_faults,
 )
 from pyworker.errors import BadRequest, BodyTooLarge, Unprocessable
 
 MISSING_PART = "field missing"
 
+#: What the payload is parsed as: the class of a route's payload, or a plain dataclass.
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Envelope(Generic[Payload]):
+class Envelope(Generic[T]):
     """One request as its client sent it."""
 
     auth_data: AuthData
-    payload: Payload
+    payload: T
     session_id: str | None
 
 
@@ -53,7 +56,7 @@ def read_body(request: flask.Request, limit: int) -> bytes:
     return body
 
 
-def parse_envelope(body: bytes, payload_cls: type[Payload]) -> Envelope[Payload]:
+def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
     """One strict pass over the JSON: no NaN, no lone surrogate, bounded depth and integers.
 
     Raises `Unprocessable` for what is no JSON object, and `JsonDataException` with a message for each field
@@ -64,28 +67,33 @@ def parse_envelope(body: bytes, payload_cls: type[Payload]) -> Envelope[Payload]
     except ValidationError as error:
         raise _translated(error, body, payload_cls) from None
     payload = parts.payload
-    if not isinstance(payload, payload_cls):
+    own_parser = _own_parser(payload_cls)
+    if own_parser is not None:
         try:
-            payload = payload_cls.from_json_msg(payload)
+            payload = own_parser(payload)
         except JsonDataException as error:
             raise JsonDataException({"payload": error.json_msg}) from None
     return Envelope(parts.auth_data, payload, parts.session_id)
 
 
-def _has_own_parser(payload_cls: type[ApiPayload]) -> bool:
+@functools.cache
+def _own_parser(payload_cls: type[Any]) -> Callable[[dict[str, Any]], Any] | None:
+    """The class's own `from_json_msg`, where it has one."""
+    if not issubclass(payload_cls, ApiPayload):
+        return None
     own: Any = payload_cls.from_json_msg
     inherited: Any = ApiPayload.from_json_msg
-    return own.__func__ is not inherited.__func__
+    return None if own.__func__ is inherited.__func__ else own
 
 
 @functools.cache
-def _adapter(payload_cls: type[ApiPayload]) -> TypeAdapter[Any]:
+def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
     """The client's JSON as a type. A class with a `from_json_msg` of its own gets a plain object."""
     parts = dataclasses.make_dataclass(
         "Parts",
         [
             ("auth_data", AuthData),
-            ("payload", dict[str, Any] if _has_own_parser(payload_cls) else payload_cls),
+            ("payload", payload_cls if _own_parser(payload_cls) is None else dict[str, Any]),
             ("session_id", str | None, None),
         ],
         namespace={"__pydantic_config__": STRICT},
@@ -93,7 +101,7 @@ def _adapter(payload_cls: type[ApiPayload]) -> TypeAdapter[Any]:
     return TypeAdapter(parts)
 
 
-def _translated(error: ValidationError, body: bytes, payload_cls: type[ApiPayload]) -> Unprocessable:
+def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> Unprocessable:
     try:
         message: object = pydantic_core.from_json(body)
     except ValueError:
@@ -107,9 +115,10 @@ def _translated(error: ValidationError, body: bytes, payload_cls: type[ApiPayloa
             faults.setdefault(part, {})[".".join(path)] = fault
         else:
             faults[part] = MISSING_PART if fault == MISSING_PARAMETER else fault
-    if "payload" not in faults and _has_own_parser(payload_cls):
+    own_parser = _own_parser(payload_cls)
+    if "payload" not in faults and own_parser is not None:
         try:
-            payload_cls.from_json_msg(fields["payload"])
+            own_parser(fields["payload"])
         except JsonDataException as own:
             faults["payload"] = own.json_msg
     return JsonDataException(faults)

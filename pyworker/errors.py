@@ -46,6 +46,15 @@ class Unauthorized(RequestError):
     status = 401
 
 
+class InvalidSession(RequestError):
+    """The session of a request is unknown or has expired."""
+
+    status = 410
+
+    def __init__(self) -> None:
+        super().__init__("invalid session")
+
+
 class BodyTooLarge(RequestError):
     """The request body is above `MAX_BODY_BYTES`."""
 

@@ -6,14 +6,15 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import flask
 import requests
 
 from pyworker.connection import ModelCall
 from pyworker.disconnect import DisconnectWatcher
-from pyworker.errors import PyworkerError
+from pyworker.errors import NotReady, PyworkerError, RequestError
 from pyworker.metrics import RequestTracker
 from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
@@ -21,30 +22,46 @@ from pyworker.request_queue import Slot
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Why requests in hand are ended from outside: their outcome, and the answer where none has begun."""
+
+    outcome: Outcome
+    error: Callable[[], RequestError]
+
+
+SHUTDOWN = Cut(Outcome.ERROR, lambda: NotReady("the worker is shutting down"))
+
+
 class OpenExchanges:
-    """The exchanges in hand, so that a drain can end them. Thread-safe."""
+    """Exchanges in hand that may have to be ended together: the worker's, a session's. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards _open.
+        # Guards _open and _cut.
         self._lock = threading.Lock()
         self._open: set[Exchange] = set()
+        self._cut: Cut | None = None
 
     def add(self, exchange: Exchange) -> None:
-        """It was admitted."""
+        """It was admitted; where they were cut already, so is this one."""
         with self._lock:
             self._open.add(exchange)
+            cut = self._cut
+        if cut is not None:
+            exchange.cut(cut)
 
     def discard(self, exchange: Exchange) -> None:
         """It gave everything back."""
         with self._lock:
             self._open.discard(exchange)
 
-    def cut(self) -> int:
-        """End all of them; how many there were."""
+    def cut(self, cut: Cut) -> int:
+        """End all of them, and whatever is added later; how many there were."""
         with self._lock:
+            self._cut = cut
             exchanges = list(self._open)
         for exchange in exchanges:
-            exchange.cut()
+            exchange.cut(cut)
         return len(exchanges)
 
     def __repr__(self) -> str:
@@ -52,14 +69,18 @@ class OpenExchanges:
 
 
 class Exchange:
-    """One admitted request. `client_gone` may come from any thread; the rest belongs to the request's.
+    """One admitted request. `client_gone` and `cut` may come from any thread; the rest is the request's own.
 
     Whatever happens, `close` runs in the end (gunicorn closes the response even where its body never
     started), and a request without an outcome by then was given up by its client.
     """
 
     def __init__(
-        self, tracker: RequestTracker, slot: Slot, watcher: DisconnectWatcher, open_exchanges: OpenExchanges
+        self,
+        tracker: RequestTracker,
+        slot: Slot,
+        watcher: DisconnectWatcher,
+        registers: Sequence[OpenExchanges],
     ) -> None:
         self.tracker = tracker
         self.slot = slot
@@ -68,8 +89,10 @@ class Exchange:
         self._descriptor: int | None = None
         self._model_response: requests.Response | None = None
         self._gone = threading.Event()
-        self._open_exchanges = open_exchanges
-        open_exchanges.add(self)
+        self.was_cut: Cut | None = None
+        self._registers = registers
+        for register in registers:
+            register.add(self)
 
     @property
     def gone(self) -> bool:
@@ -89,9 +112,10 @@ class Exchange:
         self.call.abort()
         self.slot.release()
 
-    def cut(self) -> None:
-        """The worker has to end: the request fails now, its answer breaks off visibly."""
-        self.tracker.end(Outcome.ERROR)
+    def cut(self, cut: Cut) -> None:
+        """End the request now; an answer that has begun breaks off visibly."""
+        self.was_cut = cut
+        self.tracker.end(cut.outcome)
         self.call.abort()
         self.slot.release()
 
@@ -148,7 +172,8 @@ class Exchange:
                 model_response.close()
         self.slot.release()
         self.tracker.close()
-        self._open_exchanges.discard(self)
+        for register in self._registers:
+            register.discard(self)
 
     def _unwatch(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from pyworker.data_types import AuthData
 from pyworker.errors import Overloaded
@@ -38,9 +39,21 @@ class Clock:
     wall: Callable[[], float] = time.time
 
 
+class Kind(Enum):
+    """What an entry of the ledger is.
+
+    A session is reported like a request of its own, but does no work, so nobody waits for it. The requests in
+    it do work, but are reported as loads only: they bear the session's index, which is not done before it is.
+    """
+
+    REQUEST = "request"
+    SESSION = "session"
+    IN_SESSION = "request in a session"
+
+
 @dataclass(frozen=True)
 class Counts:
-    """How many requests came and how they ended."""
+    """How many entries, sessions and the requests in them included, came and how they ended."""
 
     received: int = 0
     served: int = 0
@@ -83,8 +96,11 @@ class Snapshot:
 class RequestTracker:
     """One request in the ledger, from admission to its one outcome. Thread-safe through the ledger's lock."""
 
-    def __init__(self, metrics: Metrics, auth_data: AuthData, workload: float, clock: Clock) -> None:
+    def __init__(
+        self, metrics: Metrics, auth_data: AuthData, workload: float, clock: Clock, kind: Kind
+    ) -> None:
         self.workload = workload
+        self.kind = kind
         self.reqnum = auth_data.reqnum
         # The first form has no index; its reqnum is as unique.
         self.request_idx = auth_data.reqnum if auth_data.request_idx is None else auth_data.request_idx
@@ -124,7 +140,24 @@ class RequestTracker:
 
     def __repr__(self) -> str:
         state = self.outcome.value if self.outcome else "working" if self._started else "queued"
-        return f"<RequestTracker {self.request_idx} {state} workload={self.workload:g}>"
+        return f"<RequestTracker {self.kind.value} {self.request_idx} {state} workload={self.workload:g}>"
+
+
+class _Open:
+    """Trackers without an outcome, and their workload in all. The ledger's lock guards it."""
+
+    def __init__(self) -> None:
+        self.trackers: dict[int, RequestTracker] = {}
+        self.load = 0.0
+
+    def add(self, tracker: RequestTracker) -> None:
+        self.trackers[id(tracker)] = tracker
+        self.load += tracker.workload
+
+    def remove(self, tracker: RequestTracker) -> None:
+        del self.trackers[id(tracker)]
+        # Exact again whenever nothing is open, whatever the rounding of floats did.
+        self.load = self.load - tracker.workload if self.trackers else 0.0
 
 
 class Metrics:
@@ -139,10 +172,10 @@ class Metrics:
         self._started_at = self.clock.monotonic()
         # Guards everything below.
         self._lock = threading.Lock()
-        self._in_hand: dict[int, RequestTracker] = {}
+        self._requests = _Open()
+        self._sessions = _Open()
         self._counts = Counts()
         self._since = _Since()
-        self._pending_load = 0.0
         self._finished: deque[FinishedRequest] = deque()
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._distinct = 0
@@ -154,26 +187,31 @@ class Metrics:
     # -- requests ----------------------------------------------------------------------------------------
 
     def admit(
-        self, auth_data: AuthData, workload: float, check: Callable[[float, int], None]
+        self,
+        auth_data: AuthData,
+        workload: float,
+        check: Callable[[float, int], None],
+        kind: Kind = Kind.REQUEST,
     ) -> RequestTracker:
         """Open a tracker. Where `check(load in hand, requests in hand)` raises `Overloaded`, the request is
-        recorded as rejected and the error goes on.
+        recorded as rejected and the error goes on. For a session, the figures are those of the open sessions.
 
         Decided and counted in one step, so that a burst cannot slip past the limit together.
         """
-        tracker = RequestTracker(self, auth_data, workload, self.clock)
+        tracker = RequestTracker(self, auth_data, workload, self.clock, kind)
         refusal: Overloaded | None = None
         with self._lock:
-            self._count_distinct(tracker.request_idx)
+            if kind is not Kind.IN_SESSION:
+                self._count_distinct(tracker.request_idx)
+            open_entries = self._open(tracker)
             try:
-                check(self._pending_load, len(self._in_hand))
+                check(open_entries.load, len(open_entries.trackers))
             except Overloaded as error:
                 refusal = error
                 self._counts = _add(self._counts, received=1, in_hand=1)
                 self._count_end(tracker, Outcome.REJECTED)
             else:
-                self._in_hand[id(tracker)] = tracker
-                self._pending_load += workload
+                open_entries.add(tracker)
                 self._counts = _add(self._counts, received=1, in_hand=1)
                 self._since = self._since.plus(_Since(received=workload))
             self._revision += 1
@@ -187,13 +225,14 @@ class Metrics:
         with self._lock:
             if tracker.outcome is not None:
                 return False
-            del self._in_hand[id(tracker)]
-            # Exact again whenever the worker is idle, whatever the rounding of floats did.
-            self._pending_load = self._pending_load - tracker.workload if self._in_hand else 0.0
+            self._open(tracker).remove(tracker)
             self._count_end(tracker, outcome)
             self._revision += 1
         self._on_change()
         return True
+
+    def _open(self, tracker: RequestTracker) -> _Open:
+        return self._sessions if tracker.kind is Kind.SESSION else self._requests
 
     def _count_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
         tracker.outcome = outcome
@@ -205,7 +244,8 @@ class Metrics:
         }[outcome]
         self._counts = _add(self._counts, in_hand=-1, **{name: 1})
         self._since = self._since.plus(since)
-        self._finished.append(tracker.record(outcome))
+        if tracker.kind is not Kind.IN_SESSION:
+            self._finished.append(tracker.record(outcome))
 
     def _count_distinct(self, request_idx: int) -> None:
         if request_idx in self._recent:
@@ -247,9 +287,10 @@ class Metrics:
         """A report of this moment; `disk_usage` in GiB. Pass it to `acknowledge` once it was accepted."""
         with self._lock:
             since, revision = self._since, self._revision
-            trackers = list(self._in_hand.values())
-            counts, distinct, last_disk = self._counts, self._distinct, self._disk_usage
-            cur_load = self._pending_load
+            trackers = [*self._sessions.trackers.values(), *self._requests.trackers.values()]
+            distinct, last_disk = self._distinct, self._disk_usage
+            cur_load = self._sessions.load + self._requests.load
+        indices = [tracker.request_idx for tracker in trackers if tracker.kind is not Kind.IN_SESSION]
         report = StatusReport(
             id=identity.container_id,
             mtoken=identity.master_token,
@@ -261,9 +302,9 @@ class Metrics:
             cur_perf=since.served,
             max_perf=model.max_perf,
             error_msg=model.error_msg,
-            num_requests_working=counts.in_hand,
+            num_requests_working=len(indices),
             num_requests_recieved=distinct,
-            working_request_idxs=[tracker.request_idx for tracker in trackers],
+            working_request_idxs=indices,
             disk_usage=disk_usage,
             additional_disk_usage=0.0 if last_disk is None else disk_usage - last_disk,
             url=identity.url,

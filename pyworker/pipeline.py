@@ -14,25 +14,17 @@ from pyworker.connection import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.envelope import Envelope, parse_envelope, read_body
-from pyworker.errors import ClientGone, NotReady, Overloaded, RequestError
+from pyworker.errors import ClientGone, InvalidSession, NotReady, Overloaded
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
-from pyworker.metrics import Metrics, RequestTracker
+from pyworker.metrics import Kind, Metrics, RequestTracker
 from pyworker.model_client import ModelClient
 from pyworker.read_deadlines import ReadDeadlines
 from pyworker.request_queue import Admission
+from pyworker.sessions import Session, Sessions
 
 # As for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15
-
-
-class InvalidSession(RequestError):
-    """The session is unknown or has expired."""
-
-    status = 410
-
-    def __init__(self) -> None:
-        super().__init__("invalid session")
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,7 @@ class Pipeline:
         verifier: SignatureVerifier,
         lifecycle: ModelLifecycle,
         metrics: Metrics,
+        sessions: Sessions,
         client: ModelClient,
         watcher: DisconnectWatcher,
         deadlines: ReadDeadlines,
@@ -69,6 +62,7 @@ class Pipeline:
         self._verifier = verifier
         self._lifecycle = lifecycle
         self._metrics = metrics
+        self._sessions = sessions
         self._client = client
         self._watcher = watcher
         self._deadlines = deadlines
@@ -77,26 +71,48 @@ class Pipeline:
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
-        connection = _connection(request)
-        with self._deadlines.body(connection, request.content_length or self._limits.max_body_bytes):
-            body = read_body(request, self._limits.max_body_bytes)
+        body = self.read(request, self._limits.max_body_bytes)
         envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
         # Nothing that costs, counts or is reported comes before this line.
-        self._verifier.verify(envelope.auth_data)
-        if envelope.session_id is not None:
-            raise InvalidSession
+        session = self._authenticate(envelope)
         self._require_ready()
-        tracker = self._admit(route, envelope.auth_data, _workload(envelope.payload))
-        exchange = Exchange(tracker, route.admission.enter(), self._watcher, self.open_exchanges)
+        workload = _workload(envelope.payload)
+        tracker = self._admit(
+            route, envelope.auth_data, workload, Kind.REQUEST if session is None else Kind.IN_SESSION
+        )
+        registers = [self.open_exchanges] if session is None else [self.open_exchanges, session.exchanges]
+        exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers)
         try:
             return self._forward(route, request, envelope.payload, exchange)
         except BaseException as error:
             exchange.fail()
             if exchange.gone and isinstance(error, Exception):
                 raise ClientGone("the client hung up") from error
-            if isinstance(error, Aborted):
-                raise NotReady("the worker is shutting down") from error
+            if exchange.was_cut is not None and isinstance(error, Exception):
+                raise exchange.was_cut.error() from error
             raise
+
+    def read(self, request: flask.Request, limit: int) -> bytes:
+        """The whole body of a request, at most `limit` bytes and within the time for them."""
+        limit = min(limit, self._limits.max_body_bytes)
+        with self._deadlines.body(_connection(request), request.content_length or limit):
+            return read_body(request, limit)
+
+    def authenticate(self, auth_data: AuthData) -> None:
+        """Return where a client of this signature can be served now."""
+        self._verifier.verify(auth_data)
+        self._require_ready()
+
+    def _authenticate(self, envelope: Envelope[ApiPayload]) -> Session | None:
+        """The session of the request, None where it is in none."""
+        if envelope.session_id is not None:
+            session = self._sessions.extend(envelope.session_id, envelope.auth_data)
+            if session is not None:
+                return session  # its signature was checked when it was created
+        self._verifier.verify(envelope.auth_data)
+        if envelope.session_id is not None:
+            raise InvalidSession
+        return None
 
     def _require_ready(self) -> None:
         if not self._verifier.has_key:
@@ -105,7 +121,7 @@ class Pipeline:
         if state is not ModelState.READY:
             raise NotReady(f"the worker cannot serve now: {state.value}")
 
-    def _admit(self, route: Route, auth_data: AuthData, workload: float) -> RequestTracker:
+    def _admit(self, route: Route, auth_data: AuthData, workload: float, kind: Kind) -> RequestTracker:
         throughput = self._lifecycle.status.throughput
         limit = route.max_queue_time
 
@@ -125,7 +141,7 @@ class Pipeline:
                 retry_after=max(over, 1.0),
             )
 
-        return self._metrics.admit(auth_data, workload, check)
+        return self._metrics.admit(auth_data, workload, check, kind)
 
     def _forward(
         self, route: Route, request: flask.Request, payload: ApiPayload, exchange: Exchange

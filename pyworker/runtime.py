@@ -104,11 +104,15 @@ class Runtime:
     """All background threads of one worker process. `start` and `stop` may be called any number of times."""
 
     def __init__(self, services: Sequence[Service]) -> None:
-        self._services = services
+        self._services = list(services)
         # Guards _started and _stopped.
         self._lock = threading.Lock()
         self._started = False
         self._stopped = False
+
+    def add(self, service: Service) -> None:
+        """One more, before `start`; it is started last and stopped last."""
+        self._services.append(service)
 
     def start(self) -> None:
         """Start every thread; without effect the second time."""

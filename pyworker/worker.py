@@ -9,6 +9,7 @@ from pyworker.auth import SignatureVerifier
 from pyworker.autoscaler import MIN_INTERVAL, AutoscalerClient, KeyFetcher, Reporter
 from pyworker.backend import Backend
 from pyworker.benchmark import Benchmark
+from pyworker.callbacks import Callbacks
 from pyworker.config import Settings
 from pyworker.data_types import LogAction
 from pyworker.disconnect import DisconnectWatcher
@@ -23,6 +24,7 @@ from pyworker.read_deadlines import ReadDeadlines
 from pyworker.readiness import Readiness
 from pyworker.reports import Identity, ModelFigures
 from pyworker.runtime import Loop, Runtime
+from pyworker.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +50,18 @@ class Worker:
         )
         self.watcher = DisconnectWatcher()
         self.deadlines = ReadDeadlines(time.monotonic)
+        self._callbacks = Callbacks(backend.client, on_add=self._callback_is_due)
+        self.sessions = Sessions(
+            self.metrics,
+            backend.max_sessions,
+            on_create=self._session_created,
+            on_close=self._callbacks.add,
+        )
         self.pipeline = Pipeline(
             verifier=self.verifier,
             lifecycle=self.lifecycle,
             metrics=self.metrics,
+            sessions=self.sessions,
             client=backend.client,
             watcher=self.watcher,
             deadlines=self.deadlines,
@@ -78,6 +88,10 @@ class Worker:
             lambda: self._reporter.report_once(time.monotonic()),
             hold=MIN_INTERVAL,
             on_end=self._reporter.flush,
+        )
+        self._callback_loop = Loop("pyworker-callbacks", self._callbacks.step, on_end=self._callbacks.flush)
+        self._session_loop = Loop(
+            "pyworker-sessions", self.sessions.expire_once, on_stop=self.sessions.close_all
         )
         self._key_loop = Loop("pyworker-pubkey", KeyFetcher(self._key_client, self.verifier).fetch_once)
         self._health_loop = None if self._health is None else Loop("pyworker-health", self._health.step)
@@ -130,6 +144,8 @@ class Worker:
         drain = Drain(self.lifecycle, self.pipeline.open_exchanges, self.settings.drain_timeout)
         loops = [
             Loop("pyworker-drain", drain.step, on_stop=drain.stop),
+            self._session_loop,
+            self._callback_loop,
             Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
             Loop("pyworker-deadlines", self.deadlines.step),
             Loop(
@@ -173,6 +189,12 @@ class Worker:
 
     def _ledger_changed(self) -> None:
         self._report_loop.wake()
+
+    def _session_created(self) -> None:
+        self._session_loop.wake()
+
+    def _callback_is_due(self) -> None:
+        self._callback_loop.wake()
 
     def _key_is_stale(self) -> None:
         self._key_loop.wake()

@@ -33,7 +33,17 @@ CORE = (
 
 #: Which module (or package) of ours may import which third-party package while it is imported itself or runs.
 ALLOWED = {
-    "flask": {"app", "backend", "envelope", "exchange", "local", "pipeline", "registry", "responses"},
+    "flask": {
+        "app",
+        "backend",
+        "envelope",
+        "exchange",
+        "local",
+        "pipeline",
+        "registry",
+        "responses",
+        "session_routes",
+    },
     "werkzeug": {"app", "envelope", "local"},
     "requests": {
         "app",
@@ -48,8 +58,8 @@ ALLOWED = {
     },
     "urllib3": {"autoscaler", "client", "client_options", "responses", "transport"},
     "Crypto": {"auth", "local"},
-    "pydantic": {"data_types", "envelope", "local"},
-    "pydantic_core": {"data_types", "envelope"},
+    "pydantic": {"data_types", "envelope", "local", "session_routes"},
+    "pydantic_core": {"data_types", "envelope", "session_routes"},
     "gunicorn": {"worker_class"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},

@@ -44,6 +44,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ),
     ("WORKER_HOST", "worker_host", "0.0.0.0", {"127.0.0.1": "127.0.0.1"}),
     ("WORKER_PORT", "worker_port", 3000, {"1": 1, "65535": 65535}),
+    ("WORKER_HTTP_PORT", "worker_http_port", 3001, {"1": 1, "65535": 65535}),
     ("PYWORKER_PUBLIC_URL", "public_url", None, {"https://tunnel.example/": "https://tunnel.example"}),
     ("CHECK_URL", "check_url", True, {"false": False, "true": True}),
     (
@@ -76,6 +77,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ("MODEL_TIMEOUT", "model_timeout", None, {"0.5": 0.5, "600": 600.0}),
     ("MODEL_READY_TIMEOUT", "model_ready_timeout", 300.0, {"1e3": 1000.0}),
     ("MAX_BODY_BYTES", "max_body_bytes", 128 * 2**20, {"1": 1}),
+    ("MAX_SESSIONS", "max_sessions", None, {"0": 0, "25": 25}),
     ("TOKENIZER", "tokenizer", None, {"gpt2": "gpt2"}),
     ("PYWORKER_STATE_DIR", "state_dir", Path(), {"/": Path("/")}),
     ("PYWORKER_UPDATE_FLAG", "update_flag", Path("/.force_update"), {"/tmp/flag": Path("/tmp/flag")}),

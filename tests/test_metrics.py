@@ -570,9 +570,9 @@ def test_no_secret_in_a_repr() -> None:
     snapshot = metrics.snapshot(IDENTITY, FIGURES, 1.0)
 
     assert "s3cret" not in repr(snapshot) + repr(IDENTITY) + repr(snapshot.report)
-    assert repr(tracker) == "<RequestTracker 8 queued workload=2.5>"
+    assert repr(tracker) == "<RequestTracker request 8 queued workload=2.5>"
     tracker.start_work()
-    assert repr(tracker) == "<RequestTracker 8 working workload=2.5>"
+    assert repr(tracker) == "<RequestTracker request 8 working workload=2.5>"
     tracker.close()
-    assert repr(tracker) == "<RequestTracker 8 Cancelled workload=2.5>"
+    assert repr(tracker) == "<RequestTracker request 8 Cancelled workload=2.5>"
     assert repr(metrics) == "<Metrics received=1 served=0 errored=0 cancelled=1 rejected=0 in_hand=0>"

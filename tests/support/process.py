@@ -42,6 +42,7 @@ def environment(folder: Path, port: int, variables: Mapping[str, str]) -> dict[s
         "PYTHONUNBUFFERED": "1",
         "WORKER_HOST": "127.0.0.1",
         "WORKER_PORT": str(port),
+        "WORKER_HTTP_PORT": str(free_port()),
         "PUBLIC_IPADDR": "127.0.0.1",
         f"VAST_TCP_PORT_{port}": str(port),
         "CONTAINER_ID": "1",

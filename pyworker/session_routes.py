@@ -1,0 +1,130 @@
+"""The routes of sessions: for clients, and `/session/end` once more for the model server on this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+import flask
+import pydantic_core
+from pydantic import Field
+
+from pyworker.data_types import STRICT, AuthData, JsonDataException, parse_fields
+from pyworker.envelope import parse_envelope
+from pyworker.errors import Unprocessable
+from pyworker.pipeline import Pipeline
+from pyworker.sessions import Sessions, Terms, UnknownSession
+
+_MAX_LIFETIME = 7 * 24 * 3600.0
+# Nothing here is large; what is asked without a signature least of all.
+_MAX_BODY = 2**20
+# A path, so that the callback cannot be sent to another host.
+_PATH = re.compile(r"/(?!/)[!-~]*")
+
+
+@dataclass(frozen=True)
+class CreateRequest:
+    """The payload of `/session/create`."""
+
+    __pydantic_config__ = STRICT
+
+    lifetime: Annotated[float, Field(gt=0, le=_MAX_LIFETIME)] = 60.0
+    on_close_route: str | None = None
+    on_close_payload: dict[str, Any] | None = None
+
+    def terms(self) -> Terms:
+        """Raises `JsonDataException`."""
+        if self.on_close_route is not None and not _PATH.fullmatch(self.on_close_route):
+            fault = "must be a path on the model server, such as /done"
+            raise JsonDataException({"payload": {"on_close_route": fault}})
+        return Terms(self.lifetime, self.on_close_route, self.on_close_payload)
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """What the other routes are asked with. Whether `session_auth` is the session's shows later."""
+
+    __pydantic_config__ = STRICT
+
+    session_id: str
+    session_auth: object = None
+
+    @property
+    def auth_data(self) -> AuthData | None:
+        """None where it is no `auth_data` at all."""
+        try:
+            return AuthData.from_json_msg(cast("Mapping[str, Any]", self.session_auth))
+        except Unprocessable:
+            return None
+
+
+class SessionViews:
+    """The views, each a method. Thread-safe."""
+
+    def __init__(self, pipeline: Pipeline, sessions: Sessions) -> None:
+        self._pipeline = pipeline
+        self._sessions = sessions
+
+    def blueprint(self) -> flask.Blueprint:
+        """Every route, for clients."""
+        blueprint = flask.Blueprint("sessions", __name__, url_prefix="/session")
+        for view in (self.create, self.get, self.health, self.end):
+            blueprint.add_url_rule(f"/{view.__name__}", view_func=view, methods=["POST"])
+        return blueprint
+
+    def create(self) -> flask.Response:
+        """Open a session for a client with a good signature."""
+        body = self._pipeline.read(flask.request, _MAX_BODY)
+        envelope = parse_envelope(body, CreateRequest)
+        terms = envelope.payload.terms()
+        self._pipeline.authenticate(envelope.auth_data)
+        session = self._sessions.create(envelope.auth_data, _raw_auth_data(body), terms)
+        answer = flask.jsonify(session_id=session.id, expiration=self._sessions.expiration(session))
+        answer.status_code = 201
+        return answer
+
+    def get(self) -> flask.Response:
+        """What is known of a session."""
+        asked = self._asked()
+        session = self._sessions.get(asked.session_id, asked.auth_data)
+        return flask.jsonify(
+            session_id=session.id,
+            auth_data=session.raw_auth_data,
+            lifetime=session.terms.lifetime,
+            expiration=self._sessions.expiration(session),
+            created_at=session.created_at,
+            on_close_route=session.terms.on_close_route,
+            on_close_payload=session.terms.on_close_payload,
+        )
+
+    def health(self) -> flask.Response:
+        """Whether a session is open."""
+        asked = self._asked()
+        try:
+            self._sessions.get(asked.session_id, asked.auth_data)
+        except UnknownSession:
+            return flask.jsonify(ok=False)
+        return flask.jsonify(ok=True)
+
+    def end(self) -> flask.Response:
+        """Close a session."""
+        asked = self._asked()
+        self._sessions.end(asked.session_id, asked.auth_data)
+        return flask.jsonify(ended=True, removed_session=asked.session_id)
+
+    def _asked(self) -> SessionRequest:
+        body = self._pipeline.read(flask.request, _MAX_BODY)
+        try:
+            message: object = pydantic_core.from_json(body, allow_inf_nan=False)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise Unprocessable("invalid JSON")
+        return parse_fields(SessionRequest, cast("Mapping[str, Any]", message))
+
+
+def _raw_auth_data(body: bytes) -> dict[str, Any]:
+    """As it was sent, of a body that was parsed before."""
+    return pydantic_core.from_json(body)["auth_data"]
