@@ -108,7 +108,7 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
         logging.getLogger("pyworker").error("cannot start: %s", error)
         # gunicorn's code for an app that does not load: the master gives up instead of trying for ever.
         sys.exit(4)
-    pyworker_worker.runtime.start()
+    pyworker_worker.start()
 
 
 def worker_exit(_server: Arbiter, worker: Worker) -> None:

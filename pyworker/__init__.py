@@ -15,6 +15,7 @@ The modules, lowest first; each imports only modules above it:
     auth           signatures, replay window
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table
     reports        status reports and finished requests, as the wire spells them
+    journal        finished requests on disk until they are accepted
     metrics        the ledger of requests
     request_queue  first-in-first-out turns
     connection     one connection to the model server, and a call on it that can be aborted

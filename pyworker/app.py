@@ -29,7 +29,7 @@ _DEFAULT_HEALTH = "/healthcheck"
 def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     """The WSGI app of the worker `name`: a folder under `workers/`, or the dotted path of a package.
 
-    settings: default, the process's environment. No thread runs before `worker_of(app).runtime.start()`,
+    settings: default, the process's environment. No thread runs before `worker_of(app).start()`,
     which gunicorn.conf.py does after the fork. Raises `ConfigError`.
     """
     settings = Settings.from_env() if settings is None else settings

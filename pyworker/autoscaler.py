@@ -154,9 +154,10 @@ class Reporter:
         if self._metrics.changed:
             problem = self._problem(self._send_status) or problem
         if problem:
-            unsent = len(self._metrics.finished(10**9))
             logger.warning(
-                "the last report was not accepted (%s); %d finished requests unsent", problem, unsent
+                "the last report was not accepted (%s); %d finished requests unsent",
+                problem,
+                self._metrics.unsent,
             )
 
     def _problem(self, send: Callable[[], None]) -> str:

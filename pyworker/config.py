@@ -116,6 +116,11 @@ class Settings:
         """Where the result of the benchmark is kept over a restart."""
         return self.state_dir / ".has_benchmark"
 
+    @property
+    def unsent_file(self) -> Path:
+        """Where finished requests are kept until the autoscaler has accepted them."""
+        return self.state_dir / ".unsent_requests"
+
     def require_identity(self) -> None:
         """Raise `ConfigError` where the worker could neither report nor check signatures.
 

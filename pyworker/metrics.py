@@ -8,16 +8,18 @@ subtracted once it was accepted; what arrived meanwhile stays for the next one.
 
 from __future__ import annotations
 
-import itertools
+import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from pyworker.data_types import AuthData
 from pyworker.errors import Overloaded
+from pyworker.journal import Journal
 from pyworker.reports import (
     PROTOCOL_VERSION,
     FinishedRequest,
@@ -26,6 +28,8 @@ from pyworker.reports import (
     Outcome,
     StatusReport,
 )
+
+logger = logging.getLogger(__name__)
 
 #: So many recent indices are remembered to tell a retry of a request from a new one.
 _REMEMBERED_INDICES = 10_000
@@ -126,13 +130,12 @@ class RequestTracker:
     def record(self, outcome: Outcome) -> FinishedRequest:
         """What is reported. Later times are counted from the first by the monotonic clock."""
         completed = outcome in (Outcome.SUCCESS, Outcome.ERROR)
-        return FinishedRequest(
-            request_idx=self.request_idx,
-            success=outcome in (Outcome.SUCCESS, Outcome.CANCELLED),
-            status=outcome.value,
-            entered_queue_at=self._entered_wall,
-            work_started_at=self._wall_at(self._started),
-            work_completed_at=self._wall_at(self._clock.monotonic() if completed else None),
+        return FinishedRequest.of(
+            outcome,
+            self.request_idx,
+            self._entered_wall,
+            self._wall_at(self._started),
+            self._wall_at(self._clock.monotonic() if completed else None),
         )
 
     def _wall_at(self, moment: float | None) -> float:
@@ -176,7 +179,8 @@ class Metrics:
         self._sessions = _Open()
         self._counts = Counts()
         self._since = _Since()
-        self._finished: deque[FinishedRequest] = deque()
+        self._journal = Journal()
+        self._lost = 0
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._distinct = 0
         self._ready_before = False
@@ -245,7 +249,7 @@ class Metrics:
         self._counts = _add(self._counts, in_hand=-1, **{name: 1})
         self._since = self._since.plus(since)
         if tracker.kind is not Kind.IN_SESSION:
-            self._finished.append(tracker.record(outcome))
+            self._lost += not self._journal.append(tracker.record(outcome))
 
     def _count_distinct(self, request_idx: int) -> None:
         if request_idx in self._recent:
@@ -323,13 +327,39 @@ class Metrics:
     def finished(self, limit: int) -> Sequence[FinishedRequest]:
         """The oldest requests that ended and are not acknowledged yet."""
         with self._lock:
-            return list(itertools.islice(self._finished, limit))
+            return self._journal.oldest(limit)
 
     def acknowledge_finished(self, count: int) -> None:
         """So many of the oldest finished requests were accepted. Only one thread may report."""
         with self._lock:
-            for _ in range(count):
-                self._finished.popleft()
+            self._journal.drop(count)
+            lost, self._lost = self._lost, 0
+        if lost:
+            logger.error("%d finished requests could not be kept until the autoscaler was back", lost)
+
+    @property
+    def unsent(self) -> int:
+        """How many finished requests were not accepted yet."""
+        return len(self._journal)
+
+    def keep_finished(self, path: Path) -> None:
+        """From now on what is unsent outlives the process, in this file. Call `close` in the end."""
+        with self._lock:
+            try:
+                survivors = self._journal.open(path)
+                problem = ""
+            except OSError as error:
+                survivors, problem = 0, f"{path}: {error.strerror}"
+        if problem:
+            logger.warning("finished requests are kept in memory only, a crash would lose them: %s", problem)
+        elif survivors:
+            logger.warning("%d finished requests of an earlier process were not reported yet", survivors)
+            self.touch()
+
+    def close(self) -> None:
+        """Give the file back with what is still in it."""
+        with self._lock:
+            self._journal.close()
 
     def __repr__(self) -> str:
         counts = self._counts

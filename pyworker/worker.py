@@ -34,7 +34,7 @@ _TAIL_INTERVAL = 0.2
 class Worker:
     """The ledger, the model's state, the pipeline and the threads. Thread-safe through its parts.
 
-    Made by `create_app`; `app.extensions["pyworker"]` is one. Nothing runs until `runtime.start()`.
+    Made by `create_app`; `app.extensions["pyworker"]` is one. Nothing runs until `start()`.
     """
 
     def __init__(self, backend: Backend, settings: Settings) -> None:
@@ -108,6 +108,11 @@ class Worker:
         elif not self.settings.check_url:
             logger.warning("CHECK_URL=false: a signature made for another worker opens this one too")
 
+    def start(self) -> None:
+        """Take up what an earlier process left, and start every thread."""
+        self.metrics.keep_finished(self.settings.unsent_file)
+        self.runtime.start()
+
     def drain(self) -> None:
         """Take no new requests; those in hand go on. The change is reported at once."""
         self.lifecycle.drain()
@@ -115,6 +120,7 @@ class Worker:
     def close(self) -> None:
         """Stop every thread, report what is left, close every connection. Idempotent."""
         self.runtime.stop()
+        self.metrics.close()
         self.backend.client.close()
         self._key_client.close()
         self._report_client.close()

@@ -210,7 +210,7 @@ def test_the_runtime_starts_stops_and_leaves_nothing(
     app = make_app(model_server_url=scripted_model.url, model_health_endpoint="/health")
     worker = worker_of(app)
     before = set(threading.enumerate())
-    worker.runtime.start()
+    worker.start()
     assert {thread.name for thread in set(threading.enumerate()) - before} >= {
         "pyworker-report",
         "pyworker-tail",

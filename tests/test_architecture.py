@@ -26,6 +26,7 @@ CORE = (
     "auth",
     "lifecycle",
     "reports",
+    "journal",
     "metrics",
     "request_queue",
     "log_tail",

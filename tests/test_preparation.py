@@ -98,7 +98,7 @@ def test_every_payload_class_is_prepared_in_the_background(package: str, tmp_pat
     settings = Settings(unsecured=True, state_dir=tmp_path, report_addrs=("http://127.0.0.1:1",))
     worker = worker_of(create_app(package, settings))
     assert not (tmp_path / "First").exists()
-    worker.runtime.start()
+    worker.start()
     try:
         wait_until(lambda: (tmp_path / "First").exists() and (tmp_path / "Second").exists(), "both prepared")
     finally:

@@ -45,7 +45,7 @@ class InProcessWorker:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.worker.runtime.start()
+        self.worker.start()
         wait_until(lambda: self.worker.lifecycle.state is ModelState.READY, "a ready worker")
         return self
 
