@@ -24,6 +24,7 @@ The modules, lowest first; each imports only modules above it:
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that notices a client hanging up
     read_deadlines how long a client may take to send its request
+    body           reading the client's body, however large and whoever sent it
     envelope       the client's body, taken apart
     exchange       what one request holds
     sessions       requests that belong together, until the session ends or expires

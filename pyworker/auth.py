@@ -130,21 +130,28 @@ class SignatureVerifier:
         return changed
 
     def verify(self, auth_data: AuthData) -> None:
-        """Return where the signature is good; else raise `Unauthorized`, or `NotReady` without a key."""
+        """Return where the signature is good and was not used up; else raise as `check` does."""
+        message = self.check(auth_data)
+        if message is not None and not self._replay.accept(auth_data.reqnum, message):
+            raise Unauthorized("this signature was used before, or its reqnum is too old")
+
+    def check(self, auth_data: AuthData) -> str | None:
+        """Raise `Unauthorized` where the signature is not good, or `NotReady` without a key.
+
+        Returns the message that `verify` uses up, None where it may come any number of times.
+        """
         if self._unsecured:
-            return
+            return None
         key = self._key
         if key is None:
             raise NotReady("the autoscaler's public key is not here yet")
         if self._own_origin is not None and origin(auth_data.url) != self._own_origin:
             raise Unauthorized("the signature was made for the URL of another worker")
         if self._is_current(key, auth_data):
-            return
+            return None
         message = first_message(auth_data)
         if auth_data.request_idx is None and _matches(key, message, auth_data.signature):
-            if not self._replay.accept(auth_data.reqnum, message):
-                raise Unauthorized("this signature was used before, or its reqnum is too old")
-            return
+            return message
         self._suspect_key()
         raise Unauthorized("the signature does not verify")
 

@@ -1,4 +1,4 @@
-"""The client's body, read and taken apart: who signed it, what is meant for the model, which session."""
+"""The client's body taken apart: who signed it, what is meant for the model, which session."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-import flask
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
-from werkzeug.exceptions import ClientDisconnected
 
 from pyworker.data_types import (
     MISSING_PARAMETER,
@@ -21,7 +19,7 @@ from pyworker.data_types import (
     JsonDataException,
     field_faults,
 )
-from pyworker.errors import BadRequest, BodyTooLarge, Unprocessable
+from pyworker.errors import Unprocessable
 
 MISSING_PART = "field missing"
 
@@ -38,25 +36,7 @@ class Envelope(Generic[T]):
     session_id: str | None
 
 
-def read_body(request: flask.Request, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge`, or `BadRequest` where it ended early."""
-    declared = request.content_length
-    if declared is not None and declared > limit:
-        raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
-    # A body in chunks is cut at Flask's limit without a word: one byte more tells it from one that just fits.
-    request.max_content_length = limit + 1
-    try:
-        body = request.get_data(cache=False)
-    except (OSError, ClientDisconnected) as error:
-        raise BadRequest("the body could not be read to its end") from error
-    if len(body) > limit:
-        raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed")
-    if declared is not None and len(body) != declared:
-        raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
-    return body
-
-
-def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
+def parse_envelope(body: bytes | bytearray, payload_cls: type[T]) -> Envelope[T]:
     """One strict pass over the JSON: no NaN, no lone surrogate, bounded depth and integers.
 
     Raises `Unprocessable` for what is no JSON object, and `JsonDataException` with a message for each field
@@ -101,7 +81,7 @@ def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(parts)
 
 
-def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> Unprocessable:
+def _translated(error: ValidationError, body: bytes | bytearray, payload_cls: type[Any]) -> Unprocessable:
     try:
         message: object = pydantic_core.from_json(body)
     except ValueError:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-import socket
 from dataclasses import dataclass
 from typing import Any
 
 import flask
 
 from pyworker.auth import SignatureVerifier
+from pyworker.body import BodyReader, connection_of
 from pyworker.connection import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
 from pyworker.disconnect import DisconnectWatcher
-from pyworker.envelope import Envelope, parse_envelope, read_body
+from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import ClientGone, InvalidSession, NotReady, Overloaded
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.metrics import Kind, Metrics, RequestTracker
 from pyworker.model_client import ModelClient
-from pyworker.read_deadlines import ReadDeadlines
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
 
@@ -36,16 +35,11 @@ class Route:
     max_queue_time: float | None
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How large a body may be, in bytes, and how many requests may be in hand."""
-
-    max_body_bytes: int
-    max_in_hand: int
-
-
 class Pipeline:
-    """Parse, authenticate, admit, forward. Every part is thread-safe."""
+    """Parse, authenticate, admit, forward. Every part is thread-safe.
+
+    max_in_hand: how many requests may be queued or working at once.
+    """
 
     def __init__(
         self,
@@ -56,8 +50,8 @@ class Pipeline:
         sessions: Sessions,
         client: ModelClient,
         watcher: DisconnectWatcher,
-        deadlines: ReadDeadlines,
-        limits: Limits,
+        bodies: BodyReader,
+        max_in_hand: int,
     ) -> None:
         self._verifier = verifier
         self._lifecycle = lifecycle
@@ -65,16 +59,14 @@ class Pipeline:
         self._sessions = sessions
         self._client = client
         self._watcher = watcher
-        self._deadlines = deadlines
-        self._limits = limits
+        self._max_in_hand = max_in_hand
+        self.bodies = bodies
         self.open_exchanges = OpenExchanges()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
-        body = self.read(request, self._limits.max_body_bytes)
-        envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
-        # Nothing that costs, counts or is reported comes before this line.
-        session = self._authenticate(envelope)
+        envelope, session = self._receive(route, request)
+        # Nothing that counts or is reported comes before this line.
         self._require_ready()
         workload = _workload(envelope.payload)
         tracker = self._admit(
@@ -92,11 +84,11 @@ class Pipeline:
                 raise exchange.was_cut.error() from error
             raise
 
-    def read(self, request: flask.Request, limit: int) -> bytes:
-        """The whole body of a request, at most `limit` bytes and within the time for them."""
-        limit = min(limit, self._limits.max_body_bytes)
-        with self._deadlines.body(_connection(request), request.content_length or limit):
-            return read_body(request, limit)
+    def _receive(self, route: Route, request: flask.Request) -> tuple[Envelope[ApiPayload], Session | None]:
+        """What the client sent, once it is known who it is, and its session."""
+        with self.bodies.reading(request) as body:
+            envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
+            return envelope, self._authenticate(envelope)
 
     def authenticate(self, auth_data: AuthData) -> None:
         """Return where a client of this signature can be served now."""
@@ -127,7 +119,7 @@ class Pipeline:
 
         def check(load: float, in_hand: int) -> None:
             wait = load / throughput if throughput > 0 else 0.0
-            if in_hand >= self._limits.max_in_hand:
+            if in_hand >= self._max_in_hand:
                 reason, over = f"{in_hand} requests are in hand already", 1.0
             elif limit is not None and wait > limit:
                 reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
@@ -146,7 +138,7 @@ class Pipeline:
     def _forward(
         self, route: Route, request: flask.Request, payload: ApiPayload, exchange: Exchange
     ) -> flask.Response:
-        connection = _connection(request)
+        connection = connection_of(request)
         if connection is not None:
             exchange.watch(connection.fileno())
         exchange.slot.wait()
@@ -169,8 +161,3 @@ def _workload(payload: ApiPayload) -> float:
     if not 0 <= workload <= _MAX_WORKLOAD:
         raise JsonDataException({"payload": f"its workload must be between 0 and {_MAX_WORKLOAD:g}"})
     return workload
-
-
-def _connection(request: flask.Request) -> socket.socket | None:
-    """The client's socket under gunicorn; a test client has none."""
-    return request.environ.get("gunicorn.socket")

@@ -76,11 +76,11 @@ class SessionViews:
 
     def create(self) -> flask.Response:
         """Open a session for a client with a good signature."""
-        body = self._pipeline.read(flask.request, _MAX_BODY)
-        envelope = parse_envelope(body, CreateRequest)
-        terms = envelope.payload.terms()
-        self._pipeline.authenticate(envelope.auth_data)
-        session = self._sessions.create(envelope.auth_data, _raw_auth_data(body), terms)
+        with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
+            envelope = parse_envelope(body, CreateRequest)
+            terms = envelope.payload.terms()
+            self._pipeline.authenticate(envelope.auth_data)
+            session = self._sessions.create(envelope.auth_data, _raw_auth_data(body), terms)
         answer = flask.jsonify(session_id=session.id, expiration=self._sessions.expiration(session))
         answer.status_code = 201
         return answer
@@ -115,16 +115,16 @@ class SessionViews:
         return flask.jsonify(ended=True, removed_session=asked.session_id)
 
     def _asked(self) -> SessionRequest:
-        body = self._pipeline.read(flask.request, _MAX_BODY)
-        try:
-            message: object = pydantic_core.from_json(body, allow_inf_nan=False)
-        except ValueError:
-            message = None
+        with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
+            try:
+                message: object = pydantic_core.from_json(body, allow_inf_nan=False)
+            except ValueError:
+                message = None
         if not isinstance(message, dict):
             raise Unprocessable("invalid JSON")
         return parse_fields(SessionRequest, cast("Mapping[str, Any]", message))
 
 
-def _raw_auth_data(body: bytes) -> dict[str, Any]:
+def _raw_auth_data(body: bytes | bytearray) -> dict[str, Any]:
     """As it was sent, of a body that was parsed before."""
     return pydantic_core.from_json(body)["auth_data"]

@@ -9,9 +9,10 @@ from pyworker.auth import SignatureVerifier
 from pyworker.autoscaler import MIN_INTERVAL, AutoscalerClient, KeyFetcher, Reporter
 from pyworker.backend import Backend
 from pyworker.benchmark import Benchmark
+from pyworker.body import BodyReader
 from pyworker.callbacks import Callbacks
 from pyworker.config import Settings
-from pyworker.data_types import LogAction
+from pyworker.data_types import AuthData, LogAction
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.drain import Drain
 from pyworker.errors import ConfigError
@@ -19,7 +20,7 @@ from pyworker.health import HealthMonitor, HealthProbe
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
 from pyworker.log_tail import LogTailer
 from pyworker.metrics import Metrics
-from pyworker.pipeline import Limits, Pipeline
+from pyworker.pipeline import Pipeline
 from pyworker.read_deadlines import ReadDeadlines
 from pyworker.readiness import Readiness
 from pyworker.reports import Identity, ModelFigures
@@ -64,8 +65,8 @@ class Worker:
             sessions=self.sessions,
             client=backend.client,
             watcher=self.watcher,
-            deadlines=self.deadlines,
-            limits=Limits(settings.max_body_bytes, settings.max_in_hand),
+            bodies=BodyReader(self.deadlines, settings.max_body_bytes, check=self._check_signature),
+            max_in_hand=settings.max_in_hand,
         )
         backend.attach(self.pipeline)
         self._key_client = AutoscalerClient(settings.report_addrs)
@@ -195,6 +196,9 @@ class Worker:
 
     def _ledger_changed(self) -> None:
         self._report_loop.wake()
+
+    def _check_signature(self, auth_data: AuthData) -> None:
+        self.verifier.check(auth_data)
 
     def _session_created(self) -> None:
         self._session_loop.wake()

@@ -37,7 +37,7 @@ ALLOWED = {
     "flask": {
         "app",
         "backend",
-        "envelope",
+        "body",
         "exchange",
         "local",
         "pipeline",
@@ -45,7 +45,7 @@ ALLOWED = {
         "responses",
         "session_routes",
     },
-    "werkzeug": {"app", "envelope", "local"},
+    "werkzeug": {"app", "body", "local"},
     "requests": {
         "app",
         "autoscaler",
@@ -60,7 +60,7 @@ ALLOWED = {
     "urllib3": {"autoscaler", "client", "client_options", "responses", "transport"},
     "Crypto": {"auth", "local"},
     "pydantic": {"data_types", "envelope", "local", "session_routes"},
-    "pydantic_core": {"data_types", "envelope", "session_routes"},
+    "pydantic_core": {"body", "data_types", "envelope", "session_routes"},
     "gunicorn": {"worker_class"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},

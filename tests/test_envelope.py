@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import flask
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import Self
-from werkzeug.test import EnvironBuilder
 
 from pyworker.data_types import ApiPayload, AuthData, JsonDataException, parse_fields
-from pyworker.envelope import Envelope, parse_envelope, read_body
-from pyworker.errors import BadRequest, BodyTooLarge, Unprocessable
+from pyworker.envelope import Envelope, parse_envelope
+from pyworker.errors import Unprocessable
 
 AUTH: dict[str, Any] = {"signature": "s", "url": "http://a:1", "endpoint": "e", "cost": 100, "reqnum": 1}
 AUTH_TEXT = json.dumps(AUTH)
@@ -323,98 +320,3 @@ def test_any_damage_to_a_good_body_is_unprocessable_or_harmless(data: st.DataObj
     body[start : start + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
 
     is_envelope_or_unprocessable(bytes(body))
-
-
-# -- reading ---------------------------------------------------------------------------------------------
-
-app = flask.Flask("test")
-
-
-def read(stream: io.RawIOBase | io.BytesIO, length: int | str | None, limit: int, *, checked: bool) -> bytes:
-    """What `read_body` makes of a body whose client declared `length`; None: it is sent in chunks.
-
-    checked: Flask's own limit is set too, as in a running worker; it changes how a short body shows.
-    """
-    app.config["MAX_CONTENT_LENGTH"] = limit if checked else None
-    environ: dict[str, Any] = {"wsgi.input": stream, "REQUEST_METHOD": "POST", "CONTENT_LENGTH": str(length)}
-    if length is None:
-        del environ["CONTENT_LENGTH"]
-        environ.update({"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True})
-    with app.request_context({**EnvironBuilder().get_environ(), **environ}) as context:
-        return read_body(context.request, limit)
-
-
-class Broken(io.RawIOBase):
-    """A connection that is reset while it is read."""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object, /) -> int:
-        raise ConnectionResetError(104, "Connection reset by peer")
-
-
-class Unread(Broken):
-    """A body that must not be touched."""
-
-    def readinto(self, buffer: object, /) -> int:
-        raise AssertionError("the body was read")
-
-
-@pytest.mark.parametrize("checked", [True, False])
-@pytest.mark.parametrize("length", [10, None])
-def test_a_whole_body_up_to_the_limit(length: int | None, checked: bool) -> None:
-    assert read(io.BytesIO(b"0123456789"), length, 10, checked=checked) == b"0123456789"
-
-
-@pytest.mark.parametrize("checked", [True, False])
-def test_no_more_is_read_than_was_declared(checked: bool) -> None:
-    stream = io.BytesIO(b"0123456789 the next request")
-
-    assert read(stream, 10, 100, checked=checked) == b"0123456789"
-    assert stream.read() == b" the next request"
-
-
-@pytest.mark.parametrize("checked", [True, False])
-@pytest.mark.parametrize("length", [11, 2**31, 10**30])
-def test_a_body_above_the_limit_is_refused_before_it_is_read(length: int, checked: bool) -> None:
-    with pytest.raises(BodyTooLarge) as caught:
-        read(Unread(), length, 10, checked=checked)
-
-    assert caught.value.status == 413
-    assert caught.value.body() == {"error": f"the body has {length} bytes; at most 10 are allowed"}
-
-
-@pytest.mark.parametrize("checked", [True, False])
-@pytest.mark.parametrize("length", [11, 1_000_000])
-def test_a_body_in_chunks_is_refused_once_it_is_above_the_limit(length: int, checked: bool) -> None:
-    stream = io.BytesIO(b"x" * length)
-
-    with pytest.raises(BodyTooLarge) as caught:
-        read(stream, None, 10, checked=checked)
-
-    assert caught.value.body() == {"error": "the body has more than the 10 bytes that are allowed"}
-    assert stream.tell() == 11, "no more is read than tells that it is too long"
-
-
-@pytest.mark.parametrize("checked", [True, False])
-@pytest.mark.parametrize("sent", [b"", b"012345678"])
-def test_a_body_that_ends_early(sent: bytes, checked: bool) -> None:
-    with pytest.raises(BadRequest) as caught:
-        read(io.BytesIO(sent), 10, 100, checked=checked)
-
-    assert caught.value.status == 400
-
-
-@pytest.mark.parametrize("checked", [True, False])
-@pytest.mark.parametrize("length", [10, None])
-def test_a_connection_that_breaks_while_it_is_read(length: int | None, checked: bool) -> None:
-    with pytest.raises(BadRequest) as caught:
-        read(Broken(), length, 100, checked=checked)
-
-    assert caught.value.body() == {"error": "the body could not be read to its end"}
-
-
-@pytest.mark.parametrize("length", ["", "ten", "-1"])
-def test_a_senseless_length_reads_nothing(length: str) -> None:
-    assert read(io.BytesIO(b"0123456789"), length, 100, checked=True) == b""

@@ -19,7 +19,7 @@ from pyworker.data_types import AuthData
 from pyworker.journal import Journal
 from pyworker.metrics import Metrics
 from pyworker.reports import FinishedRequest, Outcome
-from tests.support.process import ROOT, WorkerProcess
+from tests.support.process import ROOT
 from tests.support.stack import NewStack, Stack
 from tests.support.waiting import DEADLINE, wait_until
 
@@ -203,12 +203,6 @@ def test_where_the_file_cannot_be_had_memory_must_do(
 # -- a worker --------------------------------------------------------------------------------------------
 
 
-def worker_pid(process: WorkerProcess) -> int:
-    """The one child of gunicorn's master."""
-    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("utf-8").split()
-    return int(child)
-
-
 def serve_some(stack: Stack) -> list[int]:
     """Ten requests, of which the autoscaler does not learn that they ended."""
     stack.autoscaler.faults.fail_with(500, "/delete_requests/", times=1000)
@@ -223,7 +217,7 @@ def test_a_killed_worker_process_comes_back_and_nothing_is_lost(new_stack: NewSt
     stack = new_stack()
     stack.start_ready()
     indices = serve_some(stack)
-    killed = worker_pid(stack.worker)
+    killed = stack.worker.worker_pid
     seen = len(stack.reports)
     os.kill(killed, 9)
     began = time.monotonic()
@@ -233,7 +227,7 @@ def test_a_killed_worker_process_comes_back_and_nothing_is_lost(new_stack: NewSt
         assert stack.outcome(index) == "Success"
     wait_until(lambda: len(stack.reports) > seen and stack.reports[-1]["max_perf"] > 0, "a report")
     assert time.monotonic() - began < 20
-    assert worker_pid(stack.worker) != killed
+    assert stack.worker.worker_pid != killed
     assert "10 finished requests of an earlier process were not reported yet" in stack.worker.log
     assert stack.post("/pass").status == 200
 

@@ -77,6 +77,19 @@ class WorkerProcess:
         return self._process.pid
 
     @property
+    def worker_pid(self) -> int:
+        """Of gunicorn's one child, which does the work."""
+        [child] = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("utf-8").split()
+        return int(child)
+
+    @property
+    def peak_memory(self) -> int:
+        """The most resident memory the child has had so far, in bytes."""
+        lines = Path(f"/proc/{self.worker_pid}/status").read_text("utf-8").splitlines()
+        [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+        return int(kilobytes) * 1024
+
+    @property
     def log(self) -> str:
         """Everything the worker has written so far."""
         return self.log_file.read_text("utf-8", "replace") if self.log_file.exists() else ""

@@ -1,0 +1,157 @@
+"""The body of a request, read within limits: one that is large has to be signed before it may cost memory."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, cast
+
+import flask
+import pydantic_core
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+
+from pyworker.data_types import AuthData, JsonDataException
+from pyworker.errors import BadRequest, BodyTooLarge, NotReady
+from pyworker.read_deadlines import ReadDeadlines
+
+#: Up to here a body is taken from anybody; in as much of a larger one its `auth_data` has to be.
+SMALL = 64 * 1024
+#: Bytes for larger bodies without that, for all that are here at once.
+UNSIGNED_BYTES = 32 * 2**20
+
+
+class BodyReader:
+    """Reads the bodies of requests. Thread-safe.
+
+    max_bytes: for any body; check: raises a `RequestError` for an `auth_data` that opens nothing here.
+    """
+
+    def __init__(self, deadlines: ReadDeadlines, max_bytes: int, check: Callable[[AuthData], None]) -> None:
+        self._deadlines = deadlines
+        self._max_bytes = max_bytes
+        self._check = check
+        self._budget = _Budget(UNSIGNED_BYTES)
+
+    @contextlib.contextmanager
+    def reading(self, request: flask.Request, limit: int | None = None) -> Generator[bytes | bytearray]:
+        """The whole body, of `limit` bytes at most, for as long as it takes to find out who sent it.
+
+        Raises `BodyTooLarge`, `BadRequest` where it ended early, `NotReady` where too much unsigned is here
+        already, or what `check` raises.
+        """
+        limit = self._max_bytes if limit is None else min(limit, self._max_bytes)
+        declared = request.content_length
+        if declared is not None and declared > limit:
+            raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
+        # Of a body in chunks, one byte more tells whether it is too long.
+        request.max_content_length = limit + 1
+        guard = _Guard(self._budget, self._check)
+        try:
+            with self._deadlines.body(connection_of(request), declared or limit):
+                body = _read(request, declared, guard)
+            if len(body) > limit:
+                raise RequestEntityTooLarge
+            if declared is not None and len(body) != declared:
+                raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
+            yield body
+        except RequestEntityTooLarge as error:
+            raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed") from error
+        finally:
+            guard.release()
+
+
+def connection_of(request: flask.Request) -> socket.socket | None:
+    """The client's socket under gunicorn; a test client has none."""
+    return request.environ.get("gunicorn.socket")
+
+
+def _read(request: flask.Request, declared: int | None, guard: _Guard) -> bytes | bytearray:
+    try:
+        if declared is not None and declared <= SMALL:
+            return request.get_data(cache=False)
+        body = bytearray()
+        while piece := request.stream.read(SMALL):
+            body += piece
+            guard.admit(body)
+        return body
+    except (OSError, ClientDisconnected) as error:
+        raise BadRequest("the body could not be read to its end") from error
+
+
+class _Budget:
+    """Bytes that unsigned bodies may take up together. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        # Guards _left.
+        self._lock = threading.Lock()
+        self._left = size
+
+    def take(self, count: int) -> bool:
+        """Whether there was so much left."""
+        with self._lock:
+            if count > self._left:
+                return False
+            self._left -= count
+            return True
+
+    def give_back(self, count: int) -> None:
+        with self._lock:
+            self._left += count
+
+    def __repr__(self) -> str:
+        return f"<_Budget [{self._left} bytes left]>"
+
+
+class _Guard:
+    """Decides whether one body may go on growing. Belongs to the thread of its request."""
+
+    def __init__(self, budget: _Budget, check: Callable[[AuthData], None]) -> None:
+        self._budget = budget
+        self._check = check
+        self._signed = False
+        self._taken = 0
+
+    def admit(self, body: bytearray) -> None:
+        """Raises where this much of the body is too much, or is signed by somebody else."""
+        if self._signed or len(body) < SMALL:
+            return
+        if self._taken == 0:
+            auth_data = _leading_auth_data(body)
+            if auth_data is not None:
+                self._check(auth_data)
+                self._signed = True
+                return
+        if not self._budget.take(len(body) - self._taken):
+            raise NotReady(
+                f"no room for a body whose auth_data does not come within its first {SMALL} bytes; "
+                "put it before the payload",
+                retry_after=1.0,
+            )
+        self._taken = len(body)
+
+    def release(self) -> None:
+        """The body is gone, or known to be signed."""
+        if self._taken:
+            self._budget.give_back(self._taken)
+            self._taken = 0
+
+
+def _leading_auth_data(beginning: bytearray) -> AuthData | None:
+    """The `auth_data` of a JSON object that has only begun; None unless it is there to its end."""
+    text = beginning.decode("utf-8", "ignore")  # the cut may lie within a character
+    try:
+        found: object = pydantic_core.from_json(text, allow_partial=True)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    fields = cast("dict[str, Any]", found)
+    # Something comes after it, so it was not cut itself.
+    if not isinstance(fields.get("auth_data"), Mapping) or list(fields)[-1] == "auth_data":
+        return None
+    try:
+        return AuthData.from_json_msg(fields["auth_data"])
+    except JsonDataException:
+        return None
