@@ -169,7 +169,8 @@ class EndpointHandler(ABC, Generic[Payload]):
 
     benchmark_runs: rounds of the benchmark; benchmark_words: words of a benchmark prompt.
     allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
-    max_queue_time: estimated wait in seconds above which a request is refused with 429.
+    max_queue_time: estimated wait in seconds above which a request is refused with 429; one that waited so
+        long after all is turned away as well.
     concurrency: requests at once in a round of the benchmark.
     """
 

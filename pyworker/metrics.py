@@ -113,6 +113,7 @@ class RequestTracker:
         self._entered = clock.monotonic()
         self._entered_wall = clock.wall()
         self._started: float | None = None
+        self.admitted = False
         self.outcome: Outcome | None = None
 
     def start_work(self) -> None:
@@ -215,6 +216,7 @@ class Metrics:
                 self._counts = _add(self._counts, received=1, in_hand=1)
                 self._count_end(tracker, Outcome.REJECTED)
             else:
+                tracker.admitted = True
                 open_entries.add(tracker)
                 self._counts = _add(self._counts, received=1, in_hand=1)
                 self._since = self._since.plus(_Since(received=workload))
@@ -244,7 +246,11 @@ class Metrics:
             Outcome.SUCCESS: ("served", _Since(served=tracker.workload)),
             Outcome.ERROR: ("errored", _Since()),
             Outcome.CANCELLED: ("cancelled", _Since(cancelled=tracker.workload)),
-            Outcome.REJECTED: ("rejected", _Since(rejected=tracker.workload)),
+            # It was never this worker's: one that was admitted first is taken back.
+            Outcome.REJECTED: (
+                "rejected",
+                _Since(received=-tracker.workload if tracker.admitted else 0.0, rejected=tracker.workload),
+            ),
         }[outcome]
         self._counts = _add(self._counts, in_hand=-1, **{name: 1})
         self._since = self._since.plus(since)
@@ -259,6 +265,11 @@ class Metrics:
         self._recent[request_idx] = None
         if len(self._recent) > _REMEMBERED_INDICES:
             self._recent.popitem(last=False)
+
+    def in_hand(self) -> tuple[float, int]:
+        """The workload of the requests queued or working, and how many there are."""
+        with self._lock:
+            return self._requests.load, len(self._requests.trackers)
 
     @property
     def counts(self) -> Counts:

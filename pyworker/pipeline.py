@@ -19,6 +19,7 @@ from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.metrics import Kind, Metrics, RequestTracker
 from pyworker.model_client import ModelClient
+from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
 
@@ -120,20 +121,19 @@ class Pipeline:
         def check(load: float, in_hand: int) -> None:
             wait = load / throughput if throughput > 0 else 0.0
             if in_hand >= self._max_in_hand:
-                reason, over = f"{in_hand} requests are in hand already", 1.0
-            elif limit is not None and wait > limit:
+                raise _too_busy(f"{in_hand} requests are in hand already", in_hand, wait)
+            if limit is not None and wait > limit:
                 reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
-                over = wait - limit
-            else:
-                return
-            raise Overloaded(
-                f"too busy: {reason}",
-                requests_in_hand=in_hand,
-                estimated_wait=wait,
-                retry_after=max(over, 1.0),
-            )
+                raise _too_busy(reason, in_hand, wait, wait - limit)
 
         return self._metrics.admit(auth_data, workload, check, kind)
+
+    def _waited_too_long(self, route: Route) -> Overloaded:
+        """The model turned out to be slower than its benchmark."""
+        load, in_hand = self._metrics.in_hand()
+        throughput = self._lifecycle.status.throughput
+        reason = f"waited {route.max_queue_time:g} s for a turn, which is the limit"
+        return _too_busy(reason, in_hand, load / throughput if throughput > 0 else 0.0)
 
     def _forward(
         self, route: Route, request: flask.Request, payload: ApiPayload, exchange: Exchange
@@ -141,7 +141,9 @@ class Pipeline:
         connection = connection_of(request)
         if connection is not None:
             exchange.watch(connection.fileno())
-        exchange.slot.wait()
+        if not exchange.slot.wait(route.max_queue_time):
+            exchange.tracker.end(Outcome.REJECTED)
+            raise self._waited_too_long(route)
         if exchange.call.aborted:
             raise Aborted
         exchange.tracker.start_work()
@@ -150,6 +152,12 @@ class Pipeline:
         model_response = self._client.post(handler.endpoint, body, exchange.call)
         exchange.hold(model_response)
         return exchange.deliver(handler.generate_client_response(request, model_response))
+
+
+def _too_busy(reason: str, in_hand: int, wait: float, over: float = 0.0) -> Overloaded:
+    return Overloaded(
+        f"too busy: {reason}", requests_in_hand=in_hand, estimated_wait=wait, retry_after=max(over, 1.0)
+    )
 
 
 def _workload(payload: ApiPayload) -> float:

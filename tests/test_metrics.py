@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pyworker.data_types import AuthData
 from pyworker.errors import Overloaded
-from pyworker.metrics import Clock, Counts, Metrics, RequestTracker, Snapshot
+from pyworker.metrics import Clock, Counts, Kind, Metrics, RequestTracker, Snapshot
 from pyworker.reports import FinishedRequest, Identity, ModelFigures, Outcome, StatusReport
 
 DEADLINE = 60  # seconds; only a failing test waits so long
@@ -80,11 +81,14 @@ class Event:
 class LedgerMachine(RuleBasedStateMachine):
     """The ledger against a list of events. Workloads are quarters, so that sums are exact."""
 
+    #: Whose ledger: a mutant's in tests/test_mutations.py.
+    ledger: ClassVar[type[Metrics]] = Metrics
+
     def __init__(self) -> None:
         super().__init__()
         self.time = FakeClock()
         self.changes = 0
-        self.metrics = Metrics(self.time.clock(), self._count_change)
+        self.metrics = self.ledger(self.time.clock(), self._count_change)
         self.in_hand: list[RequestTracker] = []
         self.events: list[Event] = []
         self.accepted_up_to = 0
@@ -105,19 +109,23 @@ class LedgerMachine(RuleBasedStateMachine):
     def load_for_a_while(self, seconds: float) -> None:
         self.time.advance(seconds)
 
-    @rule(request_idx=st.integers(0, 30), quarters=st.integers(0, 4_000_000))
-    def admit(self, request_idx: int, quarters: int) -> None:
+    @rule(
+        request_idx=st.integers(0, 30), quarters=st.integers(0, 4_000_000), kind=st.sampled_from(list(Kind))
+    )
+    def admit(self, request_idx: int, quarters: int, kind: Kind) -> None:
         workload = quarters / 4
         seen: list[tuple[float, int]] = []
-        load = sum(tracker.workload for tracker in self.in_hand)
+        is_session = kind is Kind.SESSION
+        like_it = [tracker for tracker in self.in_hand if (tracker.kind is Kind.SESSION) == is_session]
+        load = sum(tracker.workload for tracker in like_it)
 
         def look(load: float, in_hand: int) -> None:
             seen.append((load, in_hand))
 
-        tracker = self.metrics.admit(auth(request_idx), workload, look)
-        assert seen == [(load, len(self.in_hand))], "the check sees what is in hand, without this request"
+        tracker = self.metrics.admit(auth(request_idx), workload, look, kind)
+        assert seen == [(load, len(like_it))], "the check sees what is in hand, without this request"
         self.in_hand.append(tracker)
-        self._received(request_idx)
+        self._received(request_idx, counted=kind is not Kind.IN_SESSION)
         self.events.append(Event(received=workload))
 
     @rule(request_idx=st.integers(0, 30), quarters=st.integers(0, 4_000_000))
@@ -128,13 +136,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.finished.append((request_idx, "Rejected", False))
         self.events.append(Event(rejected=quarters / 4))
 
-    def _received(self, request_idx: int) -> None:
+    def _received(self, request_idx: int, *, counted: bool = True) -> None:
         self.counts["received"] += 1
-        self.distinct.add(request_idx)
+        if counted:
+            self.distinct.add(request_idx)
         self.expected_changes += 1
 
     @precondition(lambda self: self.in_hand)
-    @rule(data=st.data(), outcome=st.sampled_from(ENDS))
+    @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
     def end(self, data: st.DataObject, outcome: Outcome) -> None:
         tracker = self.in_hand.pop(data.draw(st.integers(0, len(self.in_hand) - 1)))
         if data.draw(st.booleans()):
@@ -142,16 +151,24 @@ class LedgerMachine(RuleBasedStateMachine):
         assert tracker.end(outcome)
         assert not tracker.end(Outcome.ERROR), "only the first outcome counts"
         tracker.close()
-        name = {"Success": "served", "Error": "errored", "Cancelled": "cancelled"}[outcome.value]
-        self.counts[name] += 1
+        names = {"Success": "served", "Error": "errored", "Cancelled": "cancelled", "Rejected": "rejected"}
+        self.counts[names[outcome.value]] += 1
         self.expected_changes += 1
-        self.finished.append((tracker.request_idx, outcome.value, outcome is not Outcome.ERROR))
+        self._finished(tracker, outcome)
+        turned_away = tracker.workload if outcome is Outcome.REJECTED else 0.0
         self.events.append(
             Event(
+                received=-turned_away,
+                rejected=turned_away,
                 cancelled=tracker.workload if outcome is Outcome.CANCELLED else 0.0,
                 served=tracker.workload if outcome is Outcome.SUCCESS else 0.0,
             )
         )
+
+    def _finished(self, tracker: RequestTracker, outcome: Outcome) -> None:
+        if tracker.kind is not Kind.IN_SESSION:
+            success = outcome in (Outcome.SUCCESS, Outcome.CANCELLED)
+            self.finished.append((tracker.request_idx, outcome.value, success))
 
     @rule()
     def model_ready(self) -> None:
@@ -182,8 +199,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert report.cur_perf == sum(event.served for event in carried)
         assert report.loadtime == sum(event.loadtime for event in carried)
         assert report.cur_load == sum(tracker.workload for tracker in self.in_hand)
-        assert report.num_requests_working == len(self.in_hand)
-        assert report.working_request_idxs == [tracker.request_idx for tracker in self.in_hand]
+        counted = [tracker.request_idx for tracker in self.in_hand if tracker.kind is not Kind.IN_SESSION]
+        assert report.num_requests_working == len(counted)
+        assert sorted(report.working_request_idxs) == sorted(counted)
         assert report.num_requests_recieved == len(self.distinct)
         last_disk = self.accepted[-1].disk_usage if self.accepted else disk / 4
         assert (report.disk_usage, report.additional_disk_usage) == (disk / 4, disk / 4 - last_disk)
@@ -229,7 +247,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for tracker in self.in_hand:
             tracker.close()
             self.events.append(Event(cancelled=tracker.workload))
-            self.finished.append((tracker.request_idx, "Cancelled", True))
+            self._finished(tracker, Outcome.CANCELLED)
         last = self.metrics.snapshot(IDENTITY, FIGURES, 0.0)
         self.metrics.acknowledge(last)
         accepted = [*self.accepted, last.report]

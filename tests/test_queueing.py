@@ -147,6 +147,30 @@ def test_an_estimated_wait_above_the_limit_is_refused(stack: Stack) -> None:
     assert stack.post("/serial/limited", "fourth").status == 200
 
 
+def test_what_waited_too_long_is_turned_away_while_queued(stack: Stack) -> None:
+    """The benchmark promised 1000 units a second, but the model is stuck."""
+    stack.wait_in_hand(0)
+    gate = threading.Event()
+    stack.model.once("/serial/limited", gate, OK)
+    refused = next_request_idx()
+    with stack.open("/serial/limited", "first", work=1.0) as first:
+        stack.model.request("/serial/limited")
+        answer = stack.post("/serial/limited", "second", request_idx=refused, work=11.0)
+        assert answer.status == 429
+        assert answer.header("Retry-After") == "1"
+        assert answer.object() == {
+            "error": "too busy: waited 2 s for a turn, which is the limit",
+            "requests_in_hand": 1,
+            "estimated_wait": 0.001,
+        }
+        gate.set()
+        assert first.answer().status == 200
+    assert stack.outcome(refused) == "Rejected"
+    assert len(stack.model.requests("/serial/limited")) == 1
+    stack.wait_for_report(lambda report: report["rej_load"] == 11.0, "the rejected workload")
+    assert stack.post("/serial/limited", "third").status == 200
+
+
 def _broken_head(stack: Stack) -> None:
     stack.model.once("/serial", b"HTTP/1.1 200", Act.CLOSE)
     assert stack.post("/serial").status == 502
