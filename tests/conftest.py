@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +20,19 @@ from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, 
 from tests.support.waiting import DEADLINE
 
 SHOWN_LOG = 20_000
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long the soak is."""
+    parser.addoption(
+        "--soak-size", type=float, default=0.03, help="1 is the full length (default: %(default)s)"
+    )
+
+
+@pytest.fixture
+def soak_size(request: pytest.FixtureRequest) -> float:
+    """Of the full length."""
+    return cast("float", request.config.getoption("--soak-size"))
 
 
 @pytest.hookimpl(wrapper=True)
