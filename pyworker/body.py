@@ -118,7 +118,7 @@ class _Guard:
         if self._signed or len(body) < SMALL:
             return
         if self._taken == 0:
-            auth_data = _leading_auth_data(body)
+            auth_data = leading_auth_data(body)
             if auth_data is not None:
                 self._check(auth_data)
                 self._signed = True
@@ -138,7 +138,7 @@ class _Guard:
             self._taken = 0
 
 
-def _leading_auth_data(beginning: bytearray) -> AuthData | None:
+def leading_auth_data(beginning: bytearray) -> AuthData | None:
     """The `auth_data` of a JSON object that has only begun; None unless it is there to its end."""
     text = beginning.decode("utf-8", "ignore")  # the cut may lie within a character
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import re
 import select
 import socket
 import threading
@@ -18,6 +19,8 @@ _READ_BUFFER = 64 * 1024
 _JOIN_BELOW = 64 * 1024
 _CONNECT_TIMEOUT = 10.0
 _MAX_INTERIM_ANSWERS = 16
+# Within what an integer of 64 bits can hold; ASCII digits, which `\d` is not.
+_LENGTH = re.compile("[0-9]{1,18}")
 
 
 class Aborted(Exception):
@@ -162,12 +165,23 @@ def _begin(response: http.client.HTTPResponse) -> None:
     for _ in range(_MAX_INTERIM_ANSWERS):
         response.begin()
         if response.status >= 200:
+            _check_framing(response)
             return
         if response.status == http.client.SWITCHING_PROTOCOLS:
             break
         # http.client skips 100 by itself; 102 and 103 announce an answer just as well.
         cast("Any", response).headers = None
     raise http.client.HTTPException("the model server does not come to a final answer")
+
+
+def _check_framing(response: http.client.HTTPResponse) -> None:
+    """Refuse what `http.client` would take for an answer that ends with its connection."""
+    lengths = set(response.headers.get_all("Content-Length", []))
+    if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
+        raise http.client.HTTPException("the model server's answer has no sensible Content-Length")
+    coding = response.headers.get("Transfer-Encoding", "chunked")
+    if coding.lower() != "chunked":
+        raise http.client.HTTPException("the model server's answer has a transfer coding that is not known")
 
 
 class _FileSource:

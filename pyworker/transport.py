@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3.exceptions import HTTPError
 
 from pyworker.connection import Aborted, Connection, ModelCall, ResponseFile, StaleConnection
 
@@ -156,7 +157,11 @@ class ModelAdapter(HTTPAdapter):
             response.close()
             self._give_back(connection, reusable and not file.leftover and not call.aborted)
 
-        return self.build_response(request, _Body(response, method, release))
+        try:
+            return self.build_response(request, _Body(response, method, release))
+        except HTTPError as error:  # such as two lengths that contradict each other
+            release(False)
+            raise _translated(error, request) from error
 
     def _authorize(self, request: requests.PreparedRequest) -> None:
         if self._authorization is not None:
@@ -229,6 +234,6 @@ def _translated(error: Exception, request: requests.PreparedRequest) -> Exceptio
     """The exception of requests that says the same."""
     if isinstance(error, TimeoutError):
         return requests.exceptions.ReadTimeout("no answer in time", request=request)
-    if isinstance(error, (OSError, http.client.HTTPException, StaleConnection)):
+    if isinstance(error, (OSError, http.client.HTTPException, HTTPError, StaleConnection)):
         return requests.exceptions.ConnectionError(f"{type(error).__name__}: {error}", request=request)
     return error

@@ -15,6 +15,7 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from pyworker.connection import Aborted, ModelCall
+from pyworker.errors import ModelUnreachable
 from pyworker.model_client import ModelClient
 from pyworker.transport import ModelAdapter
 from tests.support.scripted import Act, ScriptedServer, Step, Tell, chunk, head, whole
@@ -570,3 +571,34 @@ def test_sixteen_threads_share_one_adapter(scripted_model: ScriptedServer) -> No
     assert len(scripted_model.requests()) == 960
     for request in scripted_model.requests():
         assert request.path == f"/{request.json()}"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Content-Length: 4", "Content-Length: 5"),
+        ("Content-Length: -1",),
+        ("Content-Length: +4",),
+        ("Content-Length: four",),
+        ("Content-Length: 4, 4",),
+        ("Content-Length: \x00 4",),
+        ("Content-Length: " + "9" * 30,),
+        ("Content-Length:",),
+        ("Transfer-Encoding: gzip, chunked",),
+        ("Transfer-Encoding: identity",),
+        ("Transfer-Encoding: chunked, chunked",),
+    ],
+    ids=str,
+)
+def test_an_answer_of_unknown_length_is_no_answer(
+    scripted_model: ScriptedServer, headers: tuple[str, ...]
+) -> None:
+    """Taken for one that ends with its connection, it would be wrong and look whole."""
+    scripted_model.script("/answer", head(*headers), b"body", Act.CLOSE)
+    with model_client(scripted_model) as client:
+        for _ in range(3):
+            with pytest.raises(ModelUnreachable):
+                post(client, "/answer")
+        assert len(scripted_model.requests("/answer")) == 3, "each was executed once"
+        scripted_model.script("/answer", head("Content-Length: 4", "Content-Length: 4"), b"body")
+        assert post(client, "/answer") == b"body"
