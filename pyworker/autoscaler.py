@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+import time
 from collections.abc import Callable, Sequence
 
 import requests
@@ -63,7 +64,7 @@ class AutoscalerClient:
             if not 200 <= answer.status_code < 300:
                 raise requests.exceptions.HTTPError(f"answered {answer.status_code}")
             try:
-                content = answer.raw.read(_MAX_ANSWER, decode_content=True)
+                content = _read(answer)
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 if body is None:
                     raise requests.exceptions.HTTPError("broke off its answer") from error
@@ -74,6 +75,18 @@ class AutoscalerClient:
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
+
+
+def _read(answer: requests.Response) -> bytes:
+    """The body, as far as it came in the time of one timeout: an answer that trickles holds nobody up."""
+    content = b""
+    deadline = time.monotonic() + _TIMEOUT[1]
+    while len(content) < _MAX_ANSWER and time.monotonic() < deadline:
+        piece = answer.raw.read1(_MAX_ANSWER, decode_content=True)
+        if not piece:
+            break
+        content += piece
+    return content
 
 
 def _brief(error: Exception) -> str:

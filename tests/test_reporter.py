@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from pyworker.data_types import AuthData
 from pyworker.errors import AutoscalerError
 from pyworker.metrics import Metrics
 from pyworker.reports import Identity, ModelFigures, Outcome
+from tests.support.scripted import Act, ScriptedServer, chunk, head
 
 IDENTITY = Identity(17, "s3cret-token", "http://203.0.113.7:40123")
 URL = "http://203.0.113.7:40123"
@@ -519,3 +521,34 @@ def test_the_key_comes_from_the_first_address_that_has_it(
     with KeyBench(nobody, autoscaler.url, second.url) as bench:
         assert bench.fetcher.fetch_once() is None
         assert bench.verifier.has_key
+
+
+@pytest.mark.parametrize("kind", ["report", "key"])
+def test_an_answer_that_trickles_holds_nobody_up(scripted_model: ScriptedServer, kind: str) -> None:
+    """A byte every half second: no read ever times out, and the end would come after half a minute."""
+    gates = [threading.Event() for _ in range(60)]
+    steps = [step for gate in gates for step in (chunk(b"x"), gate)]
+    path = "/worker_status/" if kind == "report" else "/pubkey/"
+    scripted_model.script(path, head("Transfer-Encoding: chunked"), *steps, Act.CLOSE)
+    done = threading.Event()
+
+    def trickle() -> None:
+        for gate in gates:
+            if done.wait(0.5):
+                return
+            gate.set()
+
+    trickler = threading.Thread(target=trickle)
+    trickler.start()
+    client = AutoscalerClient([scripted_model.url])
+    began = time.monotonic()
+    try:
+        if kind == "report":
+            client.send_status({})
+        else:
+            assert set(client.fetch_public_key()) == {"x"}
+        assert time.monotonic() - began < 15
+    finally:
+        done.set()
+        trickler.join()
+        client.close()
