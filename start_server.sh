@@ -623,8 +623,10 @@ set_large_logs_aside() {
 
 # set_aside FILE: to FILE.old. The file stays the same one, for a process that has it open.
 set_aside() {
+  [[ -f $1 && -w $1 ]] || fail "$1 cannot be emptied: is it a file that this user may write?"
+  # A full disk must not keep it from being emptied.
   cp -- "$1" "$1.old" || note "$1 cannot be kept as $1.old"
-  { : >"$1"; } 2>/dev/null || fail "$1 cannot be emptied: is it a file that this user may write?"
+  : >"$1"
 }
 
 # Name everything that is missing at once. Whether a value is valid is checked by pyworker.config.

@@ -126,9 +126,17 @@ class Instance:
         file.parent.mkdir(exist_ok=True)
         file.write_text(text, "utf-8")
 
+    @property
+    def debug_log(self) -> str:
+        return self.read("/workspace/debug.log")
+
+    @property
+    def worker_log(self) -> str:
+        return self.read("/workspace/pyworker.log")
+
     def everything_said(self, run: Run) -> str:
         """The terminal and the logs."""
-        return run.said + self.read("/workspace/debug.log") + self.read("/workspace/pyworker.log")
+        return run.said + self.debug_log + self.worker_log
 
 
 def assert_no_secret(text: str) -> None:
@@ -237,13 +245,9 @@ def test_the_models_log_is_kept_where_the_model_still_runs(instance: Instance) -
     instance.write("/workspace/model.log", "server has started\n")
     run = instance.start(USE_SSL="false", KEEP_MODEL_LOG="true")
     instance.wait_serving(run, "http")
-    wait_until(lambda: "the model is loaded" in run_log(instance), "the loaded line", START_SECONDS)
+    wait_until(lambda: "the model is loaded" in instance.worker_log, "the loaded line", START_SECONDS)
     assert instance.read("/workspace/model.log.old") == ""
     assert instance.stop(run) == 0
-
-
-def run_log(instance: Instance) -> str:
-    return instance.read("/workspace/pyworker.log")
 
 
 def test_large_logs_are_set_aside_once(instance: Instance) -> None:
@@ -255,6 +259,17 @@ def test_large_logs_are_set_aside_once(instance: Instance) -> None:
         assert instance.sandbox.path(f"/workspace/{name}").stat().st_size < 100_000
         assert instance.sandbox.path(f"/workspace/{name}.old").stat().st_size >= 11_000_000
     assert instance.stop(run) == 0
+
+
+def test_a_terminal_that_is_closed_takes_nothing_from_the_logs(instance: Instance) -> None:
+    run = instance.start(USE_SSL="false")
+    instance.wait_serving(run, "http")
+    assert run.process.stdout is not None
+    run.process.stdout.close()
+    os.kill(run.script, signal.SIGTERM)
+    assert run.process.wait(STOP_SECONDS) == 0
+    assert "Handling signal: term" in instance.worker_log
+    assert "Shutting down" in instance.worker_log
 
 
 def test_nothing_that_listens_to_reports_is_needed_for_a_start(instance: Instance) -> None:
@@ -273,7 +288,7 @@ def test_an_instance_without_a_network_starts_with_what_it_has(
         assert "cannot be reached" in fault
         assert "the failure could not be reported to " in fault
         run = instance.start(USE_SSL="false")
-        wait_until(lambda: "Listening at" in run_log(instance), "the worker", START_SECONDS)
+        wait_until(lambda: "Listening at" in instance.worker_log, "the worker", START_SECONDS)
         assert instance.stop(run) == 0
 
 
@@ -382,7 +397,7 @@ def test_a_package_index_that_cannot_be_reached_is_reported(instance: Instance, 
     assert_no_secret(instance.everything_said(run))
 
 
-def test_a_python_that_is_missing_or_too_old_is_named(instance: Instance, tmp_path: Path) -> None:
+def test_a_python_that_is_missing_or_too_old_is_named(instance: Instance) -> None:
     real = shutil.which("python3")
     # Old enough to be refused, good enough to report.
     script = f"""#!/bin/sh
@@ -395,10 +410,9 @@ case "$*" in *version_info*) exit 1 ;; -V) echo Python 3.8.1 ;; *) exec '{real}'
     assert len(instance.failures) == 1
 
     programs = ("bash", "env", "dirname", "mkdir", "touch", "date", "tee", "rm", "tac", "setsid", "setpriv")
+    instance.sandbox.run("mkdir", "/opt/none")
     for program in programs:
-        instance.sandbox.run("ln", "-s", str(shutil.which(program)), f"/opt/old/{program}.new")
-        instance.sandbox.run("mkdir", "-p", "/opt/none")
-        instance.sandbox.run("mv", f"/opt/old/{program}.new", f"/opt/none/{program}")
+        instance.sandbox.run("ln", "-s", str(shutil.which(program)), f"/opt/none/{program}")
     assert "python3 is missing" in instance.failed(instance.start(PATH="/opt/none"))
 
 
@@ -411,12 +425,8 @@ def test_a_console_that_fails_first_is_asked_again(instance: Instance, fault: st
     run = instance.start()
     instance.wait_serving(run)
     assert len(instance.console.signings) == 2
-    assert run_said(instance).count("no certificate yet: ") == 1
+    assert instance.debug_log.count("no certificate yet: ") == 1
     assert instance.stop(run) == 0
-
-
-def run_said(instance: Instance) -> str:
-    return instance.read("/workspace/debug.log")
 
 
 def test_a_console_that_listens_late_is_asked_again(instance: Instance, tmp_path: Path) -> None:
@@ -424,7 +434,7 @@ def test_a_console_that_listens_late_is_asked_again(instance: Instance, tmp_path
     instance.console = late
     run = instance.start()
     wait_until(
-        lambda: "Connection refused>" in run_said(instance) or "no certificate yet" in run_said(instance),
+        lambda: "Connection refused>" in instance.debug_log or "no certificate yet" in instance.debug_log,
         "a refusal",
     )
     with late:
@@ -495,11 +505,11 @@ def test_an_update_is_done_once_and_the_new_script_takes_over(instance: Instance
     run = instance.start(USE_SSL="false")
     wait_until(lambda: instance.ping("http") == b"pong", "an answer of the worker", INSTALL_SECONDS)
     assert not instance.sandbox.path("/.force_update").exists()
-    log = run_said(instance)
-    assert log.count("THE NEW SCRIPT") == 1, log
+    log = instance.debug_log
     assert log.count("An update is asked for by /.force_update") == 1
     assert "installing requirements.txt" not in log
     assert instance.stop(run) == 0
+    assert run.said.count("THE NEW SCRIPT") == 1, run.said
     assert "two" in instance.sandbox.run("git", "log", "-1", "--format=%s", folder=instance.folder)
 
 
@@ -510,7 +520,7 @@ def test_an_update_that_fails_keeps_the_flag_and_the_old_version_serves(instance
     run = instance.start(USE_SSL="false")
     instance.wait_serving(run, "http")
     assert instance.sandbox.path("/.force_update").exists()
-    assert run_said(instance).count("the update failed") == 1
+    assert instance.debug_log.count("the update failed") == 1
     assert instance.stop(run) == 0
     assert instance.failures == []
 
@@ -533,7 +543,7 @@ def test_without_a_checkout_only_packages_are_updated(instance: Instance) -> Non
     instance.write("/.force_update", "")
     run = instance.start(USE_SSL="false")
     wait_until(lambda: instance.ping("http") == b"pong", "an answer of the worker", INSTALL_SECONDS)
-    assert "no git checkout that follows a branch" in run_said(instance)
+    assert "no git checkout that follows a branch" in instance.debug_log
     assert not instance.sandbox.path("/.force_update").exists()
     assert instance.stop(run) == 0
 

@@ -179,6 +179,23 @@ def test_a_worker_that_cannot_start_gives_its_reason(
     assert run.left() == []
 
 
+def test_a_worker_whose_package_does_not_load_gives_its_reason(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    folder = installed.folder / "workers" / "broken"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "server.py").write_text("def create_backend(\n")
+    run = start(installed.folder, "demo", "--once", "broken", **ports)
+    try:
+        assert run.end(DEMO_SECONDS) == 1
+    finally:
+        shutil.rmtree(folder)
+    assert "cannot start: SyntaxError: " in run.said
+    assert "The worker cannot start. Mend what its log names, then start again." in run.said
+    assert run.left() == []
+
+
 def test_a_worker_without_a_client_is_only_started(
     installed: Installed, start: Start, ports: dict[str, str]
 ) -> None:

@@ -5,6 +5,7 @@ Made of a mount and a process namespace and an overlay, so it takes root and a k
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -85,8 +86,11 @@ class Sandbox:
     @property
     def inside(self) -> list[str]:
         """The command that runs another one in there."""
-        root = f"{self._mount}/root"
-        return ["nsenter", "--target", str(self._init), *self._namespaces, "chroot", root]
+        nsenter, chroot = shutil.which("nsenter"), shutil.which("chroot")
+        # Found here, since a test may give the command a PATH of its own.
+        assert nsenter is not None
+        assert chroot is not None
+        return [nsenter, "--target", str(self._init), *self._namespaces, chroot, f"{self._mount}/root"]
 
     @property
     def _init(self) -> int:
