@@ -38,15 +38,7 @@ class Run:
         environ.update({name: value for name, value in os.environ.items() if name.startswith(kept)})
         environ.update(settings)
         # Bash cannot trap a signal that was ignored when it started, as it is in some CI systems.
-        command = [
-            *inside,
-            "env",
-            "--default-signal=INT,TERM",
-            "-C",
-            str(folder),
-            "./start_server.sh",
-            *arguments,
-        ]
+        command = [*inside, "env", "--default-signal=INT,TERM", "-C", str(folder), "./start_server.sh"]
         self.process = subprocess.Popen(
             [*command, *arguments],
             env=environ,
