@@ -6,13 +6,15 @@ Every value comes from the environment through `pyworker.config.Settings`.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import ssl
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyworker.app import worker_of
+from pyworker.beacon import INTERVAL, Beacon, Failure
 from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
 from pyworker.errors import ConfigError
 
@@ -108,7 +110,26 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
         logging.getLogger("pyworker").error("cannot start: %s", error)
         # gunicorn's code for an app that does not load: the master gives up instead of trying for ever.
         sys.exit(4)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  a worker package may do anything
+        _report_until_ended(worker, error)
     pyworker_worker.start()
+
+
+def _report_until_ended(worker: Worker, error: BaseException) -> NoReturn:
+    """A worker package is broken: the fleet is told why for as long as this process is wanted."""
+    reason = " ".join(f"cannot start: {type(error).__name__}: {error}".split())
+    logger = logging.getLogger("pyworker")
+    logger.error("the worker package does not load", exc_info=error)
+    logger.error("%s; reported every %.0f s until this process is ended", reason, INTERVAL)
+    failure = Failure(_settings.container_id, _settings.master_token, _settings.public_url or "", reason)
+
+    def is_wanted() -> bool:
+        worker.notify()
+        return os.getppid() == worker.ppid
+
+    ended_by = Beacon(_settings.report_addrs, failure, logger.warning).report_until_ended(is_wanted)
+    # Status 4 as above; but a master that is ending because of SIGTERM itself would stumble over it.
+    sys.exit(0 if ended_by == signal.SIGTERM else 4)
 
 
 def worker_exit(_server: Arbiter, worker: Worker) -> None:

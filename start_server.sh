@@ -3,10 +3,22 @@
 set -euo pipefail
 
 readonly DEMO_DIR=.pyworker
-readonly SETUP_LOG=$DEMO_DIR/setup.log
 readonly PYTHON=.venv/bin/python
 readonly STAMP=.venv/.requirements-installed
 readonly READY_SECONDS=90
+readonly LARGE_LOG=$((10 * 1024 * 1024))
+readonly UPDATE_SECONDS=120
+
+# Where the output of the preparations goes.
+SETUP_LOG=$DEMO_DIR/setup.log
+# What the person who started this looks at; stdout and stderr may lead into a log as well.
+TERMINAL=2
+# Of an instance: whether a failure is still to be reported, the process that writes debug.log, the worker, and
+# the signal it was asked to end with.
+UNREPORTED=false
+DEBUG_TEE=
+WORKER=
+ASKED=
 
 # Every child in the order of its start; a child's name, log and advice, by process id.
 CHILDREN=()
@@ -26,7 +38,15 @@ demo       Run a model server, a local autoscaler and the worker WORKER (default
            machine, show a whole and a streamed answer, and stay until Ctrl-C.
   --once   End after the answers.
 
-Without arguments: serve the worker BACKEND as on an instance, with USE_SSL=true unless it is set.
+Without arguments: serve the worker BACKEND as on an instance, with USE_SSL=true unless it is set. SIGTERM lets
+it finish its requests; a failure is reported to the autoscaler. Read from the environment, beside the settings
+of the worker itself:
+
+  WORKSPACE_DIR        /workspace; holds debug.log, pyworker.log and what the worker remembers
+  KEEP_MODEL_LOG       false; true reads the model's log of an earlier run again, for a model that still runs
+  CONSOLE_URL          https://console.vast.ai; signs the certificate that USE_SSL=true needs
+  CERTIFICATE_TIMEOUT  120; seconds in which it has to
+  PYWORKER_UPDATE_FLAG /.force_update; where this file is, the project is updated before the start
 
 Both make .venv and install requirements.txt when that is needed. The demo's ports are set with
 DEMO_MODEL_PORT (5001), DEMO_AUTOSCALER_PORT (8081) and WORKER_PORT (3000). README.md lists every setting.
@@ -59,10 +79,16 @@ bad_usage() {
 
 # --- what is said ------------------------------------------------------------------------------------------
 
+# fail LINE...: what is wrong and what to do about it.
 fail() {
   end_line
-  printf 'start_server.sh: %s\n' "$@" >&2
+  note "$@"
+  report "$@"
   exit 1
+}
+
+note() {
+  printf 'start_server.sh: %s\n' "$@" >&2
 }
 
 # open_line TEXT: begin a line that dots and the elapsed seconds will end.
@@ -88,12 +114,14 @@ tick() {
   fi
 }
 
-# show_log FILE: its last lines, indented, as part of an error message.
+# show_log FILE: its last lines, indented, as part of an error message; for the terminal, since a log has them.
 show_log() {
   end_line
-  printf '\nThe last lines of %s:\n' "$1" >&2
-  tail -n 15 -- "$1" | sed 's/^/    /' >&2
-  printf '\n' >&2
+  {
+    printf '\nThe last lines of %s:\n' "$1"
+    tail -n 15 -- "$1" | sed 's/^/    /'
+    printf '\n'
+  } >&"$TERMINAL"
 }
 
 # --- children ----------------------------------------------------------------------------------------------
@@ -175,6 +203,19 @@ require_children() {
   done
 }
 
+# inquire COMMAND...: run it; the lines it prints are in ANSWER. Returns its status. Unlike $(...), it can be
+# ended by a signal.
+inquire() {
+  local status=0 file=$WORKSPACE_DIR/.answer.$$ answer
+  exec {answer}<>"$file"
+  rm -f -- "$file"
+  spawn "$1" - "" "$@" >&"$answer"
+  forget "${CHILDREN[-1]}" || status=$?
+  mapfile -t ANSWER <"/proc/$$/fd/$answer"
+  exec {answer}>&-
+  return "$status"
+}
+
 # The last started ends first, so that the worker's last report finds the autoscaler. Bash's own list is asked,
 # since a signal may come between the start of a child and its entry in CHILDREN.
 finish() {
@@ -185,6 +226,10 @@ finish() {
   for pid in $(jobs -p | tac); do
     stop "$pid"
   done
+  if ((status > 0 && status < 128)); then
+    report "start_server.sh ended with status $status"
+  fi
+  close_debug_log
   exit "$status"
 }
 
@@ -239,23 +284,26 @@ make_venv() {
   if run "making .venv" python3 -m venv --clear .venv; then
     return
   fi
-  if ! command -v apt-get >/dev/null; then
+  if ! can_install; then
     show_log "$SETUP_LOG"
-    fail "python3 -m venv does not work. Install your system's package of Python's venv module, then start again."
-  fi
-  if (($(id -u) != 0)); then
-    show_log "$SETUP_LOG"
-    fail "python3 -m venv does not work. Run this command, then start again:" \
+    fail "python3 -m venv does not work. Install your system's package of Python's venv module, then start again:" \
       "    sudo apt-get update && sudo apt-get install -y python3-venv"
   fi
-  # A list of packages that is a little old is good enough, where it cannot be fetched.
-  run "updating the list of packages" apt-get update || true
-  if ! run "installing python3-venv" env DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv ||
-    ! run "making .venv" python3 -m venv --clear .venv; then
+  if ! install_packages python3-venv || ! run "making .venv" python3 -m venv --clear .venv; then
     show_log "$SETUP_LOG"
     fail "python3 -m venv does not work, and installing python3-venv did not help." \
       "Is $(command -v python3) the system's own Python? What it said is above."
   fi
+}
+
+can_install() {
+  command -v apt-get >/dev/null && (($(id -u) == 0))
+}
+
+install_packages() {
+  # A list of packages that is a little old is good enough, where it cannot be fetched.
+  run "updating the list of packages" apt-get update || true
+  run "installing $*" env DEBIAN_FRONTEND=noninteractive apt-get install -y "$@"
 }
 
 begin_setup_log() {
@@ -324,51 +372,16 @@ demo_environment() {
   export NO_PROXY=$no_proxy
 }
 
-# require_free_ports NAME=PORT...: fail with a line for each that is no port, given twice, or taken. /proc is
-# read by hand, since neither ss nor lsof need be there.
+# require_free_ports NAME=PORT...: fail with a line for each that is no port, given twice, or taken.
 require_free_ports() {
-  python3 -IS - "$@" <<'END' || exit 1
-import os, pathlib, socket, sys
-
-
-def holders(port):
-    """Processes that listen on the port, as far as this user may see."""
-    inodes = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        lines = pathlib.Path(table).read_text().splitlines()[1:] if os.path.exists(table) else []
-        rows = [line.split() for line in lines]
-        inodes |= {f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == port}
-    for process in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            if inodes & {os.readlink(entry) for entry in (process / "fd").iterdir()}:
-                yield f"process {process.name} ({(process / 'comm').read_text().strip()})"
-        except OSError:
-            pass
-
-
-def fault(name, text, before):
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 65535):
-        return f"{name}={text} is not valid: expected a port from 1 to 65535"
-    if int(text) in before:
-        return f"{name}={text}: the same port is given twice"
-    before.add(int(text))
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", int(text)))
-    except PermissionError:
-        return f"{name}={text} is reserved for root: set {name} to another port"
-    except OSError:
-        who = ", ".join(sorted(holders(int(text)))) or "a process of another user"
-        return f"port {text} is taken by {who}: end it, or set {name} to another port"
-
-
-seen = set()
-faults = [found for name, _, port in (given.partition("=") for given in sys.argv[1:]) if (found := fault(name, port, seen))]
-for line in faults:
-    sys.stderr.write(f"start_server.sh: {line}\n")
-sys.exit(bool(faults))
-END
+  local faults status=0
+  faults=$(python3 -IS pyworker/instance/ports.py "$@") || status=$?
+  # A worker that holds the port is well, whatever becomes of this start.
+  ((status != 3)) || UNREPORTED=false
+  if ((status != 0)); then
+    mapfile -t faults <<<"$faults"
+    fail "${faults[@]}"
+  fi
 }
 
 # start_all WORKER: the three servers, until the worker is ready for requests.
@@ -383,7 +396,7 @@ start_all() {
   # The worker's first report and the public key need the autoscaler, hence this order.
   spawn "The worker $1" "$DEMO_DIR/worker.log" "$advice" \
     "$PYTHON" -m gunicorn -c gunicorn.conf.py "pyworker:create_app(\"$1\")"
-  await "waiting for the worker on port $WORKER_PORT" http_get "$WORKER_PORT" /ping
+  await "waiting for the worker on port $WORKER_PORT" worker_answers
   await "waiting for the model server on port $MODEL_PORT" http_get "$MODEL_PORT" /healthcheck
   await "waiting for the worker to measure the model's speed" worker_is_ready
 }
@@ -416,6 +429,15 @@ answer = connection.getresponse()
 sys.stdout.write(answer.read().decode("utf-8", "replace"))
 sys.exit(answer.status != 200)
 END
+}
+
+# Whether the worker answers; fails for good when it stays only to report that it cannot start.
+worker_answers() {
+  if grep -q 'pyworker: cannot start: .*; reported' "$DEMO_DIR/worker.log"; then
+    show_log "$DEMO_DIR/worker.log"
+    fail "The worker cannot start. Mend what its log names, then start again."
+  fi
+  http_get "$WORKER_PORT" /ping
 }
 
 # Whether the autoscaler knows the worker as ready; fails for good when the worker reports an error.
@@ -510,13 +532,101 @@ stay() {
 
 serve() {
   export WORKER_PORT=${WORKER_PORT:-3000} USE_SSL=${USE_SSL:-true} REPORT_ADDR=${REPORT_ADDR:-https://run.vast.ai}
-  check_settings
-  require_python
   prepare_launch
-  begin_setup_log
+  UNREPORTED=true
+  prepare_workspace
+  open_debug_log
+  require_python
+  take_lock
+  set_large_logs_aside
+  check_settings
+  require_free_ports --host "${WORKER_HOST:-0.0.0.0}" "WORKER_PORT=$WORKER_PORT"
+  update_if_asked
   prepare_venv
-  set_old_log_aside
-  exec "$PYTHON" -m gunicorn -c gunicorn.conf.py "pyworker:create_app(\"$BACKEND\")"
+  prepare_certificate
+  set_model_log_aside
+  serve_until_told
+}
+
+# report LINE...: tell the autoscaler that an instance cannot start; once.
+report() {
+  local IFS=' '
+  if [[ $UNREPORTED == true ]] && command -v python3 >/dev/null; then
+    UNREPORTED=false
+    spawn "The report" - "" python3 -I pyworker/beacon.py --once "$*"
+    forget "${CHILDREN[-1]}" || true
+  fi
+}
+
+prepare_workspace() {
+  local reason
+  export WORKSPACE_DIR=${WORKSPACE_DIR:-/workspace}
+  export PYWORKER_STATE_DIR=${PYWORKER_STATE_DIR:-$WORKSPACE_DIR}
+  DEBUG_LOG=$WORKSPACE_DIR/debug.log
+  WORKER_LOG=$WORKSPACE_DIR/pyworker.log
+  LOCK_FILE=$WORKSPACE_DIR/.pyworker.lock
+  if ! reason=$({ mkdir -p -- "$WORKSPACE_DIR" && touch -- "$DEBUG_LOG" "$WORKER_LOG" "$LOCK_FILE"; } 2>&1); then
+    fail "WORKSPACE_DIR=$WORKSPACE_DIR cannot be used (${reason##*: }): set it to a folder that can be written"
+  fi
+  SETUP_LOG=$DEBUG_LOG
+}
+
+# From here on all that is said goes to debug.log too.
+open_debug_log() {
+  exec {TERMINAL}>&2
+  exec > >(keep_copy "$DEBUG_LOG") 2>&1
+  DEBUG_TEE=$!
+  printf '\n%s: start_server.sh, process %s\n' "$(date)" "$$" >>"$DEBUG_LOG"
+}
+
+# The last words are in the log when this returns.
+close_debug_log() {
+  if [[ -n $DEBUG_TEE ]]; then
+    exec >&"$TERMINAL" 2>&1
+    wait "$DEBUG_TEE" || true
+    DEBUG_TEE=
+  fi
+}
+
+# keep_copy FILE: pass stdin on to the terminal and append it to the file, until the last writer is gone: a
+# signal to all processes at once, or a terminal that is closed, must not end it before.
+keep_copy() {
+  trap '' HUP INT QUIT TERM PIPE
+  exec tee -a -- "$1" >&"$TERMINAL"
+}
+
+# One start at a time. The lock lives as long as this script, its worker, or the beacon that it becomes.
+take_lock() {
+  local patience=40 holder
+  if [[ ${DRAIN_TIMEOUT-} =~ ^[0-9]+ ]]; then
+    patience=$((10#${BASH_REMATCH[0]} + 15))
+  fi
+  exec 9<>"$LOCK_FILE"
+  if inquire python3 -IS pyworker/instance/lock.py 9 "$$" "$patience"; then
+    return
+  fi
+  # It is none of the other's business that this one cannot start.
+  UNREPORTED=false
+  holder=$(python3 -IS pyworker/instance/ports.py --holder "$WORKER_PORT")
+  fail "this instance is started already: ${ANSWER[*]} has $LOCK_FILE, and ${holder:-nobody yet} listens on" \
+    "port $WORKER_PORT. End that first, then start again."
+}
+
+set_large_logs_aside() {
+  local log
+  for log in "$DEBUG_LOG" "$WORKER_LOG"; do
+    if (($(wc -c <"$log") > LARGE_LOG)); then
+      set_aside "$log"
+    fi
+  done
+}
+
+# set_aside FILE: to FILE.old. The file stays the same one, for a process that has it open.
+set_aside() {
+  [[ -f $1 && -w $1 ]] || fail "$1 cannot be emptied: is it a file that this user may write?"
+  # A full disk must not keep it from being emptied.
+  cp -- "$1" "$1.old" || note "$1 cannot be kept as $1.old"
+  : >"$1"
 }
 
 # Name everything that is missing at once. Whether a value is valid is checked by pyworker.config.
@@ -564,18 +674,166 @@ worker_names() {
   printf '%s' "${names[*]}"
 }
 
-# The worker reads the log from its beginning, where lines of an earlier run would mislead it. The file stays
-# the same one, for a model server that has it open.
-set_old_log_aside() {
-  if [[ -s $MODEL_LOG ]]; then
-    cp -- "$MODEL_LOG" "$MODEL_LOG.old"
-    : >"$MODEL_LOG"
+# An update that fails must not keep the version that is here from serving.
+update_if_asked() {
+  local flag=${PYWORKER_UPDATE_FLAG:-/.force_update} before
+  [[ -e $flag ]] || return 0
+  printf 'An update is asked for by %s:\n' "$flag"
+  before=$(version_here)
+  if ! update; then
+    note "the update failed, $DEBUG_LOG says why; the version that is here is started, the next start tries again"
+  elif ! rm -f -- "$flag"; then
+    note "the update is done, but $flag cannot be removed: every start will update"
+  elif [[ $(version_here) != "$before" ]]; then
+    become_the_new_version
   fi
 }
 
-if [[ -n ${MODEL_LOG-} && $MODEL_LOG != /* ]]; then
-  MODEL_LOG=$PWD/$MODEL_LOG
-  export MODEL_LOG
-fi
+# The requirements of the new version are installed before it is there, so that what is here works at any moment.
+update() {
+  local wanted=requirements.txt
+  if follows_a_branch; then
+    wanted=$WORKSPACE_DIR/.requirements.new
+    run "fetching the newest version" env GIT_TERMINAL_PROMPT=0 timeout "$UPDATE_SECONDS" git fetch || return 1
+    git show "@{upstream}:requirements.txt" >"$wanted" || return 1
+  else
+    printf '  no git checkout that follows a branch: only what is installed is updated\n'
+  fi
+  rm -f "$STAMP"
+  "$PYTHON" -m pip --version >/dev/null 2>&1 || make_venv
+  run "updating what is installed" \
+    "$PYTHON" -m pip install --disable-pip-version-check --upgrade -r "$wanted" || return 1
+  if [[ $wanted != requirements.txt ]]; then
+    rm -f -- "$wanted"
+    run "taking over the newest version" git merge --ff-only "@{upstream}" || return 1
+  fi
+  fingerprint >"$STAMP"
+}
+
+follows_a_branch() {
+  [[ -e .git ]] && command -v git >/dev/null && git rev-parse "@{upstream}" >/dev/null 2>&1
+}
+
+version_here() {
+  if follows_a_branch; then
+    git rev-parse HEAD
+  fi
+}
+
+# The new script begins anew: with the terminal as it was, and without the lock, which it takes itself.
+become_the_new_version() {
+  printf 'The new version takes over.\n'
+  close_debug_log
+  exec 9>&- {TERMINAL}>&-
+  exec "$BASH" ./start_server.sh
+}
+
+# What is there and good is kept; see pyworker/instance/certificate.py.
+prepare_certificate() {
+  is_true "$USE_SSL" || return 0
+  require_openssl
+  if ! inquire python3 -I pyworker/instance/certificate.py --console "${CONSOLE_URL:-https://console.vast.ai}" \
+    --instance "${CONTAINER_ID:-0}" --address "${PYWORKER_PUBLIC_URL:-${PUBLIC_IPADDR-}}" \
+    --key "${SSL_KEYFILE:-/etc/instance.key}" --certificate "${SSL_CERTFILE:-/etc/instance.crt}" \
+    --patience "${CERTIFICATE_TIMEOUT:-120}"; then
+    fail "${ANSWER[@]}"
+  fi
+}
+
+require_openssl() {
+  if command -v openssl >/dev/null; then
+    return
+  fi
+  if can_install; then
+    # The console is asked over TLS, for which a bare system lacks the roots too.
+    install_packages openssl ca-certificates || true
+  fi
+  command -v openssl >/dev/null ||
+    fail "the command openssl is missing, which USE_SSL=true needs. Install it and start again:" \
+      "    apt-get update && apt-get install -y openssl ca-certificates"
+}
+
+# The worker reads the log from its beginning, where lines of an earlier run would mislead it.
+set_model_log_aside() {
+  if [[ -s $MODEL_LOG ]] && ! is_true "${KEEP_MODEL_LOG-}"; then
+    set_aside "$MODEL_LOG"
+  fi
+}
+
+# Serve, with every signal passed on to gunicorn, until it ends. Where nobody asked for that, become the beacon
+# that reports why.
+serve_until_told() {
+  local name status=0 output copy log_size
+  log_size=$(wc -c <"$WORKER_LOG")
+  for name in TERM INT QUIT HUP USR1; do
+    # shellcheck disable=SC2064 # the name of now
+    trap "pass_on $name" "$name"
+  done
+  exec {output}> >(keep_copy "$WORKER_LOG")
+  copy=$!
+  if [[ -z $ASKED ]]; then
+    spawn "The worker" - "" "$PYTHON" -m gunicorn -c gunicorn.conf.py "pyworker:create_app(\"$BACKEND\")" \
+      >&"$output" 2>&1
+    WORKER=${CHILDREN[-1]}
+    await_worker || status=$?
+    CHILDREN=()
+  fi
+  exec {output}>&-
+  wait "$copy" || true
+  if [[ -n $ASKED || $status == 0 ]]; then
+    UNREPORTED=false
+    exit "$status"
+  fi
+  become_the_beacon "$(why_it_ended "$status" "$log_size")"
+}
+
+# pass_on SIGNAL: bash's own list is asked, since the worker's start and the note of its id are two steps.
+pass_on() {
+  local pid
+  if [[ $1 == TERM || $1 == INT || $1 == QUIT ]]; then
+    ASKED=$1
+  fi
+  INTERRUPTED=true
+  for pid in $(jobs -p); do
+    kill "-$1" "$pid" 2>/dev/null || true
+  done
+}
+
+# Returns the worker's status; a signal that is passed on interrupts the waiting.
+await_worker() {
+  local status
+  while true; do
+    INTERRUPTED=false
+    status=0
+    wait "$WORKER" || status=$?
+    if [[ $INTERRUPTED == false ]]; then
+      return "$status"
+    fi
+  done
+}
+
+# why_it_ended STATUS SIZE: of the lines behind the first SIZE bytes of its log, the one that says it best.
+why_it_ended() {
+  local lines reason
+  if (($1 > 128)); then
+    printf 'the worker was ended from outside (signal %s); is there enough memory?' "$(($1 - 128))"
+    return
+  fi
+  lines=$(tail -c "+$(($2 + 1))" -- "$WORKER_LOG" | tail -n 50 | grep '[^[:space:]]' || true)
+  reason=$(sed -n 's/^.*pyworker: //p' <<<"$lines" | tail -n 1)
+  printf 'the worker ended by itself (status %s): %s' "$1" "${reason:-$(tail -n 1 <<<"$lines")}"
+}
+
+become_the_beacon() {
+  note "$1" "this is reported every 10 s until process $$ is ended"
+  trap - EXIT INT TERM QUIT HUP USR1
+  exec python3 -I pyworker/beacon.py "$1"
+}
+
+for name in MODEL_LOG WORKSPACE_DIR; do
+  if [[ -n ${!name-} && ${!name} != /* ]]; then
+    export "$name=$PWD/${!name}"
+  fi
+done
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 main "$@"

@@ -46,8 +46,9 @@ The modules, lowest first; each imports only modules above it:
     worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python
 
-Beside them: `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, and `local/`, a stand-in
-autoscaler and model server.
+Beside them: `beacon`, which reports a worker that cannot start; `instance/`, what start_server.sh runs
+before there is an environment; `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, and
+`local/`, a stand-in autoscaler and model server.
 """
 
 from pyworker.app import create_app

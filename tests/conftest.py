@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -17,6 +17,7 @@ from tests.support import process
 from tests.support.leaks import LeakCheck, share_port, unshare_port
 from tests.support.scripted import ScriptedServer
 from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, Stack
+from tests.support.starting import INSTALL_SECONDS, Installed, Run, Start, copy_project, free_ports
 from tests.support.waiting import DEADLINE
 
 SHOWN_LOG = 20_000
@@ -125,3 +126,28 @@ def stack(shared_stack: Stack) -> Stack:
     shared_stack.model.forget()
     assert shared_stack.worker.is_alive, shared_stack.worker.log
     return shared_stack
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts runs of start_server.sh and ends whatever a failed test leaves of them."""
+    with ExitStack() as stack:
+
+        def start_run(*arguments: Any, **settings: Any) -> Run:
+            run = Run(*arguments, **settings)
+            stack.callback(run.close)
+            return run
+
+        yield start_run
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Made once, since packages take their time. The space in the folder's name is on purpose."""
+    folder = copy_project(tmp_path_factory.mktemp("installed") / "my pyworker")
+    run = Run(folder, "demo", "--once", **free_ports())
+    try:
+        status = run.end(INSTALL_SECONDS)
+    finally:
+        run.close()
+    return Installed(folder, run.said, status)

@@ -144,6 +144,13 @@ def test_third_party_packages_are_imported_where_they_belong() -> None:
     assert misplaced == []
 
 
+@pytest.mark.parametrize("name", ["beacon", "instance"])
+def test_what_runs_before_there_is_an_environment_needs_the_standard_library_only(name: str) -> None:
+    for path in files_of(name):
+        assert list(third_party_imports(path)) == [], path
+        assert list(own_imports(path)) == [], path
+
+
 def test_the_table_of_third_party_packages_is_not_older_than_the_code() -> None:
     used = {
         (imported.name.partition(".")[0], path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
@@ -155,10 +162,11 @@ def test_the_table_of_third_party_packages_is_not_older_than_the_code() -> None:
 
 
 def test_only_config_reads_the_environment() -> None:
+    """And the beacon, which is run as a program where the settings may be what is wrong."""
     files = {*PACKAGE.rglob("*.py"), *WORKERS.rglob("*.py"), ROOT / "gunicorn.conf.py"}
     readers = [
         f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '?')}"
-        for path in sorted(files - {PACKAGE / "config.py"})
+        for path in sorted(files - {PACKAGE / "config.py", PACKAGE / "beacon.py"})
         for node in ast.walk(parsed(path))
         if reads_environment(node)
     ]

@@ -1,7 +1,4 @@
-"""start_server.sh, run as a user runs it: in a copy of the project, on free ports, with a real environment.
-
-Each process that a run starts carries a mark in its environment, by which what is left of a run is found.
-"""
+"""start_server.sh, run as a user runs it: in a copy of the project, on free ports, with real packages."""
 
 from __future__ import annotations
 
@@ -9,175 +6,41 @@ import contextlib
 import http.client
 import itertools
 import os
-import select
 import shutil
 import signal
 import socket
-import subprocess
 import textwrap
 import time
-import uuid
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-MARK = "START_SERVER_TEST"
-INSTALL_SECONDS = 400.0  # packages may come from a slow network
-DEMO_SECONDS = 60.0
-STOP_SECONDS = 20.0
+from tests.support.starting import (
+    DEMO_SECONDS,
+    INSTALL_SECONDS,
+    ROOT,
+    STOP_SECONDS,
+    Installed,
+    Run,
+    Start,
+    copy_project,
+    free_ports,
+)
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(600)
-
-
-class Run:
-    """One run of start_server.sh and what it has said so far. Used by one thread."""
-
-    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
-        self.mark = uuid.uuid4().hex
-        environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), MARK: self.mark}
-        # Whatever the machine needs for reaching a package index.
-        kept = ("PIP_", "HTTP", "http", "SSL_CERT", "REQUESTS_CA", "NO_PROXY", "no_proxy")
-        environ.update({name: value for name, value in os.environ.items() if name.startswith(kept)})
-        environ.update(settings)
-        # Bash cannot trap a signal that was ignored when it started, as it is in some CI systems.
-        command = ["env", "--default-signal=INT,TERM", "./start_server.sh", *arguments]
-        self.process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._said = bytearray()
-
-    @property
-    def said(self) -> str:
-        return self._said.decode("utf-8", "replace")
-
-    def read_until(self, text: str, seconds: float) -> None:
-        """Until `text` was said; fails where the run ends or the time passes first."""
-        deadline = time.monotonic() + seconds
-        while text not in self.said:
-            assert self._read_more(deadline), f"{text!r} was not said:\n{self.said}"
-
-    def end(self, seconds: float) -> int:
-        """Read until every process has closed the terminal; the script's exit status."""
-        deadline = time.monotonic() + seconds
-        while self._read_more(deadline):
-            pass
-        return self.process.wait(max(0.1, deadline - time.monotonic()))
-
-    def close(self) -> None:
-        """End by force what a failed test has left."""
-        for pid in self.left():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait(STOP_SECONDS)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-    def left(self) -> list[int]:
-        """Processes of this run that are alive."""
-        return [pid for pid in _pids() if f"{MARK}={self.mark}".encode() in _environment_of(pid)]
-
-    def _read_more(self, deadline: float) -> bool:
-        """Read what there is, waiting for it; False at the end of the output."""
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"nothing more was said in time:\n{self.said}"
-        piece = os.read(descriptor, 65536)
-        self._said += piece
-        return bool(piece)
-
-
-def _pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def _environment_of(pid: int) -> list[bytes]:
-    """Empty for a process that is gone, a zombie, or somebody else's."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
-
-
-Start = Callable[..., Run]
-
-
-@pytest.fixture
-def start() -> Generator[Start]:
-    """Starts runs and ends whatever a failed test leaves of them."""
-    with contextlib.ExitStack() as stack:
-
-        def start_run(folder: Path, *arguments: str, **settings: str) -> Run:
-            run = Run(folder, *arguments, **settings)
-            stack.callback(run.close)
-            return run
-
-        yield start_run
 
 
 @pytest.fixture
 def ports() -> dict[str, str]:
     """Three free ports, as the settings of a demo."""
-    return _free_ports()
-
-
-def _free_ports() -> dict[str, str]:
-    names = ("DEMO_MODEL_PORT", "DEMO_AUTOSCALER_PORT", "WORKER_PORT")
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in names]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return {name: str(each.getsockname()[1]) for name, each in zip(names, sockets, strict=True)}
-
-
-def _copy(target: Path) -> Path:
-    """The project's files as a fresh clone has them, changes included."""
-    skipped = shutil.ignore_patterns(".git", ".venv", ".pyworker", "__pycache__", ".*_cache", ".hypothesis")
-    shutil.copytree(ROOT, target, ignore=skipped)
-    return target
-
-
-@dataclass(frozen=True)
-class Installed:
-    """A copy in which the demo has run once, and what that run said."""
-
-    folder: Path
-    said: str
-    status: int
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Made once, since packages take their time. The space in the folder's name is on purpose."""
-    folder = _copy(tmp_path_factory.mktemp("installed") / "my pyworker")
-    run = Run(folder, "demo", "--once", **_free_ports())
-    try:
-        status = run.end(INSTALL_SECONDS)
-    finally:
-        run.close()
-    return Installed(folder, run.said, status)
+    return free_ports()
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """A copy without an environment."""
-    return _copy(tmp_path / "bare")
-
-
-def _eventually(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
+    return copy_project(tmp_path / "bare")
 
 
 def _answers(said: str) -> list[str]:
@@ -279,7 +142,7 @@ def test_every_process_ends_even_where_the_script_is_killed(
 ) -> None:
     run = _staying_demo(start, installed, ports)
     run.process.kill()
-    _eventually(lambda: run.left() == [], STOP_SECONDS, "every process has ended")
+    wait_until(lambda: run.left() == [], "every process has ended", STOP_SECONDS)
 
 
 def test_a_server_that_ends_while_the_demo_runs_is_named(
@@ -313,6 +176,23 @@ def test_a_worker_that_cannot_start_gives_its_reason(
     assert run.end(DEMO_SECONDS) == 1
     assert "there is no worker 'nowhere'; workers here: hello_world" in run.said
     assert "The worker nowhere ended by itself" in run.said
+    assert run.left() == []
+
+
+def test_a_worker_whose_package_does_not_load_gives_its_reason(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    folder = installed.folder / "workers" / "broken"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "server.py").write_text("def create_backend(\n")
+    run = start(installed.folder, "demo", "--once", "broken", **ports)
+    try:
+        assert run.end(DEMO_SECONDS) == 1
+    finally:
+        shutil.rmtree(folder)
+    assert "cannot start: SyntaxError: " in run.said
+    assert "The worker cannot start. Mend what its log names, then start again." in run.said
     assert run.left() == []
 
 
@@ -397,10 +277,12 @@ def _stubs(folder: Path, user_id: int) -> dict[str, str]:
 # --- an instance -----------------------------------------------------------------------------------------
 
 
-def test_every_missing_setting_is_named_at_once(bare: Path, start: Start) -> None:
-    run = start(bare, MASTER_TOKEN="hunter2")
+def test_every_missing_setting_is_named_at_once(bare: Path, tmp_path: Path, start: Start) -> None:
+    run = start(bare, MASTER_TOKEN="hunter2", WORKSPACE_DIR=str(tmp_path))
     assert run.end(STOP_SECONDS) == 1
-    names = [line.split()[1] for line in run.said.splitlines()]
+    *lines, last = run.said.splitlines()
+    assert last.endswith("the failure cannot be reported: CONTAINER_ID is not set to a number")
+    names = [line.split()[1] for line in lines]
     assert names == ["BACKEND", "MODEL_LOG", "CONTAINER_ID", "PUBLIC_IPADDR", "VAST_TCP_PORT_3000"]
     assert "hello_world" in run.said
     assert "hunter2" not in run.said
@@ -423,10 +305,10 @@ def test_an_instance_serves_until_it_is_terminated(
         "USE_SSL": "false",
         "REPORT_ADDR": f"http://127.0.0.1:{ports['DEMO_AUTOSCALER_PORT']}",
         "MASTER_TOKEN": "hunter2",
-        "PYWORKER_STATE_DIR": str(tmp_path),
+        "WORKSPACE_DIR": str(tmp_path),
     }
     run = start(installed.folder, **settings)
-    _eventually(lambda: _ping(port) == b"pong", DEMO_SECONDS, "the worker answers")
+    wait_until(lambda: _ping(port) == b"pong", "the worker answers", DEMO_SECONDS)
     assert (log.read_text(), (tmp_path / "model.log.old").read_text()) == ("", "a line of an earlier run\n")
     run.process.terminate()
     assert run.end(60) == 0, run.said
@@ -445,17 +327,23 @@ def _ping(port: str) -> bytes:
             return b""
 
 
-def test_tls_is_the_default_of_an_instance(installed: Installed, start: Start) -> None:
+def test_tls_is_the_default_of_an_instance(
+    installed: Installed, tmp_path: Path, start: Start, ports: dict[str, str]
+) -> None:
     run = start(
         installed.folder,
         BACKEND="hello_world",
-        MODEL_LOG="/tmp/never-written.log",
+        MODEL_LOG=str(tmp_path / "model.log"),
         CONTAINER_ID="7",
         PYWORKER_PUBLIC_URL="https://worker.example",
+        SSL_KEYFILE=str(tmp_path / "instance.key"),
         SSL_CERTFILE="/nowhere/instance.crt",
+        WORKSPACE_DIR=str(tmp_path),
+        WORKER_PORT=ports["WORKER_PORT"],
+        REPORT_ADDR=f"http://127.0.0.1:{ports['DEMO_AUTOSCALER_PORT']}",
     )
-    assert run.end(STOP_SECONDS) != 0
-    assert "USE_SSL=true, but SSL_CERTFILE=/nowhere/instance.crt cannot be read" in run.said
+    assert run.end(STOP_SECONDS) == 1
+    assert "there is no certificate for USE_SSL=true: SSL_CERTFILE=/nowhere/instance.crt cannot" in run.said
 
 
 # --- arguments -------------------------------------------------------------------------------------------

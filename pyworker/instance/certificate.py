@@ -1,0 +1,210 @@
+"""The certificate of an instance: the key is made here with the command openssl, the console signs.
+
+What is there already and good is kept. Nothing is replaced before what replaces it is known to be good, and
+then in one step, so that this may be ended anywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import ipaddress
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+#: Seconds that a certificate has to last to be kept.
+LASTING = 24 * 3600
+_BITS = "2048"
+_TIMEOUT = 10.0
+_FIRST_PAUSE = 1.0
+_MAX_PAUSE = 15.0
+_MAX_ANSWER = 256 * 1024
+_PLAIN = 0o644
+
+
+class NotSigned(Exception):
+    """Why there is no certificate, in one line."""
+
+
+def certify(
+    key: Path, certificate: Path, address: str, sign: Callable[[bytes], bytes], patience: float
+) -> None:
+    """See that `certificate` is one for `key`; raises `NotSigned`.
+
+    sign: asks the console, a certificate signing request in, a certificate out; raises `NotSigned`. It is
+    tried again with growing pauses for `patience` seconds.
+    """
+    if _is_good(certificate, key, LASTING):
+        return
+    if not _public_key(key):
+        with _replacing(key, "SSL_KEYFILE") as new:
+            _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", f"rsa_keygen_bits:{_BITS}", "-out", str(new))
+    # Before anybody is asked, since a folder that cannot be written makes the asking useless.
+    with _replacing(certificate, "SSL_CERTFILE") as new:
+        request = _signing_request(key, address)
+        _insist(lambda: _fetch(new, sign, request, _public_key(key)), patience)
+        new.chmod(_PLAIN)
+
+
+def ask_console(console: str, instance: str, request: bytes) -> bytes:
+    """One call to the console; raises `NotSigned`."""
+    url = f"{console.rstrip('/')}/api/v0/sign_cert/?instance_id={instance}"
+    headers = {"Content-Type": "application/octet-stream"}
+    try:
+        call = urllib.request.Request(url, request, headers, method="POST")
+        with urllib.request.urlopen(call, timeout=_TIMEOUT) as answer:
+            return answer.read(_MAX_ANSWER)
+    except urllib.error.HTTPError as error:
+        with error:
+            raise NotSigned(f"{console} answered {error.code}") from error
+    except urllib.error.URLError as error:
+        raise NotSigned(f"{console} cannot be reached: {error.reason}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise NotSigned(f"{console} cannot be asked: {error or type(error).__name__}") from error
+
+
+def _insist(attempt: Callable[[], None], patience: float) -> None:
+    """Until the attempt succeeds, or the next would come too late."""
+    deadline = time.monotonic() + patience
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return attempt()
+        except NotSigned as error:
+            if time.monotonic() + pause > deadline:
+                raise
+            sys.stderr.write(f"  no certificate yet: {error}; next try in {pause:.0f} s\n")
+        time.sleep(pause)
+        pause = min(2 * pause, _MAX_PAUSE)
+
+
+def _fetch(target: Path, sign: Callable[[bytes], bytes], request: bytes, public_key: bytes) -> None:
+    target.write_bytes(sign(request))
+    found = _key_of_certificate(target)
+    if not found:
+        raise NotSigned("what the console sent is no certificate")
+    if found != public_key:
+        raise NotSigned("what the console sent is a certificate for another key")
+    if not _lasts(target, 0):
+        raise NotSigned("what the console sent is a certificate that has expired")
+
+
+def _signing_request(key: Path, address: str) -> bytes:
+    names = ["-addext", f"subjectAltName={_alternative_name(address)}"] if address else []
+    return _openssl("req", "-new", "-key", str(key), "-subj", "/CN=pyworker", *names)
+
+
+def _alternative_name(address: str) -> str:
+    """Of an IP address, a host name, or a URL that holds one."""
+    host = (urlsplit(address).hostname or "") if "://" in address else address.strip("[]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return f"DNS:{host}"
+    return f"IP:{host}"
+
+
+def _key_of_certificate(certificate: Path) -> bytes:
+    """The public key in it; empty where it is none."""
+    return _openssl_or_nothing("x509", "-in", str(certificate), "-noout", "-pubkey")
+
+
+def _public_key(key: Path) -> bytes:
+    """The public half; empty where this is no key."""
+    # An empty password, or a key with one would be asked for at the terminal.
+    return _openssl_or_nothing("pkey", "-in", str(key), "-pubout", "-passin", "pass:")
+
+
+def _is_good(certificate: Path, key: Path, seconds: int) -> bool:
+    """Whether the two belong together and that for so long."""
+    public_key = _public_key(key)
+    return (
+        bool(public_key) and _key_of_certificate(certificate) == public_key and _lasts(certificate, seconds)
+    )
+
+
+def _lasts(certificate: Path, seconds: int) -> bool:
+    return bool(_openssl_or_nothing("x509", "-in", str(certificate), "-noout", "-checkend", str(seconds)))
+
+
+def _openssl_or_nothing(*arguments: str) -> bytes:
+    try:
+        return _openssl(*arguments)
+    except NotSigned:
+        return b""
+
+
+def _openssl(*arguments: str) -> bytes:
+    """What the command printed; raises `NotSigned` where it failed."""
+    try:
+        done = subprocess.run(
+            ["openssl", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    except OSError as error:
+        raise NotSigned(f"the command openssl does not work ({error.strerror})") from error
+    if done.returncode != 0:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"]
+        raise NotSigned(f"openssl {arguments[0]} failed: {lines[-1]}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, name: str) -> Generator[Path]:
+    """A file that only its owner can read, which takes the place of `path` in the end."""
+    new = path.with_name(f"{path.name}.new")
+    try:
+        # Left by a run that was ended.
+        new.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        reason = f"{name}={path} cannot be written ({error.strerror}): name another file"
+        raise NotSigned(f"{reason}, or set USE_SSL=false") from error
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The program; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="certificate.py", description="Make a key and have a certificate for it signed by the console."
+    )
+    parser.add_argument("--console", required=True, help="base URL of the console")
+    parser.add_argument("--instance", required=True, help="id of this instance")
+    parser.add_argument("--address", default="", help="public address or URL, to be named in the certificate")
+    parser.add_argument("--key", type=Path, required=True)
+    parser.add_argument("--certificate", type=Path, required=True)
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds until it gives up")
+    options = parser.parse_args(arguments)
+    console: str = options.console
+    try:
+        certify(
+            options.key,
+            options.certificate,
+            options.address,
+            lambda request: ask_console(console, options.instance, request),
+            options.patience,
+        )
+    except NotSigned as error:
+        if _lasts(options.certificate, 0) and _key_of_certificate(options.certificate) == _public_key(
+            options.key
+        ):
+            sys.stderr.write(f"  the certificate is not renewed, but still valid: {error}\n")
+            return 0
+        sys.stdout.write(f"there is no certificate for USE_SSL=true: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""start_server.sh as a user runs it, and copies of the project to run it in.
+
+Each process that a run starts carries a mark in its environment, by which what is left of a run is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.process import ROOT as ROOT
+
+MARK = "START_SERVER_TEST"
+INSTALL_SECONDS = 400.0  # packages may come from a slow network
+DEMO_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+
+class Run:
+    """One run of start_server.sh and what it has said so far. Used by one thread."""
+
+    def __init__(self, folder: Path, *arguments: str, inside: Sequence[str] = (), **settings: str) -> None:
+        """`inside`: the command that leads into another root, for which `folder` need not be there."""
+        self.mark = uuid.uuid4().hex
+        environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), MARK: self.mark}
+        # Whatever the machine needs for reaching a package index.
+        kept = ("PIP_", "HTTP", "http", "SSL_CERT", "REQUESTS_CA", "NO_PROXY", "no_proxy")
+        environ.update({name: value for name, value in os.environ.items() if name.startswith(kept)})
+        environ.update(settings)
+        # Bash cannot trap a signal that was ignored when it started, as it is in some CI systems.
+        command = [*inside, "env", "--default-signal=INT,TERM", "-C", str(folder), "./start_server.sh"]
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._inside = bool(inside)
+        self._said = bytearray()
+
+    @property
+    def said(self) -> str:
+        return self._said.decode("utf-8", "replace")
+
+    def read_until(self, text: str, seconds: float) -> None:
+        """Until `text` was said; fails where the run ends or the time passes first."""
+        deadline = time.monotonic() + seconds
+        while text not in self.said:
+            assert self._read_more(deadline), f"{text!r} was not said:\n{self.said}"
+
+    def end(self, seconds: float) -> int:
+        """Read until every process has closed the terminal; the script's exit status."""
+        deadline = time.monotonic() + seconds
+        while self._read_more(deadline):
+            pass
+        return self.process.wait(max(0.1, deadline - time.monotonic()))
+
+    @property
+    def script(self) -> int:
+        """The process id of the script."""
+        if self._inside:
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            return int(children[0])
+        return self.process.pid
+
+    def close(self) -> None:
+        """End by force what a failed test has left."""
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(STOP_SECONDS)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def left(self) -> list[int]:
+        """Processes of this run that are alive."""
+        return [pid for pid in _pids() if f"{MARK}={self.mark}".encode() in _environment_of(pid)]
+
+    def _read_more(self, deadline: float) -> bool:
+        """Read what there is, waiting for it; False at the end of the output."""
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"nothing more was said in time:\n{self.said}"
+        piece = os.read(descriptor, 65536)
+        self._said += piece
+        return bool(piece)
+
+
+def _pids() -> list[int]:
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    """Empty for a process that is gone, a zombie, or somebody else's."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+Start = Callable[..., Run]
+
+
+def free_ports() -> dict[str, str]:
+    """Three free ports, as the settings of a demo."""
+    names = ("DEMO_MODEL_PORT", "DEMO_AUTOSCALER_PORT", "WORKER_PORT")
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return {name: str(each.getsockname()[1]) for name, each in zip(names, sockets, strict=True)}
+
+
+def copy_project(target: Path) -> Path:
+    """The project's files as a fresh clone has them, changes included."""
+    skipped = shutil.ignore_patterns(".git", ".venv", ".pyworker", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(ROOT, target, ignore=skipped)
+    return target
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A copy in which the demo has run once, and what that run said."""
+
+    folder: Path
+    said: str
+    status: int
