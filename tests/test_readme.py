@@ -192,3 +192,15 @@ def test_every_snippet_runs(block: Block, tmp_path: Path) -> None:
     run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='snippet')"
     done = _python("-c", run, str(file))
     assert done.returncode == 0, done.stderr
+
+
+def test_every_test_that_is_named_exists() -> None:
+    tests = ROOT / "tests"
+    named = set(re.findall(r"`(test_\w+)`", (tests / "README.md").read_text("utf-8")))
+    there = {
+        name
+        for path in tests.glob("test_*.py")
+        for name in re.findall(r"def (test_\w+)\(", path.read_text("utf-8"))
+    }
+    assert len(named) > 50
+    assert named - there == set()
