@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from pathlib import Path
 
@@ -20,7 +19,7 @@ def own_sockets(pid: int) -> set[str]:
     found: set[str] = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(entry)):
+            if match := re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink())):
                 found.add(match[1])
     return found
 
