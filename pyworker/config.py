@@ -13,6 +13,7 @@ import re
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -29,6 +30,22 @@ ONE_PROCESS = (
 )
 _MIB = 2**20
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class ReadinessSource(Enum):
+    """What may say that the model is loaded: a line of its log, its health endpoint, or whichever is first."""
+
+    LOGS = "logs"
+    HEALTH = "health"
+    EITHER = "either"
+
+    @property
+    def by_log(self) -> bool:
+        return self is not ReadinessSource.HEALTH
+
+    @property
+    def by_health(self) -> bool:
+        return self is not ReadinessSource.LOGS
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,8 @@ class Settings:
     master_token: str = field(default="", repr=False)
     model_health_endpoint: str | None = None
     health_failures: int = 3
+    model_readiness: ReadinessSource = ReadinessSource.LOGS
+    model_loading_warn_after: float = 300.0
     model_api_key: str = field(default="", repr=False)
     model_timeout: float | None = None
     model_ready_timeout: float = 300.0
@@ -92,6 +111,10 @@ class Settings:
             master_token=env.get("MASTER_TOKEN", cls.master_token, str),
             model_health_endpoint=env.get("MODEL_HEALTH_ENDPOINT", None, _path_or_url),
             health_failures=env.get("HEALTH_FAILURES", cls.health_failures, _integer(1)),
+            model_readiness=env.get("MODEL_READINESS", cls.model_readiness, _readiness_source),
+            model_loading_warn_after=env.get(
+                "MODEL_LOADING_WARN_AFTER", cls.model_loading_warn_after, _seconds
+            ),
             model_api_key=env.get("MODEL_API_KEY", cls.model_api_key, _header_value, secret=True),
             model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, _seconds),
             model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, _seconds),
@@ -211,6 +234,13 @@ def _seconds(text: str) -> float:
     if not (math.isfinite(number) and number > 0):
         raise ValueError("expected a number of seconds above 0")
     return number
+
+
+def _readiness_source(text: str) -> ReadinessSource:
+    try:
+        return ReadinessSource(text.lower())
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(one.value for one in ReadinessSource)}") from None
 
 
 def _log_level(text: str) -> str:

@@ -17,7 +17,7 @@ from pyworker.disconnect import DisconnectWatcher
 from pyworker.drain import Drain
 from pyworker.errors import ConfigError
 from pyworker.health import HealthMonitor, HealthProbe
-from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
+from pyworker.lifecycle import Cause, Effect, ModelLifecycle, ModelState, effect_of
 from pyworker.log_tail import LogTailer
 from pyworker.metrics import Metrics
 from pyworker.pipeline import Pipeline
@@ -81,7 +81,14 @@ class Worker:
             None if backend.health_url is None else HealthProbe(backend.health_url, settings.model_api_key)
         )
         self._health = (
-            None if probe is None else HealthMonitor(probe, self.lifecycle, settings.health_failures)
+            None
+            if probe is None
+            else HealthMonitor(
+                probe,
+                self.lifecycle,
+                settings.health_failures,
+                tells_loaded=settings.model_readiness.by_health,
+            )
         )
         self._readiness = self._make_readiness(probe)
         self._report_loop = Loop(
@@ -102,8 +109,7 @@ class Worker:
         """Raise `ConfigError` where a server with these settings could not do its work."""
         self.settings.require_identity()
         self.settings.require_certificate()
-        if self.backend.model_log_file is None:
-            raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
+        self.backend.require_readiness_source()
         if self.settings.unsecured:
             logger.warning("UNSECURED=true: signatures are not checked; anybody may use this worker")
         elif not self.settings.check_url:
@@ -171,18 +177,30 @@ class Worker:
         return loops
 
     def _log_said(self, action: LogAction, line: str) -> None:
-        if action is LogAction.Info:
+        effect = effect_of(
+            action,
+            self.lifecycle.state,
+            self.settings.model_readiness,
+            has_health=self._health is not None,
+        )
+        if effect is Effect.COPY:
             logger.info("model: %s", line)
-        elif action is LogAction.ModelLoaded:
+        elif effect is Effect.HINT:
+            logger.info("the model's log speaks (%s), but MODEL_READINESS=health: %s", action.name, line)
+        elif effect is Effect.LOADED:
             if self.lifecycle.loaded():
                 logger.info("the model is loaded: %s", line)
-        elif self._health is not None and self.lifecycle.state is ModelState.READY:
-            logger.warning("the model's log speaks of an error; its health decides: %s", line)
-            self._health.suspect(line)
-            assert self._health_loop is not None
-            self._health_loop.wake()
+        elif effect is Effect.SUSPICION:
+            self._suspect(line)
         elif self.lifecycle.failed(Cause.LOG, line):
             logger.error("the model failed: %s", line)
+
+    def _suspect(self, line: str) -> None:
+        assert self._health is not None
+        assert self._health_loop is not None
+        logger.warning("the model's log speaks of an error; its health decides: %s", line)
+        self._health.suspect(line)
+        self._health_loop.wake()
 
     def _figures(self) -> ModelFigures:
         status = self.lifecycle.status

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.config import RESERVED_THREADS, Settings
+from pyworker.config import RESERVED_THREADS, ReadinessSource, Settings
 from pyworker.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +73,17 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
         {"/health": "/health", "http://127.0.0.1:9/h": "http://127.0.0.1:9/h"},
     ),
     ("HEALTH_FAILURES", "health_failures", 3, {"1": 1}),
+    (
+        "MODEL_READINESS",
+        "model_readiness",
+        ReadinessSource.LOGS,
+        {
+            "logs": ReadinessSource.LOGS,
+            "health": ReadinessSource.HEALTH,
+            "Either": ReadinessSource.EITHER,
+        },
+    ),
+    ("MODEL_LOADING_WARN_AFTER", "model_loading_warn_after", 300.0, {"0.5": 0.5, "60": 60.0}),
     ("MODEL_API_KEY", "model_api_key", "", {"sk-1": "sk-1"}),
     ("MODEL_TIMEOUT", "model_timeout", None, {"0.5": 0.5, "600": 600.0}),
     ("MODEL_READY_TIMEOUT", "model_ready_timeout", 300.0, {"1e3": 1000.0}),
@@ -123,6 +134,8 @@ INVALID: list[tuple[str, list[str], str]] = [
     ("UNSECURED", BOOLEANS, "expected true or false"),
     ("MODEL_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
     ("MODEL_READY_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
+    ("MODEL_READINESS", ["log", "both", "true"], "expected one of logs, health, either"),
+    ("MODEL_LOADING_WARN_AFTER", SECONDS, "expected a number of seconds above 0"),
     ("DRAIN_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
     ("MODEL_SERVER_URL", URLS, URL_HINT),
     ("MODEL_SERVER_URL", PORTS_IN_URLS, PORT_HINT),
