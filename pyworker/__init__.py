@@ -37,6 +37,7 @@ The modules, lowest first; each imports only modules above it:
     autoscaler     key in, status and finished requests out
     benchmark      rounds → throughput, and the file that keeps it
     health         the probe of the model server
+    loading        why a model is still loading
     readiness      from loaded to ready
     runtime        background threads: start, stop, join
     worker         all of it wired together

@@ -91,8 +91,8 @@ class Backend:
             raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
         if source.by_health and self.health_url is None:
             raise ConfigError(
-                f"MODEL_READINESS={source.value} needs a health endpoint: set MODEL_HEALTH_ENDPOINT to a path or "
-                "URL of the model server that answers 2xx once the model is loaded"
+                f"MODEL_READINESS={source.value} needs a health endpoint: set MODEL_HEALTH_ENDPOINT to a "
+                "path or URL of the model server that answers 2xx once the model is loaded"
             )
 
     @property

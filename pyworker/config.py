@@ -33,7 +33,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class ReadinessSource(Enum):
-    """What may say that the model is loaded: a line of its log, its health endpoint, or whichever is first."""
+    """What may say that the model is loaded: a line of its log, its health, or whichever is first."""
 
     LOGS = "logs"
     HEALTH = "health"

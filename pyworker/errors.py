@@ -118,3 +118,8 @@ class ClientGone(RequestError):
     """The client hung up; nobody reads this answer. The status is nginx's for the same, and only logged."""
 
     status = 499
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text`, or where it is longer than `limit` characters its beginning with "…"."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -14,7 +14,7 @@ What the model is loaded by (MODEL_READINESS) decides who may say so, and who is
 * either: whichever comes first. An error line before it is ready is an error, until another loaded line or a
   success of the health endpoint.
 
-Where the health endpoint is known, an error line of a ready model is a suspicion that it decides, in each mode.
+In each mode an error line of a ready model is a suspicion; the health endpoint decides, where it is known.
 
 Pure decisions: no I/O, no clock.
 """
@@ -28,6 +28,7 @@ from enum import Enum
 
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
+from pyworker.errors import shortened
 
 _MAX_MESSAGE = 500
 
@@ -196,8 +197,7 @@ def _failed(old: ModelStatus, cause: Cause, message: str) -> ModelStatus | None:
         return None
     if old.state is ModelState.ERRORED and old.cause is not cause:
         return None
-    shortened = message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
-    return ModelStatus(ModelState.ERRORED, shortened, cause, old.epoch, old.throughput)
+    return ModelStatus(ModelState.ERRORED, shortened(message, _MAX_MESSAGE), cause, old.epoch, old.throughput)
 
 
 def _benchmarked(old: ModelStatus, throughput: float) -> ModelStatus | None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pyworker.data_types import LogAction
+from pyworker.errors import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +24,8 @@ _READ_SIZE = 256 * 1024
 # A step ends here even where the log grows faster than it is read, so that a thread can stop between steps.
 _READS_AT_ONCE = 64
 _FINGERPRINT = 64
+_LAST_LINES = 3
+_SHOWN_LINE = 200
 
 LogActions = Sequence[tuple[LogAction, str]]
 # Error before load before info, whatever the order in which the author wrote them.
@@ -99,10 +104,29 @@ class LogMatcher:
         return max((len(phrase.encode()) for _, phrase in self._actions), default=0)
 
 
+@dataclass(frozen=True)
+class LogGlance:
+    """What a tailer has seen so far. trouble: why there is nothing to read; `last` lines are cut."""
+
+    path: Path
+    lines: int = 0
+    last: tuple[str, ...] = ()
+    trouble: str = ""
+
+    def __str__(self) -> str:
+        if self.trouble:
+            return f"{self.path}, which {self.trouble}"
+        if not self.lines:
+            return f"{self.path}, which holds no whole line yet"
+        shown = ", ".join(map(repr, self.last))
+        return f"{self.path} ({self.lines} {'lines' if self.lines > 1 else 'line'}; last: {shown})"
+
+
 class LogTailer:
     """Follows one file from its beginning, through rotation and truncation. One thread owns it.
 
-    on_match(action, line) is called for each match, in the order of the file.
+    on_match(action, line) is called for each match, in the order of the file. `glance` and `lines` may be
+    read from any thread.
     """
 
     def __init__(self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str], None]) -> None:
@@ -115,9 +139,29 @@ class LogTailer:
         # The last bytes before _offset: where they are others, the file was truncated and written anew.
         self._fingerprint = b""
         self._trouble = ""
+        self.lines = 0
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        # Replaced as a whole, never changed.
+        self._glance = LogGlance(path, trouble="was not looked at yet")
+
+    @property
+    def glance(self) -> LogGlance:
+        """What was seen up to the end of the last step."""
+        return self._glance
 
     def tail_once(self) -> bool:
         """Handle everything that is in the log now; False where nothing new was."""
+        progressed = self._step()
+        last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
+        self._glance = LogGlance(self._path, self.lines, last, self._trouble)
+        return progressed
+
+    def finish(self) -> None:
+        """Nobody writes to the file any more: what is left is its last line."""
+        self._handle(self._assembler.flush())
+        self.close()
+
+    def _step(self) -> bool:
         if self._file is None and not self._open():
             return False
         progressed = self._read_on()
@@ -143,11 +187,13 @@ class LogTailer:
         try:
             self._file = self._path.open("rb", buffering=0)
         except FileNotFoundError:
+            self._trouble = "does not exist"
             return False
         except OSError as error:
-            if str(error) != self._trouble:
-                logger.warning("the model log cannot be read: %s", error)
-                self._trouble = str(error)
+            trouble = f"cannot be read ({error.strerror})"
+            if trouble != self._trouble:
+                logger.warning("the model log %s %s", self._path, trouble)
+            self._trouble = trouble
             return False
         self._trouble = ""
         return True
@@ -187,6 +233,8 @@ class LogTailer:
 
     def _handle(self, lines: Iterator[str]) -> None:
         for line in lines:
+            self.lines += 1
+            self._last.append(line)
             for action in self._matcher.match(line):
                 self._on_match(action, line.strip())
 
