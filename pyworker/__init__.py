@@ -31,6 +31,7 @@ The modules, lowest first; each imports only modules above it:
     pipeline       the path of a request
     session_routes the HTTP of sessions
     log_tail       bytes → lines → what they mean
+    engines        what well-known model servers write into their logs
     drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
     callbacks      tells the model server that a session is over
@@ -47,8 +48,8 @@ The modules, lowest first; each imports only modules above it:
     worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python
 
-Beside them: `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, and `local/`, a stand-in
-autoscaler and model server.
+Beside them: `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, `doctor/`, which looks for what
+is wrong on an instance, and `local/`, a stand-in autoscaler and model server.
 """
 
 from pyworker.app import create_app

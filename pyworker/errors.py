@@ -11,7 +11,11 @@ class PyworkerError(Exception):
 
 
 class ConfigError(PyworkerError):
-    """A setting or a worker package that cannot work; stops the start with its one-line message."""
+    """Settings or a worker package that cannot work; stops the start with one line that names every problem."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 class AutoscalerError(PyworkerError):
