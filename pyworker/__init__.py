@@ -48,8 +48,8 @@ The modules, lowest first; each imports only modules above it:
     worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python
 
-Beside them: `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, `doctor/`, which looks for what
-is wrong on an instance, and `local/`, a stand-in autoscaler and model server.
+Beside them: `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, `doctor/`, which
+looks for what is wrong on an instance, and `local/`, a stand-in autoscaler and model server.
 """
 
 from pyworker.app import create_app

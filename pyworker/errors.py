@@ -11,7 +11,7 @@ class PyworkerError(Exception):
 
 
 class ConfigError(PyworkerError):
-    """Settings or a worker package that cannot work; stops the start with one line that names every problem."""
+    """Settings or a worker package that cannot work; stops the start with one line for every problem."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))

@@ -81,9 +81,9 @@ class Effect(Enum):
 
     LOADED = "the model is loaded"
     FAILED = "the model failed"
-    SUSPICION = "the next health probe decides"
-    HINT = "nothing; it is told to people only"
-    COPY = "it is copied into the worker's own log"
+    SUSPICION = "a suspicion, the health probe would decide"
+    HINT = "a hint for people only"
+    COPY = "copied into the worker's log"
 
 
 def effect_of(action: LogAction, state: ModelState, source: ReadinessSource, *, has_health: bool) -> Effect:

@@ -46,16 +46,17 @@ class LineAssembler:
         self._max_line = max_line
         self._overlap = overlap
         self._partial = bytearray()
+        #: Of the line that is being read, as editors count: 1 at the beginning, one more after each LF.
+        self.number = 1
 
     def feed(self, data: bytes) -> Iterator[str]:
         """Take more bytes; yields each line they complete, without its end."""
-        *complete, rest = data.replace(b"\r", b"\n").split(b"\n")
+        *complete, rest = data.split(b"\n")
         for line in complete:
-            self._partial += line
-            yield from self._cut()
+            yield from self._take(line)
             yield from self.flush()
-        self._partial += rest
-        yield from self._cut()
+            self.number += 1
+        yield from self._take(rest)
 
     def flush(self) -> Iterator[str]:
         """What is left is a line: the file ends here. Empty lines are dropped."""
@@ -67,6 +68,22 @@ class LineAssembler:
     def discard(self) -> None:
         """Forget the partial line: the file it began in is gone."""
         self._partial.clear()
+        self.number = 1
+
+    @property
+    def lines_so_far(self) -> int:
+        """How many lines there were so far, a partial one included."""
+        return self.number if self._partial else self.number - 1
+
+    def _take(self, data: bytes) -> Iterator[str]:
+        """Bytes without LF."""
+        *complete, rest = data.split(b"\r")
+        for line in complete:
+            self._partial += line
+            yield from self._cut()
+            yield from self.flush()
+        self._partial += rest
+        yield from self._cut()
 
     def _cut(self) -> Iterator[str]:
         while len(self._partial) > self._max_line:
@@ -125,8 +142,8 @@ class LogGlance:
 class LogTailer:
     """Follows one file from its beginning, through rotation and truncation. One thread owns it.
 
-    on_match(action, line) is called for each match, in the order of the file. `glance` and `lines` may be
-    read from any thread.
+    on_match(action, line) is called for each match, in the order of the file. `glance` may be read from any
+    thread.
     """
 
     def __init__(self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str], None]) -> None:
@@ -139,7 +156,7 @@ class LogTailer:
         # The last bytes before _offset: where they are others, the file was truncated and written anew.
         self._fingerprint = b""
         self._trouble = ""
-        self.lines = 0
+        self._lines = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         # Replaced as a whole, never changed.
         self._glance = LogGlance(path, trouble="was not looked at yet")
@@ -153,13 +170,20 @@ class LogTailer:
         """Handle everything that is in the log now; False where nothing new was."""
         progressed = self._step()
         last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
-        self._glance = LogGlance(self._path, self.lines, last, self._trouble)
+        self._glance = LogGlance(self._path, self._lines, last, self._trouble)
         return progressed
 
-    def finish(self) -> None:
-        """Nobody writes to the file any more: what is left is its last line."""
+    @property
+    def line_number(self) -> int:
+        """Of the line that `on_match` was called for, as editors count."""
+        return self._assembler.number
+
+    def finish(self) -> int:
+        """Nobody writes to the file any more: what is left is its last line. Returns how many there were."""
+        lines = self._assembler.lines_so_far
         self._handle(self._assembler.flush())
         self.close()
+        return lines
 
     def _step(self) -> bool:
         if self._file is None and not self._open():
@@ -233,7 +257,7 @@ class LogTailer:
 
     def _handle(self, lines: Iterator[str]) -> None:
         for line in lines:
-            self.lines += 1
+            self._lines += 1
             self._last.append(line)
             for action in self._matcher.match(line):
                 self._on_match(action, line.strip())

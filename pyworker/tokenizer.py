@@ -89,6 +89,12 @@ class TokenCounter:
         return None if loaded is None else loaded.source
 
     @property
+    def name(self) -> str:
+        """What was asked for."""
+        loaded = self._loaded
+        return self._default if loaded is None else loaded.name
+
+    @property
     def problem(self) -> str:
         """Why the package's own tokenizer stands in for the one that was asked for; else empty."""
         loaded = self._loaded

@@ -49,8 +49,8 @@ def _parser() -> argparse.ArgumentParser:
         "--replay",
         type=Path,
         metavar="FILE",
-        help="instead: tell which line of this saved log would have done what to the worker; 1 where it would "
-        "not be ready at the end",
+        help="instead: tell which line of this saved log would have done what to the worker; status 1 where "
+        "it would not be ready at the end",
     )
     parser.add_argument(
         "--engine",

@@ -39,9 +39,9 @@ class _Sightings:
         self.count += 1
 
     def __str__(self) -> str:
-        where = f"{self.count}×"
+        where = f"{self.count} times" if self.count else "never"
         if self.count == 1:
-            where = f"1×, in line {self.first}"
+            where = f"once, in line {self.first}"
         elif self.count:
             where += f", in lines {self.first} to {self.last}"
         return f"{self.action.name} {shortened(self.phrase, _SHOWN_PHRASE)!r} {where}"
@@ -80,20 +80,20 @@ def model_log(examination: Examination) -> Finding:
 
 def _look(path: Path, sightings: list[_Sightings]) -> int:
     """Count the phrases; returns the number of lines that were read."""
-    number = 0
-    for number, line in enumerate(_lines(path), 1):  # noqa: B007 - its last value is the result
-        for one in sightings:
-            if one.phrase in line:
-                one.see(number)
-    return number
-
-
-def _lines(path: Path) -> Iterator[str]:
     assembler = LineAssembler()
     with path.open("rb") as file:
         while file.tell() < MAX_READ and (data := file.read(_READ_SIZE)):
-            yield from assembler.feed(data)
-    yield from assembler.flush()
+            _see(assembler, assembler.feed(data), sightings)
+    lines = assembler.lines_so_far
+    _see(assembler, assembler.flush(), sightings)
+    return lines
+
+
+def _see(assembler: LineAssembler, lines: Iterator[str], sightings: list[_Sightings]) -> None:
+    for line in lines:
+        for one in sightings:
+            if one.phrase in line:
+                one.see(assembler.number)
 
 
 def tokenizer(examination: Examination) -> Finding:
@@ -110,14 +110,14 @@ def tokenizer(examination: Examination) -> Finding:
         load = functools.partial(_load, counter, examination.settings.tokenizer)
         if not bounded(load, _LOAD_SECONDS, "pyworker-doctor-tokenizer"):
             return warn(
-                f"{counter!r} took more than {_LOAD_SECONDS:g} s to load", "put it into the hub's cache"
+                f"{counter.name!r} took more than {_LOAD_SECONDS:g} s to load", "put it into the hub's cache"
             )
         if counter.problem:
             return warn(
-                f"{counter!r}, because {counter.problem}",
+                f"the package's small one stands in for {counter.name!r} ({counter.problem})",
                 "let the hub be reached, set HF_TOKEN for a gated one, or set TOKENIZER to a local folder",
             )
-    return ok(", ".join(map(repr, counters)))
+    return ok(", ".join(f"{counter.name!r} from {counter.source}" for counter in counters))
 
 
 def _load(counter: TokenCounter, name: str | None) -> bool:

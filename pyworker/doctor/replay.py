@@ -30,15 +30,15 @@ class Replay:
         self._write(ASSUMED)
         while self._tailer.tail_once():
             pass
-        self._tailer.finish()
-        self._write(f"{self._tailer.lines} lines; at their end the worker is {self._end()}")
+        lines = self._tailer.finish()
+        self._write(f"{lines} lines; at their end the worker is {self._end()}")
         return self._lifecycle.state is ModelState.READY
 
     def _matched(self, action: LogAction, line: str) -> None:
         before = self._lifecycle.state
         outcome = self._take(action, line, before)
         shown = shortened("".join(sign if sign.isprintable() else "?" for sign in line), _SHOWN_LINE)
-        self._write(f"line {self._tailer.lines:>5}  {action.name:<11}  {outcome}  | {shown}")
+        self._write(f"line {self._tailer.line_number:>5}  {action.name:<11}  {outcome}  | {shown}")
 
     def _take(self, action: LogAction, line: str, before: ModelState) -> str:
         """What the line did."""
