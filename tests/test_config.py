@@ -208,6 +208,18 @@ def test_a_senseless_number_of_processes_is_refused(count: str) -> None:
         Settings.from_env({"WEB_CONCURRENCY": count})
 
 
+def test_every_wrong_value_is_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"USE_SSL": "perhaps", "HEALTH_FAILURES": "0", "LOG_LEVEL": "loud"})
+
+    assert [problem.partition("=")[0] for problem in caught.value.problems] == [
+        "USE_SSL",
+        "HEALTH_FAILURES",
+        "LOG_LEVEL",
+    ]
+    assert str(caught.value) == "; ".join(caught.value.problems)
+
+
 def test_secrets_are_hidden() -> None:
     settings = Settings.from_env({"MASTER_TOKEN": "open-sesame", "MODEL_API_KEY": "sk-1234"})
 

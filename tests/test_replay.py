@@ -1,4 +1,4 @@
-"""Saved logs of model servers, replayed: which line would have done what, compared with what is kept beside."""
+"""Saved logs of model servers, replayed: which line would have done what, compared with what is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from pyworker.data_types import LogAction
 from pyworker.engines import ENGINES
-from tests.support.process import ROOT, environment
+from tests.support.process import environment
 
 LOGS = Path(__file__).parent / "golden_logs"
 PROCESS_SECONDS = 60
