@@ -31,12 +31,14 @@ The modules, lowest first; each imports only modules above it:
     pipeline       the path of a request
     session_routes the HTTP of sessions
     log_tail       bytes → lines → what they mean
+    engines        what well-known model servers write into their logs
     drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
     callbacks      tells the model server that a session is over
     autoscaler     key in, status and finished requests out
     benchmark      rounds → throughput, and the file that keeps it
     health         the probe of the model server
+    loading        why a model is still loading
     readiness      from loaded to ready
     runtime        background threads: start, stop, join
     worker         all of it wired together
@@ -47,8 +49,8 @@ The modules, lowest first; each imports only modules above it:
     server         gunicorn from Python
 
 Beside them: `beacon`, which reports a worker that cannot start; `instance/`, what start_server.sh runs
-before there is an environment; `tokenizer` and `words` for payloads, `client` for callers, `loadtest/`, and
-`local/`, a stand-in autoscaler and model server.
+before there is an environment; `doctor/`, which looks for what is wrong on an instance; `tokenizer` and
+`words` for payloads, `client` for callers, `loadtest/`, and `local/`, a stand-in autoscaler and model server.
 """
 
 from pyworker.app import create_app

@@ -84,6 +84,17 @@ class Backend:
         endpoint = self._health_endpoint
         return None if endpoint is None else self.client.session.absolute(endpoint)
 
+    def require_readiness_source(self) -> None:
+        """Raise `ConfigError` where nothing could ever say that the model is loaded."""
+        source = self.settings.model_readiness
+        if source.by_log and self.model_log_file is None:
+            raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
+        if source.by_health and self.health_url is None:
+            raise ConfigError(
+                f"MODEL_READINESS={source.value} needs a health endpoint: set MODEL_HEALTH_ENDPOINT to a "
+                "path or URL of the model server that answers 2xx once the model is loaded"
+            )
+
     @property
     def benchmark_concurrency(self) -> int:
         """Requests at once in a round of the benchmark; 1 where the model takes one at a time."""

@@ -13,8 +13,9 @@ import re
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from pyworker.errors import ConfigError
@@ -29,6 +30,22 @@ ONE_PROCESS = (
 )
 _MIB = 2**20
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class ReadinessSource(Enum):
+    """What may say that the model is loaded: a line of its log, its health, or whichever is first."""
+
+    LOGS = "logs"
+    HEALTH = "health"
+    EITHER = "either"
+
+    @property
+    def by_log(self) -> bool:
+        return self is not ReadinessSource.HEALTH
+
+    @property
+    def by_health(self) -> bool:
+        return self is not ReadinessSource.LOGS
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,8 @@ class Settings:
     master_token: str = field(default="", repr=False)
     model_health_endpoint: str | None = None
     health_failures: int = 3
+    model_readiness: ReadinessSource = ReadinessSource.LOGS
+    model_loading_warn_after: float = 300.0
     model_api_key: str = field(default="", repr=False)
     model_timeout: float | None = None
     model_ready_timeout: float = 300.0
@@ -74,7 +93,7 @@ class Settings:
         if worker_http_port == worker_port:
             raise ConfigError(f"WORKER_HTTP_PORT={worker_port} is not valid: it is WORKER_PORT already")
         use_ssl = env.get("USE_SSL", cls.use_ssl, _boolean)
-        return cls(
+        settings = cls(
             backend=env.get("BACKEND", None, str),
             model_log=env.get("MODEL_LOG", None, Path),
             model_server_url=env.get("MODEL_SERVER_URL", None, _base_url),
@@ -92,6 +111,10 @@ class Settings:
             master_token=env.get("MASTER_TOKEN", cls.master_token, str),
             model_health_endpoint=env.get("MODEL_HEALTH_ENDPOINT", None, _path_or_url),
             health_failures=env.get("HEALTH_FAILURES", cls.health_failures, _integer(1)),
+            model_readiness=env.get("MODEL_READINESS", cls.model_readiness, _readiness_source),
+            model_loading_warn_after=env.get(
+                "MODEL_LOADING_WARN_AFTER", cls.model_loading_warn_after, _seconds
+            ),
             model_api_key=env.get("MODEL_API_KEY", cls.model_api_key, _header_value, secret=True),
             model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, _seconds),
             model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, _seconds),
@@ -105,6 +128,9 @@ class Settings:
             drain_timeout=env.get("DRAIN_TIMEOUT", cls.drain_timeout, _seconds),
             log_level=env.get("LOG_LEVEL", cls.log_level, _log_level),
         )
+        if env.problems:
+            raise ConfigError(*env.problems)
+        return settings
 
     @property
     def max_in_hand(self) -> int:
@@ -128,14 +154,17 @@ class Settings:
         """
         if self.unsecured:
             return
+        problems: list[str] = []
         if self.public_url is None and self.check_url:
-            raise ConfigError(
+            problems.append(
                 "the public URL of this worker is unknown: set PUBLIC_IPADDR and "
                 f"VAST_TCP_PORT_{self.worker_port}, or PYWORKER_PUBLIC_URL; "
                 "CHECK_URL=false accepts signatures made for any URL"
             )
         if self.container_id == 0:
-            raise ConfigError("CONTAINER_ID is not set: set it to the integer id of this instance")
+            problems.append("CONTAINER_ID is not set: set it to the integer id of this instance")
+        if problems:
+            raise ConfigError(*problems)
 
     def require_certificate(self) -> None:
         """Raise `ConfigError` where TLS is asked for and a file of it cannot be read."""
@@ -152,10 +181,11 @@ class Settings:
 
 
 class _Reader:
-    """Reads variables of one mapping; an empty value counts as not set."""
+    """Reads variables of one mapping; an empty value counts as not set, a wrong one becomes a problem."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
+        self.problems: list[str] = []
 
     def get(self, name: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
         text = self._environ.get(name, "").strip()
@@ -165,7 +195,8 @@ class _Reader:
             return parse(text)
         except ValueError as error:
             shown = "(hidden)" if secret else repr(text)
-            raise ConfigError(f"{name}={shown} is not valid: {error}") from error
+            self.problems.append(f"{name}={shown} is not valid: {error}")
+            return default
 
 
 def _boolean(text: str) -> bool:
@@ -211,6 +242,13 @@ def _seconds(text: str) -> float:
     if not (math.isfinite(number) and number > 0):
         raise ValueError("expected a number of seconds above 0")
     return number
+
+
+def _readiness_source(text: str) -> ReadinessSource:
+    try:
+        return ReadinessSource(text.lower())
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(one.value for one in ReadinessSource)}") from None
 
 
 def _log_level(text: str) -> str:
@@ -294,3 +332,8 @@ def raise_descriptor_limit() -> int:
     wanted = min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether text for `stream` may be coloured: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")

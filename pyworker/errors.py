@@ -11,7 +11,11 @@ class PyworkerError(Exception):
 
 
 class ConfigError(PyworkerError):
-    """A setting or a worker package that cannot work; stops the start with its one-line message."""
+    """Settings or a worker package that cannot work; stops the start with one line for every problem."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 class AutoscalerError(PyworkerError):
@@ -118,3 +122,8 @@ class ClientGone(RequestError):
     """The client hung up; nobody reads this answer. The status is nginx's for the same, and only logged."""
 
     status = 499
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text`, or where it is longer than `limit` characters its beginning with "…"."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -7,11 +7,13 @@ import threading
 
 import requests
 
-from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
+from pyworker.lifecycle import Cause, ModelLifecycle, ModelState, ModelStatus
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 10.0
+#: Between two looks whether the model is loaded, where its health says so.
+LOADING_INTERVAL = 1.0
 TIMEOUT = 10.0
 
 
@@ -40,12 +42,23 @@ class HealthProbe:
 
 
 class HealthMonitor:
-    """Probes a model that should be serving. `step` belongs to one thread; `suspect` may come from any."""
+    """Probes a model that should be serving. `step` belongs to one thread; `suspect` may come from any.
 
-    def __init__(self, probe: HealthProbe, lifecycle: ModelLifecycle, failures_allowed: int) -> None:
+    tells_loaded: a success also says that a model is loaded, and until then it is asked more often.
+    """
+
+    def __init__(
+        self,
+        probe: HealthProbe,
+        lifecycle: ModelLifecycle,
+        failures_allowed: int,
+        *,
+        tells_loaded: bool = False,
+    ) -> None:
         self._probe = probe
         self._lifecycle = lifecycle
         self._failures_allowed = failures_allowed
+        self._tells_loaded = tells_loaded
         self._failures = 0
         # Guards _suspicion.
         self._lock = threading.Lock()
@@ -61,7 +74,7 @@ class HealthMonitor:
         status = self._lifecycle.status
         if status.state is not ModelState.READY and status.cause is not Cause.HEALTH:
             self._failures = 0
-            return INTERVAL
+            return self._look_for_loaded(status) if self._tells_loaded else INTERVAL
         with self._lock:
             suspicion, self._suspicion = self._suspicion, ""
         problem = self._probe.problem()
@@ -76,3 +89,8 @@ class HealthMonitor:
             message = f"{problem}; its log said: {suspicion}" if suspicion else problem
             self._lifecycle.failed(Cause.HEALTH, message, epoch=status.epoch)
         return INTERVAL
+
+    def _look_for_loaded(self, status: ModelStatus) -> float:
+        if status.awaits_loading and not self._probe.problem() and self._lifecycle.loaded(epoch=status.epoch):
+            logger.info("the model is loaded: %s is well", self._probe.url)
+        return LOADING_INTERVAL

@@ -7,6 +7,15 @@
                           ERRORED ◀─────────────┴───┘─┘
     any state ──drain──▶ DRAINING
 
+What the model is loaded by (MODEL_READINESS) decides who may say so, and who is believed:
+
+* logs: a loaded line of its log. An error line before it is ready is an error, until another loaded line.
+* health: the first success of its health endpoint. What the log says is a hint for people only.
+* either: whichever comes first. An error line before it is ready is an error, until another loaded line or a
+  success of the health endpoint.
+
+In each mode an error line of a ready model is a suspicion; the health endpoint decides, where it is known.
+
 Pure decisions: no I/O, no clock.
 """
 
@@ -16,6 +25,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+
+from pyworker.config import ReadinessSource
+from pyworker.data_types import LogAction
+from pyworker.errors import shortened
 
 _MAX_MESSAGE = 500
 
@@ -31,7 +44,7 @@ class ModelState(Enum):
 
 
 class Cause(Enum):
-    """Why the worker is errored: only the same source can declare it well again."""
+    """Why the worker is errored: only the same source, or the model being loaded anew, ends it."""
 
     LOG = "log"
     BENCHMARK = "benchmark"
@@ -40,7 +53,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One consistent view. `epoch` counts the loaded lines: a result of an older epoch is stale."""
+    """One consistent view. `epoch` counts how often it was loaded: a result of an older epoch is stale."""
 
     state: ModelState
     error_msg: str = ""
@@ -54,6 +67,34 @@ class ModelStatus:
         return self.state is ModelState.BENCHMARKING or (
             self.state is ModelState.ERRORED and self.cause is Cause.BENCHMARK
         )
+
+    @property
+    def awaits_loading(self) -> bool:
+        """Whether nothing but a sign that the model is loaded would help."""
+        return self.state is ModelState.LOADING or (
+            self.state is ModelState.ERRORED and self.cause is Cause.LOG
+        )
+
+
+class Effect(Enum):
+    """What a matching line of the model's log does."""
+
+    LOADED = "the model is loaded"
+    FAILED = "the model failed"
+    SUSPICION = "a suspicion, the health probe would decide"
+    HINT = "a hint for people only"
+    COPY = "copied into the worker's log"
+
+
+def effect_of(action: LogAction, state: ModelState, source: ReadinessSource, *, has_health: bool) -> Effect:
+    """What a line with this meaning does to a model in this state. has_health: a probe can be asked."""
+    if action is LogAction.Info:
+        return Effect.COPY
+    if action is LogAction.ModelLoaded:
+        return Effect.LOADED if source.by_log else Effect.HINT
+    if has_health and state is ModelState.READY:
+        return Effect.SUSPICION
+    return Effect.FAILED if source.by_log else Effect.HINT
 
 
 class ModelLifecycle:
@@ -77,9 +118,13 @@ class ModelLifecycle:
     def state(self) -> ModelState:
         return self._status.state
 
-    def loaded(self) -> bool:
-        """The log says the model is loaded. A ready worker stays ready; True where the state changed."""
-        return self._move(_loaded)
+    def still_loading(self, message: str) -> bool:
+        """Loading takes long: `message` is reported until something else happens."""
+        return self._move(lambda old: _still_loading(old, message))
+
+    def loaded(self, *, epoch: int | None = None) -> bool:
+        """The model is loaded. A ready worker stays ready; True where the state changed."""
+        return self._move(_loaded, epoch)
 
     def failed(self, cause: Cause, message: str, *, epoch: int | None = None) -> bool:
         """The model cannot serve, for this cause. The first cause stays; an older epoch is ignored."""
@@ -137,6 +182,10 @@ class ModelLifecycle:
         return f"<ModelLifecycle {status.state.value} epoch={status.epoch}>"
 
 
+def _still_loading(old: ModelStatus, message: str) -> ModelStatus | None:
+    return ModelStatus(ModelState.LOADING, message) if old.state is ModelState.LOADING else None
+
+
 def _loaded(old: ModelStatus) -> ModelStatus | None:
     if old.state not in (ModelState.LOADING, ModelState.ERRORED):
         return None
@@ -148,8 +197,7 @@ def _failed(old: ModelStatus, cause: Cause, message: str) -> ModelStatus | None:
         return None
     if old.state is ModelState.ERRORED and old.cause is not cause:
         return None
-    shortened = message if len(message) <= _MAX_MESSAGE else message[: _MAX_MESSAGE - 1] + "…"
-    return ModelStatus(ModelState.ERRORED, shortened, cause, old.epoch, old.throughput)
+    return ModelStatus(ModelState.ERRORED, shortened(message, _MAX_MESSAGE), cause, old.epoch, old.throughput)
 
 
 def _benchmarked(old: ModelStatus, throughput: float) -> ModelStatus | None:

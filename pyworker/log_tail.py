@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pyworker.data_types import LogAction
+from pyworker.errors import shortened
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +24,8 @@ _READ_SIZE = 256 * 1024
 # A step ends here even where the log grows faster than it is read, so that a thread can stop between steps.
 _READS_AT_ONCE = 64
 _FINGERPRINT = 64
+_LAST_LINES = 3
+_SHOWN_LINE = 200
 
 LogActions = Sequence[tuple[LogAction, str]]
 # Error before load before info, whatever the order in which the author wrote them.
@@ -41,16 +46,17 @@ class LineAssembler:
         self._max_line = max_line
         self._overlap = overlap
         self._partial = bytearray()
+        #: Of the line that is being read, as editors count: 1 at the beginning, one more after each LF.
+        self.number = 1
 
     def feed(self, data: bytes) -> Iterator[str]:
         """Take more bytes; yields each line they complete, without its end."""
-        *complete, rest = data.replace(b"\r", b"\n").split(b"\n")
+        *complete, rest = data.split(b"\n")
         for line in complete:
-            self._partial += line
-            yield from self._cut()
+            yield from self._take(line)
             yield from self.flush()
-        self._partial += rest
-        yield from self._cut()
+            self.number += 1
+        yield from self._take(rest)
 
     def flush(self) -> Iterator[str]:
         """What is left is a line: the file ends here. Empty lines are dropped."""
@@ -62,6 +68,22 @@ class LineAssembler:
     def discard(self) -> None:
         """Forget the partial line: the file it began in is gone."""
         self._partial.clear()
+        self.number = 1
+
+    @property
+    def lines_so_far(self) -> int:
+        """How many lines there were so far, a partial one included."""
+        return self.number if self._partial else self.number - 1
+
+    def _take(self, data: bytes) -> Iterator[str]:
+        """Bytes without LF."""
+        *complete, rest = data.split(b"\r")
+        for line in complete:
+            self._partial += line
+            yield from self._cut()
+            yield from self.flush()
+        self._partial += rest
+        yield from self._cut()
 
     def _cut(self) -> Iterator[str]:
         while len(self._partial) > self._max_line:
@@ -99,10 +121,29 @@ class LogMatcher:
         return max((len(phrase.encode()) for _, phrase in self._actions), default=0)
 
 
+@dataclass(frozen=True)
+class LogGlance:
+    """What a tailer has seen so far. trouble: why there is nothing to read; `last` lines are cut."""
+
+    path: Path
+    lines: int = 0
+    last: tuple[str, ...] = ()
+    trouble: str = ""
+
+    def __str__(self) -> str:
+        if self.trouble:
+            return f"{self.path}, which {self.trouble}"
+        if not self.lines:
+            return f"{self.path}, which holds no whole line yet"
+        shown = ", ".join(map(repr, self.last))
+        return f"{self.path} ({self.lines} {'lines' if self.lines > 1 else 'line'}; last: {shown})"
+
+
 class LogTailer:
     """Follows one file from its beginning, through rotation and truncation. One thread owns it.
 
-    on_match(action, line) is called for each match, in the order of the file.
+    on_match(action, line) is called for each match, in the order of the file. `glance` may be read from any
+    thread.
     """
 
     def __init__(self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str], None]) -> None:
@@ -115,9 +156,36 @@ class LogTailer:
         # The last bytes before _offset: where they are others, the file was truncated and written anew.
         self._fingerprint = b""
         self._trouble = ""
+        self._lines = 0
+        self._last: deque[str] = deque(maxlen=_LAST_LINES)
+        # Replaced as a whole, never changed.
+        self._glance = LogGlance(path, trouble="was not looked at yet")
+
+    @property
+    def glance(self) -> LogGlance:
+        """What was seen up to the end of the last step."""
+        return self._glance
 
     def tail_once(self) -> bool:
         """Handle everything that is in the log now; False where nothing new was."""
+        progressed = self._step()
+        last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
+        self._glance = LogGlance(self._path, self._lines, last, self._trouble)
+        return progressed
+
+    @property
+    def line_number(self) -> int:
+        """Of the line that `on_match` was called for, as editors count."""
+        return self._assembler.number
+
+    def finish(self) -> int:
+        """Nobody writes to the file any more: what is left is its last line. Returns how many there were."""
+        lines = self._assembler.lines_so_far
+        self._handle(self._assembler.flush())
+        self.close()
+        return lines
+
+    def _step(self) -> bool:
         if self._file is None and not self._open():
             return False
         progressed = self._read_on()
@@ -143,11 +211,13 @@ class LogTailer:
         try:
             self._file = self._path.open("rb", buffering=0)
         except FileNotFoundError:
+            self._trouble = "does not exist"
             return False
         except OSError as error:
-            if str(error) != self._trouble:
-                logger.warning("the model log cannot be read: %s", error)
-                self._trouble = str(error)
+            trouble = f"cannot be read ({error.strerror})"
+            if trouble != self._trouble:
+                logger.warning("the model log %s %s", self._path, trouble)
+            self._trouble = trouble
             return False
         self._trouble = ""
         return True
@@ -187,6 +257,8 @@ class LogTailer:
 
     def _handle(self, lines: Iterator[str]) -> None:
         for line in lines:
+            self._lines += 1
+            self._last.append(line)
             for action in self._matcher.match(line):
                 self._on_match(action, line.strip())
 

@@ -59,9 +59,10 @@ class _Transformers(Protocol):
 class _Loaded:
     """One loaded tokenizer. Immutable; `count` may be called from any thread."""
 
-    def __init__(self, name: str, source: str, tokenizer: _Tokenizer) -> None:
+    def __init__(self, name: str, source: str, tokenizer: _Tokenizer, problem: str = "") -> None:
         self.name = name
         self.source = source
+        self.problem = problem
         self.count = _counter(tokenizer)
 
 
@@ -86,6 +87,18 @@ class TokenCounter:
         """Where the tokenizer came from: "disk", "hub" or "package"; None before it was loaded."""
         loaded = self._loaded
         return None if loaded is None else loaded.source
+
+    @property
+    def name(self) -> str:
+        """What was asked for."""
+        loaded = self._loaded
+        return self._default if loaded is None else loaded.name
+
+    @property
+    def problem(self) -> str:
+        """Why the package's own tokenizer stands in for the one that was asked for; else empty."""
+        loaded = self._loaded
+        return "" if loaded is None else loaded.problem
 
     def load(self, name: str | None = None) -> None:
         """Load `name`, or the default where it is empty; does nothing when that is loaded. Never raises for
@@ -155,7 +168,12 @@ def _load(name: str) -> _Loaded:
         name,
         problem,
     )
-    return _Loaded(name, "package", _from_file(transformers, resource_path("tokenizer.json")))
+    return _Loaded(
+        name,
+        "package",
+        _from_file(transformers, resource_path("tokenizer.json")),
+        problem or "unknown reason",
+    )
 
 
 def _from_disk(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:

@@ -48,6 +48,8 @@ class _WordList:
         # Guards `_words` while it is made. Held during the load on purpose: a second caller needs its result.
         self._lock = threading.Lock()
         self._words: Sequence[str] | None = None
+        #: Why the package's own list stands in for the corpus; set before `_words`.
+        self.problem = ""
 
     def __repr__(self) -> str:
         words = self._words
@@ -57,7 +59,12 @@ class _WordList:
         words = self._words
         if words is None:
             with self._lock:
-                words = self._words = self._words or _load()
+                words = self._words or self._load()
+                self._words = words
+        return words
+
+    def _load(self) -> Sequence[str]:
+        words, self.problem = _load()
         return words
 
 
@@ -72,19 +79,27 @@ def random_words(count: int, rng: random.Random | None = None) -> str:
     return " ".join((rng or random.Random()).choices(_WORDS.get(), k=count))
 
 
-def _load() -> Sequence[str]:
-    words = _from_nltk()
+def corpus_problem() -> str:
+    """Why the package's own list stands in for nltk's corpus; empty where it does not. Loads the words."""
+    _WORDS.get()
+    return _WORDS.problem
+
+
+def _load() -> tuple[Sequence[str], str]:
+    """The words, and why they are not the corpus."""
+    words, problem = _from_nltk(), None
     if words is None:
         problem = _download()
         words = _from_nltk() if problem is None else None
         if words is None:
+            problem = problem or "the download is not readable"
             log.warning(
                 "nltk's word corpus cannot be had (%s): prompts are made of the word list of this package. "
                 'To use the corpus, run nltk.download("words") where there is a network.',
-                problem or "the download is not readable",
+                problem,
             )
             words = resource_path("words.txt").read_text(encoding="utf-8").split()
-    return words
+    return words, problem or ""
 
 
 def _from_nltk() -> Sequence[str] | None:

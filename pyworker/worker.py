@@ -15,9 +15,9 @@ from pyworker.config import Settings
 from pyworker.data_types import AuthData, LogAction
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.drain import Drain
-from pyworker.errors import ConfigError
 from pyworker.health import HealthMonitor, HealthProbe
-from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
+from pyworker.lifecycle import Cause, Effect, ModelLifecycle, ModelState, effect_of
+from pyworker.loading import LoadingWatch
 from pyworker.log_tail import LogTailer
 from pyworker.metrics import Metrics
 from pyworker.pipeline import Pipeline
@@ -81,8 +81,21 @@ class Worker:
             None if backend.health_url is None else HealthProbe(backend.health_url, settings.model_api_key)
         )
         self._health = (
-            None if probe is None else HealthMonitor(probe, self.lifecycle, settings.health_failures)
+            None
+            if probe is None
+            else HealthMonitor(
+                probe,
+                self.lifecycle,
+                settings.health_failures,
+                tells_loaded=settings.model_readiness.by_health,
+            )
         )
+        self._tailer = (
+            None
+            if backend.model_log_file is None
+            else LogTailer(backend.model_log_file, backend.log_actions, self._log_said)
+        )
+        self._loading = self._make_loading_watch(probe)
         self._readiness = self._make_readiness(probe)
         self._report_loop = Loop(
             "pyworker-report",
@@ -102,8 +115,7 @@ class Worker:
         """Raise `ConfigError` where a server with these settings could not do its work."""
         self.settings.require_identity()
         self.settings.require_certificate()
-        if self.backend.model_log_file is None:
-            raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
+        self.backend.require_readiness_source()
         if self.settings.unsecured:
             logger.warning("UNSECURED=true: signatures are not checked; anybody may use this worker")
         elif not self.settings.check_url:
@@ -146,6 +158,17 @@ class Worker:
             payload_classes=[handler.payload_cls() for handler in backend.handlers],
         )
 
+    def _make_loading_watch(self, probe: HealthProbe | None) -> LoadingWatch:
+        tailer = self._tailer
+        return LoadingWatch(
+            self.lifecycle,
+            warn_after=self.settings.model_loading_warn_after,
+            source=self.settings.model_readiness,
+            log_actions=self.backend.log_actions,
+            glance=lambda: None if tailer is None else tailer.glance,
+            probe=probe,
+        )
+
     def _loops(self) -> list[Loop]:
         """In the order in which they are stopped: the report comes last and carries what the others left."""
         drain = Drain(self.lifecycle, self.pipeline.open_exchanges, self.settings.drain_timeout)
@@ -153,6 +176,7 @@ class Worker:
             Loop("pyworker-drain", drain.step, on_stop=drain.stop),
             self._session_loop,
             self._callback_loop,
+            Loop("pyworker-loading", lambda: self._loading.step(time.monotonic())),
             Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
             Loop("pyworker-deadlines", self.deadlines.step),
             Loop(
@@ -164,25 +188,38 @@ class Worker:
             loops.insert(0, self._health_loop)
         if not self.settings.unsecured:
             loops.insert(0, self._key_loop)
-        if self.backend.model_log_file is not None:
-            tailer = LogTailer(self.backend.model_log_file, self.backend.log_actions, self._log_said)
-            tail = Loop("pyworker-tail", lambda: _tail_step(tailer), on_end=tailer.close)
-            loops.insert(0, tail)
+        tailer = self._tailer
+        if tailer is not None:
+            loops.insert(0, Loop("pyworker-tail", lambda: _tail_step(tailer), on_end=tailer.close))
         return loops
 
     def _log_said(self, action: LogAction, line: str) -> None:
-        if action is LogAction.Info:
+        effect = effect_of(
+            action,
+            self.lifecycle.state,
+            self.settings.model_readiness,
+            has_health=self._health is not None,
+        )
+        if effect is Effect.COPY:
             logger.info("model: %s", line)
-        elif action is LogAction.ModelLoaded:
+        elif effect is Effect.HINT:
+            logger.info("the model's log says %s, but MODEL_READINESS=health: %s", action.name, line)
+            if action is LogAction.ModelError:
+                self._loading.remember(line)
+        elif effect is Effect.LOADED:
             if self.lifecycle.loaded():
                 logger.info("the model is loaded: %s", line)
-        elif self._health is not None and self.lifecycle.state is ModelState.READY:
-            logger.warning("the model's log speaks of an error; its health decides: %s", line)
-            self._health.suspect(line)
-            assert self._health_loop is not None
-            self._health_loop.wake()
+        elif effect is Effect.SUSPICION:
+            self._suspect(line)
         elif self.lifecycle.failed(Cause.LOG, line):
             logger.error("the model failed: %s", line)
+
+    def _suspect(self, line: str) -> None:
+        assert self._health is not None
+        assert self._health_loop is not None
+        logger.warning("the model's log speaks of an error; its health decides: %s", line)
+        self._health.suspect(line)
+        self._health_loop.wake()
 
     def _figures(self) -> ModelFigures:
         status = self.lifecycle.status

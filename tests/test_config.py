@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pyworker.config import RESERVED_THREADS, Settings
+from pyworker.config import RESERVED_THREADS, ReadinessSource, Settings
 from pyworker.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +73,17 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
         {"/health": "/health", "http://127.0.0.1:9/h": "http://127.0.0.1:9/h"},
     ),
     ("HEALTH_FAILURES", "health_failures", 3, {"1": 1}),
+    (
+        "MODEL_READINESS",
+        "model_readiness",
+        ReadinessSource.LOGS,
+        {
+            "logs": ReadinessSource.LOGS,
+            "health": ReadinessSource.HEALTH,
+            "Either": ReadinessSource.EITHER,
+        },
+    ),
+    ("MODEL_LOADING_WARN_AFTER", "model_loading_warn_after", 300.0, {"0.5": 0.5, "60": 60.0}),
     ("MODEL_API_KEY", "model_api_key", "", {"sk-1": "sk-1"}),
     ("MODEL_TIMEOUT", "model_timeout", None, {"0.5": 0.5, "600": 600.0}),
     ("MODEL_READY_TIMEOUT", "model_ready_timeout", 300.0, {"1e3": 1000.0}),
@@ -123,6 +134,8 @@ INVALID: list[tuple[str, list[str], str]] = [
     ("UNSECURED", BOOLEANS, "expected true or false"),
     ("MODEL_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
     ("MODEL_READY_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
+    ("MODEL_READINESS", ["log", "both", "true"], "expected one of logs, health, either"),
+    ("MODEL_LOADING_WARN_AFTER", SECONDS, "expected a number of seconds above 0"),
     ("DRAIN_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
     ("MODEL_SERVER_URL", URLS, URL_HINT),
     ("MODEL_SERVER_URL", PORTS_IN_URLS, PORT_HINT),
@@ -193,6 +206,18 @@ def test_more_than_one_process_is_refused_with_the_reason(count: str) -> None:
 def test_a_senseless_number_of_processes_is_refused(count: str) -> None:
     with pytest.raises(ConfigError, match=f"^WEB_CONCURRENCY='{count}' is not valid: expected an integer"):
         Settings.from_env({"WEB_CONCURRENCY": count})
+
+
+def test_every_wrong_value_is_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.from_env({"USE_SSL": "perhaps", "HEALTH_FAILURES": "0", "LOG_LEVEL": "loud"})
+
+    assert [problem.partition("=")[0] for problem in caught.value.problems] == [
+        "USE_SSL",
+        "HEALTH_FAILURES",
+        "LOG_LEVEL",
+    ]
+    assert str(caught.value) == "; ".join(caught.value.problems)
 
 
 def test_secrets_are_hidden() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyworker.health import INTERVAL, HealthMonitor, HealthProbe
+from pyworker.health import INTERVAL, LOADING_INTERVAL, HealthMonitor, HealthProbe
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
 from tests.support.scripted import Act, ScriptedServer, head, whole
 
@@ -149,6 +149,34 @@ def test_a_model_that_is_not_serving_yet_is_not_asked(
     monitor.step()
     assert scripted_model.requests() == []
     assert lifecycle.state is ModelState.ERRORED
+
+
+def test_health_says_that_the_model_is_loaded_where_it_may(
+    scripted_model: ScriptedServer, probe: HealthProbe
+) -> None:
+    lifecycle = ModelLifecycle()
+    monitor = HealthMonitor(probe, lifecycle, failures_allowed=1, tells_loaded=True)
+    scripted_model.script(PATH, SICK)
+    assert monitor.step() == LOADING_INTERVAL
+    assert lifecycle.state is ModelState.LOADING, "not an error: it is loading"
+    scripted_model.script(PATH, whole(b"well"))
+    monitor.step()
+    assert lifecycle.state is ModelState.BENCHMARKING
+    # Nothing is asked while the benchmark decides, and tried again.
+    lifecycle.failed(Cause.BENCHMARK, "no answer")
+    asked = len(scripted_model.requests())
+    monitor.step()
+    assert len(scripted_model.requests()) == asked
+    assert lifecycle.state is ModelState.ERRORED
+
+
+def test_health_undoes_an_error_line_where_it_tells_that_the_model_is_loaded(
+    scripted_model: ScriptedServer, probe: HealthProbe
+) -> None:
+    lifecycle = ModelLifecycle()
+    lifecycle.failed(Cause.LOG, "a first try failed")
+    HealthMonitor(probe, lifecycle, failures_allowed=1, tells_loaded=True).step()
+    assert lifecycle.state is ModelState.BENCHMARKING
 
 
 def test_health_mends_only_what_health_broke(

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pyworker.lifecycle import Cause, ModelLifecycle, ModelState, ModelStatus
+from pyworker.config import ReadinessSource
+from pyworker.data_types import LogAction
+from pyworker.lifecycle import Cause, Effect, ModelLifecycle, ModelState, ModelStatus, effect_of
 
 DEADLINE = 20  # seconds; only a failing test waits so long
 
@@ -62,6 +64,7 @@ SITUATIONS = [
 
 EVENTS: dict[str, Event] = {
     "loaded": lambda model: model.loaded(),
+    "still loading": lambda model: model.still_loading("no such line yet"),
     "log fails": lambda model: model.failed(Cause.LOG, "boom"),
     "benchmark fails": lambda model: model.failed(Cause.BENCHMARK, "boom", epoch=model.status.epoch),
     "health fails": lambda model: model.failed(Cause.HEALTH, "boom", epoch=model.status.epoch),
@@ -81,6 +84,7 @@ def errored(cause: Cause, *, epoch: int, throughput: float) -> ModelStatus:
 #: Where each event leads; what is missing changes nothing.
 TRANSITIONS: dict[tuple[str, str], ModelStatus] = {
     ("loading", "loaded"): ModelStatus(ModelState.BENCHMARKING, epoch=1),
+    ("loading", "still loading"): ModelStatus(ModelState.LOADING, "no such line yet"),
     ("loading", "log fails"): errored(Cause.LOG, epoch=0, throughput=0.0),
     ("loading", "benchmark fails"): errored(Cause.BENCHMARK, epoch=0, throughput=0.0),
     ("loading", "health fails"): errored(Cause.HEALTH, epoch=0, throughput=0.0),
@@ -141,6 +145,7 @@ def test_a_result_of_an_older_epoch_is_ignored() -> None:
 
     assert not model.benchmarked(99.0, epoch=1)
     assert not model.failed(Cause.BENCHMARK, "late", epoch=1)
+    assert not model.loaded(epoch=1)
     assert not model.failed(Cause.HEALTH, "late", epoch=1)
     assert model.status == ANEW
 
@@ -155,6 +160,40 @@ def test_the_same_failure_twice_is_one_change() -> None:
     assert not model.failed(Cause.LOG, "out of memory")
     assert model.failed(Cause.LOG, "still out of memory")
     assert model.status.error_msg == "still out of memory"
+
+
+def test_what_is_said_of_long_loading_ends_with_it() -> None:
+    model = ModelLifecycle()
+    assert model.still_loading("for 5 min")
+    assert not model.still_loading("for 5 min"), "the same twice is one change"
+    assert model.still_loading("for 6 min")
+
+    assert model.loaded()
+    assert model.status == ModelStatus(ModelState.BENCHMARKING, epoch=1)
+
+
+LOADED, ERROR, INFO = LogAction.ModelLoaded, LogAction.ModelError, LogAction.Info
+
+
+@pytest.mark.parametrize("state", ModelState)
+@pytest.mark.parametrize("source", ReadinessSource)
+def test_what_a_line_does(state: ModelState, source: ReadinessSource) -> None:
+    ready = state is ModelState.READY
+    told = Effect.HINT if source is ReadinessSource.HEALTH else None
+
+    assert effect_of(INFO, state, source, has_health=True) is Effect.COPY
+    assert effect_of(LOADED, state, source, has_health=True) is (told or Effect.LOADED)
+    assert effect_of(ERROR, state, source, has_health=False) is (told or Effect.FAILED)
+    expected = Effect.SUSPICION if ready else told or Effect.FAILED
+    assert effect_of(ERROR, state, source, has_health=True) is expected
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_awaits_loading(situation: Callable[[ModelLifecycle], None]) -> None:
+    model = ModelLifecycle()
+    situation(model)
+
+    assert model.status.awaits_loading == (situation in (loading, errored_by_log))
 
 
 def test_a_long_message_is_cut() -> None:

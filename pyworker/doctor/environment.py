@@ -1,0 +1,67 @@
+"""Settings, identity and the worker package."""
+
+from __future__ import annotations
+
+from pyworker.config import Settings
+from pyworker.doctor.finding import Examination, Finding, fail, ok, warn
+from pyworker.errors import ConfigError
+from pyworker.registry import load_worker
+
+DEFAULT_WORKER = "hello_world"
+
+
+def environment(examination: Examination) -> Finding:
+    """Every variable has a value that can be."""
+    try:
+        settings = examination.known_settings = Settings.from_env()
+    except ConfigError as error:
+        return fail("; ".join(error.problems))
+    return ok(f"every variable that is set is valid; MODEL_READINESS={settings.model_readiness.value}")
+
+
+def identity(examination: Examination) -> Finding:
+    """The worker can report, and check that a signature was made for it."""
+    settings = examination.settings
+    try:
+        settings.require_identity()
+    except ConfigError as error:
+        return fail("; ".join(error.problems))
+    if settings.unsecured:
+        return warn("UNSECURED=true, so anybody may use this worker", "unset it on an instance")
+    found = f"instance {settings.container_id} at {settings.public_url or 'a URL that is not known'}"
+    if not settings.check_url:
+        return warn(
+            f"{found}; CHECK_URL=false accepts a signature made for another worker",
+            "unset it where the public URL is known",
+        )
+    return ok(found)
+
+
+def master_token(examination: Examination) -> Finding:
+    """Reports carry the token that the autoscaler knows."""
+    token = examination.settings.master_token
+    if not token:
+        return warn(
+            "MASTER_TOKEN is not set", "set it where the autoscaler expects one; /pyworker/update is closed"
+        )
+    return ok(f"set, {len(token)} characters")
+
+
+def worker(examination: Examination) -> Finding:
+    """The worker package can be imported and describes its model server."""
+    settings = examination.settings
+    name = examination.worker or settings.backend or DEFAULT_WORKER
+    try:
+        module = load_worker(name)
+        backend = module.create_backend(settings)
+        module.create_blueprint(backend)
+    except ConfigError as error:
+        return fail(str(error), "set BACKEND, or name one with -w")
+    except Exception as error:  # noqa: BLE001 - it is foreign code, and whatever it raises is the finding
+        return fail(f"{name} cannot be loaded: {type(error).__name__}: {error}", "mend its server.py")
+    examination.known_backend = backend
+    try:
+        backend.require_readiness_source()
+    except ConfigError as error:
+        return fail(str(error))
+    return ok(f"{name} in front of {backend.client.base_url}, {len(backend.handlers) - 1} routes")

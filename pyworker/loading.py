@@ -1,0 +1,110 @@
+"""When the model has been loading for long: what was looked for, and what is there instead."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from pyworker.config import ReadinessSource
+from pyworker.data_types import LogAction
+from pyworker.errors import shortened
+from pyworker.health import HealthProbe
+from pyworker.lifecycle import ModelLifecycle, ModelState
+from pyworker.log_tail import LogActions, LogGlance
+
+logger = logging.getLogger(__name__)
+
+#: Seconds at most until what the report says is made anew.
+REFRESH = 60.0
+_SHOWN_PATTERNS = 5
+_SHOWN_TEXT = 200
+
+
+class LoadingWatch:
+    """Says why a model is still loading. `step` and `remember` belong to one thread each.
+
+    warn_after: seconds until it speaks; the log is told again each time that loading took twice as long.
+    glance: what was seen of the model's log, None where none is followed.
+    """
+
+    def __init__(
+        self,
+        lifecycle: ModelLifecycle,
+        *,
+        warn_after: float,
+        source: ReadinessSource,
+        log_actions: LogActions,
+        glance: Callable[[], LogGlance | None],
+        probe: HealthProbe | None,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._warn_after = warn_after
+        self._source = source
+        self._log_actions = log_actions
+        self._glance = glance
+        self._probe = probe
+        self._began: float | None = None
+        self._warn_next = warn_after
+        # Replaced as a whole by the thread that reads the log.
+        self._error_line = ""
+
+    def remember(self, error_line: str) -> None:
+        """The log spoke of an error that did not count; it may be the reason, so it is told."""
+        self._error_line = error_line
+
+    def step(self, now: float) -> float | None:
+        """Speak where it is time to; seconds until the next step, None once it is loaded. Monotonic time."""
+        if self._lifecycle.state is not ModelState.LOADING:
+            return None
+        if self._began is None:
+            self._began = now
+        elapsed = now - self._began
+        if elapsed < self._warn_after:
+            return self._warn_after - elapsed
+        message = self._message(elapsed)
+        if self._lifecycle.still_loading(message) and elapsed >= self._warn_next:
+            logger.warning("%s", message)
+            self._warn_next = 2 * elapsed
+        return min(self._warn_after, REFRESH)
+
+    def _message(self, elapsed: float) -> str:
+        found = [f"still loading after {_duration(elapsed)}", self._health_says()]
+        if self._source.by_log:
+            found.insert(1, f"{_phrases(self._log_actions)} in {self._log()}")
+        elif self._glance() is not None:
+            found.append(f"its log, which does not count with MODEL_READINESS=health, is {self._log()}")
+        if self._error_line:
+            found.append(f"its log spoke of an error: {shortened(self._error_line, _SHOWN_TEXT)!r}")
+        return "; ".join(found)
+
+    def _log(self) -> str:
+        glance = self._glance()
+        return "no log: MODEL_LOG is not set" if glance is None else str(glance)
+
+    def _health_says(self) -> str:
+        if self._probe is None:
+            return "no health endpoint is configured"
+        problem = self._probe.problem()
+        if problem:
+            return f"health: {problem}"
+        advice = "" if self._source.by_health else " (MODEL_READINESS=either would take that for loaded)"
+        return f"health: {self._probe.url} is well{advice}"
+
+
+def _phrases(log_actions: LogActions) -> str:
+    patterns = loaded_patterns(log_actions)
+    if not patterns:
+        return "the worker names no phrase of a loaded model to look for"
+    shown = [repr(shortened(pattern, _SHOWN_TEXT)) for pattern in patterns[:_SHOWN_PATTERNS]]
+    if len(patterns) > _SHOWN_PATTERNS:
+        shown.append(f"{len(patterns) - _SHOWN_PATTERNS} more")
+    return f"{shown[0]} was not seen" if len(shown) == 1 else f"none of {', '.join(shown)} was seen"
+
+
+def loaded_patterns(log_actions: LogActions) -> Sequence[str]:
+    """The phrases that say that the model is loaded."""
+    return [phrase for action, phrase in log_actions if action is LogAction.ModelLoaded]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
