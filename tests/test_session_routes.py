@@ -323,16 +323,17 @@ def test_the_end_of_a_session_cancels_its_requests(stack: Stack, end: str) -> No
     stack.wait_in_hand(0)
 
 
-def test_figures_of_a_session(stack: Stack, opened: Create) -> None:
-    seen = len(stack.reports)
-    session = opened(cost=3.0)
+def test_figures_of_a_session(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.start_ready()
+    session = create(stack, cost=3.0)
     for _ in range(4):
         assert session.post("/pass", work=10.0).status == 200
     assert session.ask("end").status == 200
     stack.wait_for_report(
-        lambda _: sum(report["cur_perf"] for report in stack.reports[seen:]) > 42, "the workload served"
+        lambda _: sum(report["cur_perf"] for report in stack.reports) > 42, "the workload served"
     )
-    reports = stack.reports[seen:]
+    reports = stack.reports
     assert sum(report["new_load"] for report in reports) == pytest.approx(43)
     assert sum(report["cur_perf"] for report in reports) == pytest.approx(43)
     assert max(report["num_requests_working"] for report in reports) <= 1
