@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import signal
 import socket
@@ -11,7 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
@@ -21,11 +22,14 @@ import requests
 from Crypto.Hash import SHA256
 from Crypto.PublicKey import RSA
 from Crypto.Signature import pkcs1_15
-from Crypto.Util.asn1 import DerBitString, DerSequence
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pyworker.errors import ConfigError
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.signing import Signer
+from tests.support import tls
 from tests.support.status import status_report
 
 WORKER_URL = "http://203.0.113.7:40123"
@@ -188,9 +192,106 @@ def test_the_root_certificate(autoscaler: Autoscaler, http: requests.Session) ->
     roots = [root for root in context.get_ca_certs() if "pyworker local root" in str(root["subject"])]
     assert len(roots) == 1
     assert roots[0]["issuer"] == roots[0]["subject"]
-    body, _, signature = cast("Sequence[bytes]", DerSequence().decode(ssl.PEM_cert_to_DER_cert(pem)))
-    signed = DerBitString().decode(signature).value
-    pkcs1_15.new(RSA.import_key(pem)).verify(SHA256.new(body), signed)
+    root = x509.load_pem_x509_certificate(pem.encode())
+    root.verify_directly_issued_by(root)
+
+
+def names_of(pem: bytes) -> tuple[list[str], list[str]]:
+    """The DNS names and the addresses that a certificate holds for."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return (
+        names.get_values_for_type(x509.DNSName),
+        [str(address) for address in names.get_values_for_type(x509.IPAddress)],
+    )
+
+
+def test_a_worker_gets_a_certificate(autoscaler: Autoscaler) -> None:
+    key = tls.new_key()
+    answer = tls.sign(autoscaler.url, tls.request_pem(key), "7")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/x-pem-file")
+    certificate = x509.load_pem_x509_certificate(answer.content)
+    assert certificate.public_key() == key.public_key()
+    assert certificate.subject.rfc4514_string() == "CN=instance 7"
+    assert names_of(answer.content) == ([], ["127.0.0.1"])
+    root = x509.load_pem_x509_certificate(tls.root_of(autoscaler).encode())
+    certificate.verify_directly_issued_by(root)
+    assert certificate.not_valid_after_utc < root.not_valid_after_utc
+
+
+@pytest.mark.parametrize("address", ["203.0.113.9", "127.0.0.1"])
+def test_a_certificate_holds_for_what_was_asked(autoscaler: Autoscaler, address: str) -> None:
+    asked = x509.SubjectAlternativeName(
+        [
+            x509.DNSName("worker.example"),
+            x509.IPAddress(ipaddress.ip_address(address)),
+            x509.RFC822Name("nobody@worker.example"),
+        ]
+    )
+    builder = tls.request_builder().add_extension(asked, critical=False)
+    answer = tls.sign(autoscaler.url, tls.request_pem(tls.new_key(), builder))
+    assert names_of(answer.content) == (["worker.example"], list(dict.fromkeys([address, "127.0.0.1"])))
+
+
+def test_a_request_in_der_is_signed_too(autoscaler: Autoscaler) -> None:
+    der = ssl.PEM_cert_to_DER_cert(
+        tls.request_pem(tls.new_key()).decode().replace("CERTIFICATE REQUEST", "CERTIFICATE")
+    )
+    assert tls.sign(autoscaler.url, der).status_code == 200
+
+
+def test_a_certificate_outlives_a_restart_with_the_same_key(signer: Signer) -> None:
+    with Autoscaler(signer=signer) as first:
+        pem = tls.sign(first.url, tls.request_pem(tls.new_key())).content
+    with Autoscaler(signer=signer) as second:
+        root = x509.load_pem_x509_certificate(tls.root_of(second).encode())
+    x509.load_pem_x509_certificate(pem).verify_directly_issued_by(root)
+
+
+def forged(request: bytes) -> bytes:
+    """The same request, as if somebody had changed it after it was signed."""
+    text = request.decode().replace("CERTIFICATE REQUEST", "CERTIFICATE")
+    return ssl.PEM_cert_to_DER_cert(text).replace(b"a worker", b"a forger")
+
+
+def small_key_request() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    return tls.request_builder().sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+BAD_CERTIFICATE_REQUESTS: list[tuple[str, Callable[[], bytes], str, str]] = [
+    ("garbage", lambda: b"garbage", "1", "no certificate request"),
+    ("empty", lambda: b"", "1", "no certificate request"),
+    (
+        "garbage in PEM",
+        lambda: b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+        "1",
+        "no certificate request",
+    ),
+    ("forged", lambda: forged(tls.request_pem(tls.new_key())), "1", "does not fit its key"),
+    ("small key", small_key_request, "1", "1024 bits; at least 2048"),
+    ("no instance", lambda: tls.request_pem(tls.new_key()), "", "instance_id"),
+    ("instance is no number", lambda: tls.request_pem(tls.new_key()), "x" * 70, "instance_id"),
+]
+
+
+@pytest.mark.parametrize(
+    ("request_of", "instance", "says"),
+    [case[1:] for case in BAD_CERTIFICATE_REQUESTS],
+    ids=[case[0] for case in BAD_CERTIFICATE_REQUESTS],
+)
+def test_a_bad_certificate_request_is_refused(
+    autoscaler: Autoscaler, request_of: Callable[[], bytes], instance: str, says: str
+) -> None:
+    answer = tls.sign(autoscaler.url, request_of(), instance)
+    assert answer.status_code == 422
+    assert says in answer.json()["error"]
+
+
+def test_signing_can_be_made_to_fail_first(autoscaler: Autoscaler) -> None:
+    autoscaler.faults.fail_with(503, "/api/v0/sign_cert/", times=2)
+    request = tls.request_pem(tls.new_key())
+    assert [tls.sign(autoscaler.url, request).status_code for _ in range(3)] == [503, 503, 200]
 
 
 def test_one_connection_serves_many_requests(autoscaler: Autoscaler) -> None:

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
 from hmac import compare_digest
 from pathlib import Path
 from typing import cast
@@ -22,8 +21,8 @@ from flask import Flask, Response, request
 from typing_extensions import Self
 from werkzeug.exceptions import HTTPException
 
-from pyworker.errors import ConfigError, RequestError, Unauthorized
-from pyworker.local.certificates import root_certificate
+from pyworker.errors import ConfigError, RequestError, Unauthorized, Unprocessable
+from pyworker.local.certificates import Authority
 from pyworker.local.faults import Faults
 from pyworker.local.fleet import Fleet, Route, WorkerView
 from pyworker.local.messages import (
@@ -40,6 +39,8 @@ from pyworker.local.signing import SignatureForm, Signer, current_message, first
 DEFAULT_PORT = 8081
 DEFAULT_ENDPOINT = "hello_world"
 """The endpoint that the console lists when any name is accepted."""
+MAX_ID_DIGITS = 19
+_PEM = "application/x-pem-file"
 
 
 class UnknownEndpoint(RequestError):
@@ -74,10 +75,9 @@ class Autoscaler:
         self._api_key = api_key
         self._master_token = master_token
         self._signature_form: SignatureForm = signature_form
-        started = datetime.now(timezone.utc)
-        self._created_at = started.timestamp()
+        self._created_at = time.time()
         # The signing key serves here too, so that a kept key keeps the root as well.
-        self._root = root_certificate(self.signer.key, "pyworker local root", started)
+        self._authority = Authority(self.signer.key, "pyworker local root")
         self._server = LocalServer(self._app(), name="pyworker-autoscaler", host=host, port=port)
 
     def start(self) -> Self:
@@ -114,6 +114,7 @@ class Autoscaler:
         app.add_url_rule("/workers/", view_func=self._workers)
         app.add_url_rule("/get_endpoint_workers/", view_func=self._endpoint_workers, methods=["POST"])
         app.add_url_rule("/static/jvastai_root.cer", view_func=self._root_certificate)
+        app.add_url_rule("/api/v0/sign_cert/", view_func=self._sign_certificate, methods=["POST"])
         app.add_url_rule("/api/v0/endptjobs/", view_func=self._console_list)
         app.add_url_rule("/api/v0/endptjobs/<int:number>/", view_func=self._console_entry)
         return app
@@ -180,7 +181,16 @@ class Autoscaler:
         return _json([_sdk_view(view, now) for view in self.fleet.workers(now)])
 
     def _root_certificate(self) -> Response:
-        return Response(self._root, mimetype="application/x-pem-file")
+        return Response(self._authority.root_pem, mimetype=_PEM)
+
+    def _sign_certificate(self) -> Response:
+        instance = request.args.get("instance_id", "")
+        if not (instance.isascii() and instance.isdigit() and len(instance) <= MAX_ID_DIGITS):
+            raise Unprocessable("instance_id: missing in the query, or not the integer id of an instance")
+        address = request.remote_addr or ""
+        return Response(
+            self._authority.issue(request.get_data(), f"instance {instance}", address), mimetype=_PEM
+        )
 
     def _console_list(self) -> Response:
         self._check_key("")

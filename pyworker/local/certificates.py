@@ -1,98 +1,147 @@
-"""A self-signed root certificate, which the client library downloads before its first call.
-
-Built from DER by hand: the packages that we have sign and encode, and a root needs few fields (RFC 5280).
+"""The certificate authority of a local autoscaler: its root, which clients download before their first call,
+and the certificates that it issues to workers, as the console of the public service does.
 """
 
 from __future__ import annotations
 
-import base64
-import secrets
-import textwrap
+import ipaddress
 from datetime import datetime, timedelta, timezone
 
-from Crypto.Hash import SHA1, SHA256
 from Crypto.PublicKey import RSA
-from Crypto.Signature import pkcs1_15
-from Crypto.Util.asn1 import DerBitString, DerBoolean, DerInteger, DerNull, DerObjectId, DerOctetString
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-VALID_DAYS = 3650
+from pyworker.errors import ConfigError, Unprocessable
 
-_SHA256_WITH_RSA = "1.2.840.113549.1.1.11"
-_COMMON_NAME = "2.5.4.3"
-_SUBJECT_KEY_ID = "2.5.29.14"
-_KEY_USAGE = "2.5.29.15"
-_BASIC_CONSTRAINTS = "2.5.29.19"
+ROOT_DAYS = 3650
+WORKER_DAYS = 365
+# Less is refused by the TLS library that has to serve with it.
+MIN_RSA_BITS = 2048
 
-# Tags of the encoding.
-_UTF8_STRING = 0x0C
-_UTC_TIME = 0x17
-_SEQUENCE = 0x30
-_SET = 0x31
-_VERSION = 0xA0
-_EXTENSIONS = 0xA3
+# The clocks of two machines differ.
+_BACKDATED = timedelta(days=1)
 
-_VERSION_3 = 2
-# Bits 5 and 6 of KeyUsage, certificates and revocation lists; the first byte counts the unused bits.
-_SIGNS_CERTIFICATES = b"\x03\x02\x01\x06"
+WorkerKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
-def root_certificate(key: RSA.RsaKey, name: str, now: datetime) -> str:
-    """A PEM certificate in which `key` vouches for itself as an authority called `name`."""
-    algorithm = _der(_SEQUENCE, DerObjectId(_SHA256_WITH_RSA).encode(), DerNull().encode())
-    who = _name(name)
-    public_key = key.public_key().export_key("DER")
-    body = _der(
-        _SEQUENCE,
-        _der(_VERSION, DerInteger(_VERSION_3).encode()),
-        DerInteger(secrets.randbits(127) + 1).encode(),
-        algorithm,
-        who,
-        _der(_SEQUENCE, _time(now - timedelta(days=1)), _time(now + timedelta(days=VALID_DAYS))),
-        who,
-        public_key,
-        _extensions(public_key),
+class Authority:
+    """Signs certificates with one key. Immutable: any thread may use it.
+
+    The same key and name make an equivalent root each time, so certificates outlive a restart.
+    """
+
+    def __init__(self, key: RSA.RsaKey, name: str) -> None:
+        loaded = serialization.load_der_private_key(key.export_key("DER", pkcs=8), password=None)
+        if not isinstance(loaded, rsa.RSAPrivateKey):
+            raise ConfigError("the key of an authority must be an RSA key")
+        self._key = loaded
+        self._name = _name(name)
+        self._root = self._make_root()
+
+    @property
+    def root_pem(self) -> str:
+        """The certificate in which the authority vouches for itself."""
+        return _pem(self._root)
+
+    def issue(self, request: bytes, name: str, address: str) -> str:
+        """A PEM certificate called `name` for the key and the addresses of a certificate request, PEM or DER.
+
+        It holds for `address` too, the IP address the request came from. Raises `Unprocessable`.
+        """
+        asked = _parse(request)
+        builder = (
+            self._builder(_name(name), _public_key(asked), WORKER_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(_alternative_names(asked, address), critical=False)
+        )
+        return _pem(builder.sign(self._key, hashes.SHA256()))
+
+    def _make_root(self) -> x509.Certificate:
+        builder = (
+            self._builder(self._name, self._key.public_key(), ROOT_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs_certificates=True), critical=True)
+        )
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _builder(self, subject: x509.Name, key: WorkerKey, days: int) -> x509.CertificateBuilder:
+        """What both kinds share. Strict verification wants both key identifiers."""
+        now = datetime.now(timezone.utc)
+        authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(authority, critical=False)
+        )
+
+    def __repr__(self) -> str:
+        return f"<Authority {self._name.rfc4514_string()}>"
+
+
+def _parse(request: bytes) -> x509.CertificateSigningRequest:
+    is_pem = b"-----BEGIN" in request
+    try:
+        asked = x509.load_pem_x509_csr(request) if is_pem else x509.load_der_x509_csr(request)
+        signed = asked.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Unprocessable("the body is no certificate request (PKCS#10), neither PEM nor DER") from error
+    if not signed:
+        raise Unprocessable("the signature of the certificate request does not fit its key")
+    return asked
+
+
+def _public_key(asked: x509.CertificateSigningRequest) -> WorkerKey:
+    key = asked.public_key()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+        raise Unprocessable(
+            f"the key of the certificate request has {key.key_size} bits; at least {MIN_RSA_BITS} are needed"
+        )
+    if not isinstance(key, WorkerKey):
+        raise Unprocessable("the key of the certificate request is neither RSA nor EC nor Ed25519")
+    return key
+
+
+def _alternative_names(asked: x509.CertificateSigningRequest, address: str) -> x509.SubjectAlternativeName:
+    """The DNS names and IP addresses that were asked for, and `address`."""
+    try:
+        given = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        given = x509.SubjectAlternativeName([])
+    except ValueError as error:
+        raise Unprocessable("the extensions of the certificate request cannot be read") from error
+    names = [name for name in given if isinstance(name, x509.DNSName | x509.IPAddress)]
+    own = x509.IPAddress(ipaddress.ip_address(address))
+    return x509.SubjectAlternativeName(names if own in names else [*names, own])
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=not signs_certificates,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
     )
-    signature = pkcs1_15.new(key).sign(SHA256.new(body))
-    return _pem(_der(_SEQUENCE, body, algorithm, DerBitString(signature).encode()))
 
 
-def _der(tag: int, *parts: bytes) -> bytes:
-    content = b"".join(parts)
-    length = len(content)
-    if length < 0x80:
-        return bytes([tag, length]) + content
-    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(size)]) + size + content
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _name(name: str) -> bytes:
-    text = _der(_UTF8_STRING, name.encode("utf-8"))
-    attribute = _der(_SEQUENCE, DerObjectId(_COMMON_NAME).encode(), text)
-    return _der(_SEQUENCE, _der(_SET, attribute))
-
-
-def _time(when: datetime) -> bytes:
-    """Two digits of the year: the form that RFC 5280 wants until 2049."""
-    return _der(_UTC_TIME, when.astimezone(timezone.utc).strftime("%y%m%d%H%M%SZ").encode("ascii"))
-
-
-def _extensions(public_key: bytes) -> bytes:
-    key_id = DerOctetString(SHA1.new(public_key).digest()).encode()
-    authority = _der(_SEQUENCE, DerBoolean(True).encode())
-    extensions = _der(
-        _SEQUENCE,
-        _extension(_BASIC_CONSTRAINTS, authority, critical=True),
-        _extension(_KEY_USAGE, _SIGNS_CERTIFICATES, critical=True),
-        _extension(_SUBJECT_KEY_ID, key_id, critical=False),
-    )
-    return _der(_EXTENSIONS, extensions)
-
-
-def _extension(kind: str, value: bytes, *, critical: bool) -> bytes:
-    flag = DerBoolean(True).encode() if critical else b""
-    return _der(_SEQUENCE, DerObjectId(kind).encode(), flag, DerOctetString(value).encode())
-
-
-def _pem(der: bytes) -> str:
-    lines = textwrap.wrap(base64.b64encode(der).decode("ascii"), 64)
-    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")

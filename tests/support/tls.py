@@ -1,0 +1,79 @@
+"""Certificates of workers, issued by a local autoscaler as the console of the public service issues them."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pyworker.local.autoscaler import Autoscaler
+from tests.support.waiting import DEADLINE
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """A key of a worker."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> bytes:
+    """The key as it stands in a file."""
+    encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, encryption
+    )
+
+
+def request_builder() -> x509.CertificateSigningRequestBuilder:
+    """A certificate request without a word on addresses."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a worker")])
+    return x509.CertificateSigningRequestBuilder().subject_name(subject)
+
+
+def request_pem(
+    key: ec.EllipticCurvePrivateKey, builder: x509.CertificateSigningRequestBuilder | None = None
+) -> bytes:
+    """The signed request."""
+    signed = (builder or request_builder()).sign(key, hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM)
+
+
+def sign(autoscaler_url: str, request: bytes, instance: str = "1") -> requests.Response:
+    """What a worker's start script asks of the console."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.post(
+            f"{autoscaler_url}/api/v0/sign_cert/",
+            params={"instance_id": instance},
+            data=request,
+            headers={"Content-Type": "application/octet-stream"},
+            timeout=DEADLINE,
+        )
+
+
+def certify(autoscaler: Autoscaler, certificate: Path, key: Path) -> None:
+    """Put a new pair into these files."""
+    new = new_key()
+    answer = sign(autoscaler.url, request_pem(new))
+    assert answer.status_code == 200, answer.text
+    key.write_bytes(key_pem(new))
+    certificate.write_bytes(answer.content)
+
+
+def root_of(autoscaler: Autoscaler) -> str:
+    """The root certificate, fetched as a client fetches it."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(f"{autoscaler.url}/static/jvastai_root.cer", timeout=DEADLINE).text
+
+
+def client_context(root: str) -> ssl.SSLContext:
+    """A client that trusts this root alone, and checks as strictly as Python 3.13 does."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=root)
+    return context
