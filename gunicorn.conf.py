@@ -17,6 +17,7 @@ from pyworker.app import worker_of
 from pyworker.beacon import INTERVAL, Beacon, Failure
 from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
 from pyworker.errors import ConfigError
+from pyworker.tls import ServerContext
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 try:
     _settings = Settings.from_env()
     _settings.require_identity()
-    _settings.require_certificate()
+    _tls = ServerContext(_settings.certificate_files) if _settings.use_ssl else None
 except ConfigError as error:
     sys.exit(f"pyworker: {error}")
 
@@ -59,11 +60,10 @@ forwarded_allow_ips = ""
 limit_request_line = 8190
 control_socket_disable = True
 
-if _settings.use_ssl:
+if _tls is not None:
+    # gunicorn takes these as the word for TLS; the context is ours.
     certfile = str(_settings.ssl_certfile)
     keyfile = str(_settings.ssl_keyfile)
-
-_tls_context: ssl.SSLContext | None = None
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 logconfig_dict: dict[str, Any] = {
@@ -82,19 +82,17 @@ logconfig_dict: dict[str, Any] = {
 
 
 def ssl_context(_config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    """One context for all connections, so that TLS sessions resume; TLS 1.2 or newer."""
-    global _tls_context
-    if _tls_context is None:
-        context = default()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        _tls_context = context
-    return _tls_context
+    """Called for each connection."""
+    return default() if _tls is None else _tls.current()
 
 
 def on_starting(server: Arbiter) -> None:
     """Refuse what the command line may have asked for."""
     if server.num_workers != 1:
         sys.exit(f"pyworker: {ONE_PROCESS}")
+    if _tls is not None:
+        # Not before: the log has only been set up now.
+        _tls.announce()
 
 
 def post_fork(_server: Arbiter, worker: Worker) -> None:

@@ -19,6 +19,7 @@ from typing import TextIO, TypeVar
 from urllib.parse import urlsplit
 
 from pyworker.errors import ConfigError
+from pyworker.tls import CertificateFiles
 
 T = TypeVar("T")
 
@@ -166,18 +167,15 @@ class Settings:
         if problems:
             raise ConfigError(*problems)
 
+    @property
+    def certificate_files(self) -> CertificateFiles:
+        """What TLS is served with where `use_ssl` says so."""
+        return CertificateFiles(self.ssl_certfile, self.ssl_keyfile)
+
     def require_certificate(self) -> None:
-        """Raise `ConfigError` where TLS is asked for and a file of it cannot be read."""
-        if not self.use_ssl:
-            return
-        for name, path in (("SSL_CERTFILE", self.ssl_certfile), ("SSL_KEYFILE", self.ssl_keyfile)):
-            try:
-                path.open("rb").close()
-            except OSError as error:
-                raise ConfigError(
-                    f"USE_SSL=true, but {name}={path} cannot be read ({error.strerror}): "
-                    "put the file there, name another one, or set USE_SSL=false"
-                ) from error
+        """Raise `ConfigError` where TLS is asked for and its files cannot serve."""
+        if self.use_ssl:
+            self.certificate_files.load()
 
 
 class _Reader:

@@ -60,7 +60,7 @@ ALLOWED = {
     },
     "urllib3": {"autoscaler", "client", "client_options", "responses", "transport"},
     "Crypto": {"auth", "local"},
-    "cryptography": {"local"},
+    "cryptography": {"local", "tls"},
     "pydantic": {"data_types", "envelope", "local", "session_routes"},
     "pydantic_core": {"body", "data_types", "envelope", "session_routes"},
     "cryptography": {"doctor"},

@@ -300,19 +300,10 @@ def test_an_identity_that_is_enough(environ: Mapping[str, str]) -> None:
 
 
 def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    certificate, key = tmp_path / "a.crt", tmp_path / "a.key"
-    environ = {"USE_SSL": "true", "SSL_CERTFILE": str(certificate), "SSL_KEYFILE": str(key)}
-    settings = Settings.from_env(environ)
+    environ = {"USE_SSL": "true", "SSL_CERTFILE": str(tmp_path / "a.crt")}
 
     with pytest.raises(ConfigError, match=r"SSL_CERTFILE=.*a\.crt cannot be read \(No such file"):
-        settings.require_certificate()
-    certificate.touch()
-    key.mkdir()
-    with pytest.raises(ConfigError, match=r"SSL_KEYFILE=.*a\.key cannot be read \(Is a directory"):
-        settings.require_certificate()
-    key.rmdir()
-    key.touch()
-    settings.require_certificate()
+        Settings.from_env(environ).require_certificate()
 
 
 def test_without_tls_no_certificate_is_needed() -> None:

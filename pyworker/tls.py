@@ -1,0 +1,157 @@
+"""The certificate a worker serves with: loaded whole or not at all, and read again when its files change."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from pyworker.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""How often the files are looked at, at most: a new certificate is in use so soon after it is there."""
+
+_ADVICE = "put the right file there, name another one, or set USE_SSL=false"
+
+
+@dataclass(frozen=True)
+class CertificateFiles:
+    """Where certificate and key are. Immutable."""
+
+    certificate: Path
+    key: Path
+
+    def load(self) -> tuple[ssl.SSLContext, str]:
+        """A server's context, and a line that says how long the certificate is valid.
+
+        Raises `ConfigError` that names the file at fault.
+        """
+        ends = self._check()
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            reason = getattr(error, "reason", None) or error
+            raise self._error("SSL_CERTFILE", self.certificate, f"cannot be used ({reason})") from error
+        return context, ends
+
+    def stamp(self) -> tuple[tuple[int, int, int], ...] | None:
+        """Differs where a file has changed; None while one cannot be looked at."""
+        try:
+            found = [path.stat() for path in (self.certificate, self.key)]
+        except OSError:
+            return None
+        return tuple((state.st_mtime_ns, state.st_size, state.st_ino) for state in found)
+
+    def _check(self) -> str:
+        """What OpenSSL would refuse without saying which file and why."""
+        # Only where TLS is used, as it takes a while to import.
+        from cryptography import x509
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        certificate_pem = self._read("SSL_CERTFILE", self.certificate)
+        key_pem = self._read("SSL_KEYFILE", self.key)
+        try:
+            certificate = x509.load_pem_x509_certificate(certificate_pem)
+        except ValueError as error:
+            raise self._error("SSL_CERTFILE", self.certificate, "holds no certificate in PEM form") from error
+        try:
+            key = load_pem_private_key(key_pem, password=None)
+        except TypeError as error:
+            raise self._error("SSL_KEYFILE", self.key, "is encrypted, and there is no password") from error
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise self._error("SSL_KEYFILE", self.key, "holds no private key in PEM form") from error
+        if certificate.public_key() != key.public_key():
+            raise self._error("SSL_KEYFILE", self.key, f"is not the key of SSL_CERTFILE={self.certificate}")
+        return _validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+
+    def _read(self, name: str, path: Path) -> bytes:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise self._error(name, path, f"cannot be read ({error.strerror})") from error
+        if not data.strip():
+            raise self._error(name, path, "is empty")
+        return data
+
+    def _error(self, name: str, path: Path, fault: str) -> ConfigError:
+        return ConfigError(f"USE_SSL=true, but {name}={path} {fault}: {_ADVICE}")
+
+
+class ServerContext:
+    """The one context of all connections, so that TLS sessions resume. Any thread may call any method.
+
+    Raises `ConfigError` where the files cannot be used at first; later the context that works is kept.
+    """
+
+    def __init__(self, files: CertificateFiles) -> None:
+        self._files = files
+        # Before the load: what changes meanwhile is seen at the next look.
+        stamp = files.stamp()
+        # Guards what follows. Loading happens outside.
+        self._lock = threading.Lock()
+        self._context, self._validity = files.load()
+        self._stamp: object = stamp
+        self._complaint: object = None
+        self._look_at = time.monotonic() + LOOK_SECONDS
+
+    def current(self) -> ssl.SSLContext:
+        """The context for a new connection; cheap, since it is asked for each."""
+        now = time.monotonic()
+        with self._lock:
+            due = now >= self._look_at
+            if due:
+                self._look_at = now + LOOK_SECONDS
+            context, stamp = self._context, self._stamp
+        if not due:
+            return context
+        seen = self._files.stamp()
+        return context if seen == stamp else self._reload(seen)
+
+    def announce(self) -> None:
+        """Say in the log which certificate is in use and until when."""
+        level = logging.INFO if self._validity.startswith("valid") else logging.WARNING
+        logger.log(level, "TLS with SSL_CERTFILE=%s, %s", self._files.certificate, self._validity)
+
+    def _reload(self, stamp: object) -> ssl.SSLContext:
+        """Take a changed pair into use where it is whole; one that is not is tried again at the next look."""
+        try:
+            context, validity = self._files.load()
+        except ConfigError as error:
+            complaint = (stamp, str(error))
+            with self._lock:
+                known, self._complaint = self._complaint == complaint, complaint
+                kept = self._context
+            if not known:
+                logger.warning("the certificate in use is kept: %s", error)
+            return kept
+        with self._lock:
+            self._context, self._validity, self._stamp = context, validity, stamp
+            self._complaint = None
+        self.announce()
+        return context
+
+    def __repr__(self) -> str:
+        return f"<ServerContext {self._files.certificate} {self._validity}>"
+
+
+def _validity(begins: datetime, ends: datetime) -> str:
+    """A certificate out of its time is no reason not to start: the clock of the machine may be wrong."""
+    now = datetime.now(timezone.utc)
+    if now > ends:
+        return f"expired on {_date(ends)}: clients that check certificates refuse it"
+    if now < begins:
+        return f"not valid before {_date(begins)}: clients that check certificates refuse it"
+    return f"valid until {_date(ends)}"
+
+
+def _date(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
