@@ -170,6 +170,12 @@ class Fleet:
         with self._changed:
             return self._last_request_idx
 
+    @property
+    def routes_given(self) -> int:
+        """How often a client was sent to a worker."""
+        with self._changed:
+            return self._last_reqnum
+
     def wait_for(self, condition: Callable[[Fleet], bool], timeout: float) -> bool:
         """Wait until `condition` holds after some report or batch; False when `timeout` seconds passed.
 
