@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import math
 import random
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, cast
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import requests
 from requests.adapters import HTTPAdapter
 from typing_extensions import Self
 from urllib3.exceptions import HTTPError
 from urllib3.response import HTTPResponse
+from urllib3.util.ssl_ import create_urllib3_context
 
 from pyworker.errors import PyworkerError
 
@@ -106,7 +109,7 @@ class Client:
 
     `timeout` bounds a whole call in seconds: waiting for a worker, retries and the answer; a stream may
     take longer as long as it is never silent for `timeout`. `verify` is the worker's and the autoscaler's
-    TLS check: True, False, or the path of a CA file.
+    TLS check; `ca` the file of a root certificate that is trusted too, such as the one that signs workers.
     """
 
     def __init__(
@@ -116,7 +119,8 @@ class Client:
         endpoint: str,
         *,
         timeout: float = 600.0,
-        verify: bool | str = True,
+        verify: bool = True,
+        ca: Path | None = None,
         pool_size: int = 256,
     ) -> None:
         if not (math.isfinite(timeout) and timeout > 0):
@@ -129,7 +133,7 @@ class Client:
         self._closed = threading.Event()
         self._session = requests.Session()
         self._session.trust_env = False  # no proxies, no .netrc: the key goes to the autoscaler only
-        adapter = HTTPAdapter(pool_connections=64, pool_maxsize=pool_size)
+        adapter = _adapter(ca if verify else None, pool_connections=64, pool_maxsize=pool_size)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
@@ -303,7 +307,7 @@ class Client:
             )
         except requests.exceptions.SSLError as error:
             raise ClientError(
-                f"the TLS certificate of {url} is not trusted; name its CA file, or switch the check off"
+                f"the TLS certificate of {url} is not trusted; name its root with --ca, or use --insecure"
             ) from error
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise ClientError(f"{url} is not a URL that can be called") from error
@@ -340,6 +344,32 @@ class Client:
             nested = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)
             inner = nested if isinstance(nested, BaseException) else inner.__cause__ or inner.__context__
         return "the connection broke off"
+
+
+class _TrustingAdapter(HTTPAdapter):
+    """Trusts what this context trusts, and the roots of the requests library, which adds them to it."""
+
+    def __init__(self, context: ssl.SSLContext, **sizes: int) -> None:
+        self._context = context
+        super().__init__(**sizes)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+
+def _adapter(ca: Path | None, **sizes: int) -> HTTPAdapter:
+    if ca is None:
+        return HTTPAdapter(**sizes)
+    context = create_urllib3_context()
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise ClientError(f"the CA file {ca} holds no certificate in PEM form") from error
+    except OSError as error:
+        raise ClientError(f"the CA file {ca} cannot be read ({error.strerror})") from error
+    # The root of the public service lacks an extension that Python 3.13 asks for by default.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return _TrustingAdapter(context, **sizes)
 
 
 def _retryable(status: int) -> bool:

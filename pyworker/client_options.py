@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 import urllib3
 
-from pyworker.client import Client
+from pyworker.client import Client, ClientError
 
 PUBLIC_AUTOSCALER = "https://run.vast.ai"
 LOCAL_AUTOSCALER = "http://localhost:8081"
@@ -37,7 +38,14 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="give a request up after this long, waiting for a worker included (default: %(default)g)",
     )
-    parser.add_argument("--insecure", action="store_true", help="do not check TLS certificates")
+    trust = parser.add_mutually_exclusive_group()
+    trust.add_argument(
+        "--ca",
+        type=Path,
+        metavar="FILE",
+        help="trust this root certificate too, such as the autoscaler's, which signs the workers'",
+    )
+    trust.add_argument("--insecure", action="store_true", help="do not check TLS certificates")
 
 
 def client_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:
@@ -52,13 +60,17 @@ def client_from(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if options.insecure:
         # Asked for, so there is no news in a warning for each request.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    return Client(
-        options.autoscaler or PUBLIC_AUTOSCALER,
-        api_key,
-        endpoint,
-        timeout=options.timeout,
-        verify=not options.insecure,
-    )
+    try:
+        return Client(
+            options.autoscaler or PUBLIC_AUTOSCALER,
+            api_key,
+            endpoint,
+            timeout=options.timeout,
+            verify=not options.insecure,
+            ca=options.ca,
+        )
+    except ClientError as error:
+        parser.error(str(error))
 
 
 def positive(text: str) -> float:

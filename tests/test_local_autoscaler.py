@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,9 +29,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from pyworker.errors import ConfigError
 from pyworker.local.autoscaler import Autoscaler
+from pyworker.local.serving import LocalServer
 from pyworker.local.signing import Signer
+from tests.support import http as tests_http
 from tests.support import tls
 from tests.support.status import status_report
+from tests.support.waiting import wait_until
 
 WORKER_URL = "http://203.0.113.7:40123"
 DEADLINE = 20  # seconds; generous, since the machine may be busy
@@ -320,6 +324,75 @@ def test_many_clients_hammering(autoscaler: Autoscaler) -> None:
     with ThreadPoolExecutor(8) as pool:
         indices = [index for part in pool.map(hammer, range(8)) for index in part]
     assert sorted(indices) == list(range(1, 401))
+
+
+def test_a_client_that_asks_without_a_pause(autoscaler: Autoscaler, http: requests.Session) -> None:
+    """With a new connection each time, as one that hangs up does; the others are not kept waiting."""
+    gone = "http://127.0.0.1:9"
+    post(http, autoscaler.url + "/worker_status/", status_report(gone))
+    index = ask(http, autoscaler)["request_idx"]
+    before = threading.active_count()
+    enough = threading.Event()
+    body = json.dumps(
+        {"endpoint": "hello_world", "api_key": "k", "cost": 100.0, "request_idx": index}
+    ).encode()
+
+    def hammer(_client: int) -> int:
+        count = 0
+        while not enough.is_set():
+            answer = tests_http.ask(autoscaler.url, "POST", "/route/", body).object()
+            assert (answer["request_idx"], answer["url"]) == (index, gone)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(4) as pool:
+        hammering = [pool.submit(hammer, client) for client in range(4)]
+        try:
+            wait_until(lambda: autoscaler.fleet.routes_given > 1300, "as many questions as were seen once")
+            slowest = max(seconds_of(autoscaler.url) for _ in range(20))
+            during = threading.active_count()
+        finally:
+            enough.set()
+        assert sum(future.result(DEADLINE) for future in hammering) + 1 == autoscaler.fleet.routes_given
+    assert slowest < 1
+    assert during <= before + 2 * 4 + 2
+    assert autoscaler.fleet.requests_seen == 1
+    [worker] = cast("list[dict[str, object]]", answer_of(http.get(autoscaler.url + "/workers/"))["workers"])
+    assert worker["routed_since_report"] == 100.0
+
+
+def seconds_of(url: str) -> float:
+    """How long an answer takes."""
+    begun = time.monotonic()
+    assert tests_http.ask(url, "GET", "/pubkey/").status == 200
+    return time.monotonic() - begun
+
+
+def test_connections_are_bounded(signer: Signer) -> None:
+    def app(_environ: object, start_response: Callable[[str, list[tuple[str, str]]], object]) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"ok"]
+
+    server = LocalServer(app, name="pyworker-bounded", max_connections=2)
+    server.start()
+    try:
+        kept = [tests_http.RawClient(server.url) for _ in range(2)]
+        for client in kept:
+            client.send(tests_http.request_bytes("GET", "/", b""))
+            assert client.answer().status == 200
+        with tests_http.RawClient(server.url) as refused:
+            answer = refused.answer()
+        assert (answer.status, answer.header("Retry-After")) == (503, "1")
+        assert answer.json() == {"error": "too many connections are open"}
+        kept[0].close()
+
+        def is_served() -> bool:
+            return tests_http.ask(server.url, "GET", "/").status == 200
+
+        wait_until(is_served, "a place for another client")
+        kept[1].close()
+    finally:
+        server.stop()
 
 
 def test_faults(autoscaler: Autoscaler, http: requests.Session) -> None:

@@ -25,7 +25,8 @@ PROCESS_SECONDS = 60.0
 
 SHELLS = ("bash", "sh", "console")
 PYTHONS = ("python", "python3", ".venv/bin/python")
-PROGRAMS = {*PYTHONS, "./start_server.sh", ".ci/run", "curl", "gunicorn", ".venv/bin/pip", ".venv/bin/pytest"}
+SCRIPTS = {"./start_server.sh", ".ci/run", ".venv/bin/pip", ".venv/bin/pytest"}
+PROGRAMS = {*PYTHONS, *SCRIPTS, "curl", "gunicorn", "openssl"}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
+from pyworker.client import Client, ClientError
 from pyworker.errors import ConfigError
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.tls import LOOK_SECONDS, CertificateFiles, ServerContext
@@ -337,6 +338,38 @@ def test_a_body_of_many_records_arrives_whole(secure: Stack) -> None:
     prompt = "sea " * 100_000
     assert secure.post("/pass", prompt).status == 200
     assert secure.model.requests("/pass")[-1].json()["prompt"] == prompt
+
+
+def test_our_own_client_trusts_the_root_it_is_given(
+    secure: Stack, local_autoscaler: Autoscaler, tmp_path: Path
+) -> None:
+    root = tmp_path / "root.pem"
+    root.write_text(tls.root_of(local_autoscaler))
+    with Client(local_autoscaler.url, "k", "echo", timeout=DEADLINE, ca=root) as client:
+        assert client.call("/pass", {"prompt": "hello"}, 1.0).json() == {"ok": True}
+    with (
+        Client(local_autoscaler.url, "k", "echo", timeout=DEADLINE) as client,
+        pytest.raises(ClientError, match="is not trusted; name its root with --ca"),
+    ):
+        client.call("/pass", {"prompt": "hello"}, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+def test_our_own_client_may_be_told_not_to_check(secure: Stack, local_autoscaler: Autoscaler) -> None:
+    with Client(local_autoscaler.url, "k", "echo", timeout=DEADLINE, verify=False) as client:
+        assert client.call("/pass", {"prompt": "hello"}, 1.0).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "cannot be read (No such file"), ("garbage", "holds no certificate")]
+)
+def test_a_root_that_cannot_be_used_is_named(tmp_path: Path, content: str | None, says: str) -> None:
+    root = tmp_path / "root.pem"
+    if content is not None:
+        root.write_text(content)
+    with pytest.raises(ClientError) as caught:
+        Client("http://127.0.0.1:9", "k", "echo", ca=root)
+    assert str(caught.value).startswith(f"the CA file {root} {says}")
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")

@@ -80,6 +80,15 @@ class _Member:
         return (self.report.cur_load + self.routed_load, self.last_pick)
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """Where a request was sent, as what workload, and which report of that worker was the last then."""
+
+    worker: int
+    cost: float
+    report_seen: float
+
+
 class Fleet:
     """Everything a local autoscaler remembers. Any thread may call any method."""
 
@@ -87,7 +96,8 @@ class Fleet:
         # Guards every field below. Its waiters are told of each accepted report and batch.
         self._changed = threading.Condition()
         self._members: dict[int, _Member] = {}
-        self._requests: OrderedDict[int, int] = OrderedDict()  # request_idx -> worker it was sent to last
+        # request_idx -> where it was sent last
+        self._requests: OrderedDict[int, _Sent] = OrderedDict()
         self._last_request_idx = 0
         self._last_reqnum = 0
         self._reports: deque[Mapping[str, object]] = deque(maxlen=KEPT_REPORTS)
@@ -123,13 +133,13 @@ class Fleet:
             ready = [(key, member) for key, member in self._members.items() if member.state(now) == "ready"]
             if not ready:
                 return Route(index, 0, None, self._why_waiting(now))
-            failed = self._requests.get(index)
+            failed = self._take_back(index)
             others = [(key, member) for key, member in ready if key != failed]
             key, member = min(others or ready, key=lambda entry: entry[1].preference())
             self._last_reqnum += 1
             member.routed_load += cost
             member.last_pick = self._last_reqnum
-            self._remember(index, key)
+            self._remember(index, _Sent(key, cost, member.last_seen))
             return Route(index, self._last_reqnum, member.report.url, "ready")
 
     def workers(self, now: float) -> list[WorkerView]:
@@ -202,8 +212,18 @@ class Fleet:
         self._last_request_idx += 1
         return self._last_request_idx
 
-    def _remember(self, index: int, worker: int) -> None:
-        self._requests[index] = worker
+    def _take_back(self, index: int) -> int | None:
+        """The worker that this request was sent to before; it is not counted there any more."""
+        sent = self._requests.get(index)
+        if sent is None:
+            return None
+        member = self._members.get(sent.worker)
+        if member is not None and member.last_seen == sent.report_seen:
+            member.routed_load = max(0.0, member.routed_load - sent.cost)
+        return sent.worker
+
+    def _remember(self, index: int, sent: _Sent) -> None:
+        self._requests[index] = sent
         self._requests.move_to_end(index)
         if len(self._requests) > KEPT_REQUESTS:
             self._requests.popitem(last=False)

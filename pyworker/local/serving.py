@@ -28,6 +28,14 @@ MAX_BODY = 128 * 1024 * 1024
 IDLE_SECONDS = 120.0
 BACKLOG = 512
 STOP_SECONDS = 5.0
+MAX_CONNECTIONS = 4096
+"""Each holds a thread; further clients are told to come again."""
+
+_FULL_BODY = b'{"error": "too many connections are open"}'
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(_FULL_BODY), _FULL_BODY)
+)
 
 
 class _Handler(WSGIRequestHandler):
@@ -109,12 +117,24 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadedWSGIServer):
     """Keeps account of its connections, so that stopping can end and join every one of them."""
 
-    def __init__(self, name: str, host: str, port: int, app: WSGIApplication, fd: int) -> None:
+    def __init__(
+        self, name: str, host: str, port: int, app: WSGIApplication, fd: int, max_connections: int
+    ) -> None:
         self._name = name
+        self._max_connections = max_connections
         # Guards the table of open connections and their threads.
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         super().__init__(host, port, app, _Handler, fd=fd)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
+        """On the one thread that accepts: False ends the connection at once."""
+        with self._lock:
+            if len(self._connections) < self._max_connections:
+                return True
+        with contextlib.suppress(OSError):
+            request.sendall(_FULL)
+        return False
 
     def process_request(self, request: Any, client_address: Any) -> None:
         thread = threading.Thread(
@@ -151,8 +171,17 @@ class _Server(ThreadedWSGIServer):
 class LocalServer:
     """Serves a WSGI app on threads of its own. `start` and `stop` belong to one thread."""
 
-    def __init__(self, app: WSGIApplication, *, name: str, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        name: str,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self._app = app
+        self._max_connections = max_connections
         self._name = name
         self._host = host
         self._port = port
@@ -166,7 +195,9 @@ class LocalServer:
         with self._bind() as listener:
             # The port stays the same when the server is started again, as clients know it.
             self._port = int(listener.getsockname()[1])
-            self._server = _Server(self._name, self._host, self._port, self._app, listener.fileno())
+            self._server = _Server(
+                self._name, self._host, self._port, self._app, listener.fileno(), self._max_connections
+            )
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name=self._name, daemon=True
         )
