@@ -33,6 +33,7 @@ ROUTE_FAILURES = 5
 """An autoscaler that cannot be reached this often in a row is reported instead of tried on."""
 READ_SIZE = 65536
 EXCERPT = 300
+_HOSTS = 64
 
 
 class ClientError(PyworkerError):
@@ -133,7 +134,7 @@ class Client:
         self._closed = threading.Event()
         self._session = requests.Session()
         self._session.trust_env = False  # no proxies, no .netrc: the key goes to the autoscaler only
-        adapter = _adapter(ca if verify else None, pool_connections=64, pool_maxsize=pool_size)
+        adapter = _adapter(ca if verify else None, pool_size)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
 
@@ -349,17 +350,17 @@ class Client:
 class _TrustingAdapter(HTTPAdapter):
     """Trusts what this context trusts, and the roots of the requests library, which adds them to it."""
 
-    def __init__(self, context: ssl.SSLContext, **sizes: int) -> None:
+    def __init__(self, context: ssl.SSLContext, pool_size: int) -> None:
         self._context = context
-        super().__init__(**sizes)
+        super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
 
 
-def _adapter(ca: Path | None, **sizes: int) -> HTTPAdapter:
+def _adapter(ca: Path | None, pool_size: int) -> HTTPAdapter:
     if ca is None:
-        return HTTPAdapter(**sizes)
+        return HTTPAdapter(pool_connections=_HOSTS, pool_maxsize=pool_size)
     context = create_urllib3_context()
     try:
         context.load_verify_locations(ca)
@@ -369,7 +370,7 @@ def _adapter(ca: Path | None, **sizes: int) -> HTTPAdapter:
         raise ClientError(f"the CA file {ca} cannot be read ({error.strerror})") from error
     # The root of the public service lacks an extension that Python 3.13 asks for by default.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return _TrustingAdapter(context, **sizes)
+    return _TrustingAdapter(context, pool_size)
 
 
 def _retryable(status: int) -> bool:
