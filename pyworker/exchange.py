@@ -145,8 +145,10 @@ class Exchange:
                 if length is not None:
                     length -= len(piece)
                     if length <= 0:
-                        # A client that has the last byte may hang up: from here on a failed write tells.
+                        # A client that has the last byte may hang up, or end its session: from here on only
+                        # a failed write can spoil the outcome.
                         self._unwatch()
+                        self._unregister()
                 yield piece
         except Exception as error:
             self.tracker.end(Outcome.ERROR)
@@ -172,6 +174,9 @@ class Exchange:
                 model_response.close()
         self.slot.release()
         self.tracker.close()
+        self._unregister()
+
+    def _unregister(self) -> None:
         for register in self._registers:
             register.discard(self)
 

@@ -409,6 +409,17 @@ def test_a_loopback_port_that_is_taken_is_a_warning(new_stack: NewStack) -> None
         assert create(stack).ask("end").status == 200
 
 
+def test_what_was_answered_is_served_though_its_session_ends_at_once(new_stack: NewStack) -> None:
+    """The client has the last byte before the worker has looked up from sending it."""
+    stack = new_stack()
+    stack.start_ready()
+    for _ in range(100):
+        session = create(stack, cost=0.0)
+        assert session.post("/pass", work=1.0).status == 200
+        assert session.ask("end").status == 200
+    stack.wait_for_report(lambda _: sum(report["cur_perf"] for report in stack.reports) == 100, "all served")
+
+
 def test_sessions_under_load(stack: Stack) -> None:
     """Sessions come, work and go at once; nothing of them stays."""
     failures: list[object] = []
