@@ -482,3 +482,12 @@ def test_a_taken_port(tmp_path: Path, signer: Signer) -> None:
     assert (process.returncode, out) == (1, "")
     assert err.count("\n") == 1
     assert f"127.0.0.1:{port}" in err
+
+
+def test_a_worker_that_cannot_start_is_known_with_its_reason(
+    autoscaler: Autoscaler, http: requests.Session
+) -> None:
+    report = {"id": 5, "mtoken": "", "version": "1.1.0", "error_msg": "no disk", "url": "http://127.0.0.1:1"}
+    assert post(http, autoscaler.url + "/worker_status/", report).status_code == 200
+    [worker] = http.get(autoscaler.url + "/workers/").json()["workers"]
+    assert (worker["state"], worker["error_msg"]) == ("errored", "no disk")

@@ -6,6 +6,7 @@ contract says, so the local autoscaler doubles as a test of the worker's side.
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -38,26 +39,29 @@ class RouteRequest:
 
 @dataclass(frozen=True, config=_STRICT)
 class WorkerReport:
-    """A worker's status. Loads are workload, performances workload per second, disk GiB."""
+    """A worker's status. Loads are workload, performances workload per second, disk GiB.
+
+    One that cannot start says only who it is and why.
+    """
 
     id: int
     mtoken: str
     version: str
-    loadtime: _Amount
-    new_load: _Amount
-    cur_load: _Amount
-    rej_load: _Amount
-    cur_perf: _Amount
-    max_perf: _Amount
     error_msg: str
-    num_requests_working: _Count
-    num_requests_recieved: _Count
-    working_request_idxs: list[int]
-    disk_usage: _Amount
-    additional_disk_usage: float
-    cur_capacity: float
-    max_capacity: float
     url: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/\S*)?$")]
+    loadtime: _Amount = 0.0
+    new_load: _Amount = 0.0
+    cur_load: _Amount = 0.0
+    rej_load: _Amount = 0.0
+    cur_perf: _Amount = 0.0
+    max_perf: _Amount = 0.0
+    num_requests_working: _Count = 0
+    num_requests_recieved: _Count = 0
+    working_request_idxs: list[int] = field(default_factory=list[int])
+    disk_usage: _Amount = 0.0
+    additional_disk_usage: float = 0.0
+    cur_capacity: float = 0.0
+    max_capacity: float = 0.0
 
 
 @dataclass(frozen=True, config=_STRICT)
