@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.read_deadlines import BODY_BYTES_PER_SECOND, BODY_SECONDS, HEAD_SECONDS, ReadDeadlines
+from pyworker.poller import HEAD_SECONDS
 from tests.support.http import RawClient, ask
 from tests.support.stack import NewStack, Stack
 from tests.support.waiting import wait_until
@@ -104,32 +104,3 @@ def _children(stack: Stack) -> list[int]:
     """The worker process of gunicorn's master."""
     master = stack.worker.pid
     return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text("ascii").split()]
-
-
-def test_deadlines_grow_with_the_size_of_the_body() -> None:
-    now = 0.0
-    deadlines = ReadDeadlines(lambda: now)
-    with contextlib.ExitStack() as ending:
-        pairs = [socket.socketpair() for _ in range(3)]
-        for pair in pairs:
-            ending.enter_context(pair[0])
-            ending.enter_context(pair[1])
-        (small, _), (large, _), (read, _) = pairs
-        with deadlines.body(small, 0), deadlines.body(large, 10 * BODY_BYTES_PER_SECOND):
-            with deadlines.body(read, 0):
-                pass
-            now = BODY_SECONDS
-            deadlines.step()
-            assert [_is_hung_up(there) for _, there in pairs] == [True, False, False]
-            now = BODY_SECONDS + 10
-            deadlines.step()
-            assert [_is_hung_up(there) for _, there in pairs] == [True, True, False]
-    assert repr(deadlines) == "<ReadDeadlines [0 being read]>"
-
-
-def _is_hung_up(there: socket.socket) -> bool:
-    there.setblocking(False)
-    try:
-        return there.recv(1) == b""
-    except BlockingIOError:
-        return False
