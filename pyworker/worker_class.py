@@ -8,7 +8,7 @@ What each thread does, and what it owns:
   every `ClientSocket` that is not in the pool.
 * The threads of the pool, `pyworker-request-N`, run `take_turn`: parse one request, call the app, send the
   answer, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
-  thread, and epoll is not armed for it. They are made when they are needed, and do not hold up the process's end.
+  thread, and epoll is not armed for it. They are made when needed, and do not hold up the end of the process.
 * Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
   pipe (`self.PIPE`) makes the poller return, and `run` acts.
 * The disconnect watcher looks at the descriptor of a connection in the pool. It may, since a connection is

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import socket
 import time
 from collections.abc import Generator
 from pathlib import Path
