@@ -27,6 +27,7 @@ class Stage(Enum):
     HANDSHAKE = "in a TLS handshake"
     HEAD = "sending a head"
     BODY = "sending a body"
+    UNREAD = "not reading answers"
     WORKING = "in the pool"
     IDLE = "idle"
     LINGERING = "lingering"

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from pyworker.client_socket import ClientSocket, Stage
+from pyworker.client_socket import SEND_SECONDS, ClientSocket, Stage
 from pyworker.framing import Framing, Verdict
 
 logger = logging.getLogger(__name__)
@@ -124,6 +124,8 @@ class Poller:
                 self._close(client)
         elif client.stage is Stage.HANDSHAKE:
             self._shake_hands(client)
+        elif client.stage is Stage.UNREAD:
+            self._hand_over(client, client.verdict)
         else:
             self._read(client)
 
@@ -266,7 +268,10 @@ class Poller:
             if verdict is Verdict.MORE:
                 self._wait_for_more(client)
             else:
-                self._hand_over(client, verdict)  # behind all others that wait
+                # One that sends and sends without reading gets a thread only once there is room for an answer.
+                client.verdict = verdict
+                self._enter(client, Stage.UNREAD, SEND_SECONDS)
+                self._arm(client, select.EPOLLOUT)
         elif self._drain_until is not None:
             self._linger(client)
         else:

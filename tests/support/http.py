@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,10 +57,14 @@ class Answer:
 class RawClient:
     """One connection to a server. Belongs to one thread, except for `hang_up`."""
 
-    def __init__(self, url: str, timeout: float = DEADLINE) -> None:
+    def __init__(self, url: str, timeout: float = DEADLINE, connection: socket.socket | None = None) -> None:
+        """connection: one that is made already."""
         parts = urlsplit(url)
         assert parts.hostname is not None
-        self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=timeout)
+        self.socket = connection or socket.create_connection((parts.hostname, parts.port or 80), timeout)
+        self.socket.settimeout(timeout)
+        if parts.scheme == "https":
+            self.socket = _over_tls(self.socket)
         self._buffer = b""
         self.headers: list[tuple[str, str]] = []
 
@@ -159,6 +164,18 @@ class RawClient:
 
     def __repr__(self) -> str:
         return f"<RawClient {self.socket!r}>"
+
+
+def _over_tls(connection: socket.socket) -> ssl.SSLSocket:
+    """The certificate is not checked: it is the test's own."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        return context.wrap_socket(connection)
+    except OSError:
+        connection.close()
+        raise
 
 
 def request_bytes(method: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:

@@ -68,7 +68,8 @@ class WorkerProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        scheme = "https" if self._variables.get("USE_SSL") == "true" else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -88,6 +89,12 @@ class WorkerProcess:
         lines = Path(f"/proc/{self.worker_pid}/status").read_text("utf-8").splitlines()
         [kilobytes] = [line.split()[1] for line in lines if line.startswith("VmHWM")]
         return int(kilobytes) * 1024
+
+    @property
+    def children(self) -> list[int]:
+        """The worker processes of gunicorn's master."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii")
+        return [int(pid) for pid in found.split()]
 
     @property
     def log(self) -> str:
