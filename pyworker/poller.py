@@ -268,7 +268,7 @@ class Poller:
             if verdict is Verdict.MORE:
                 self._wait_for_more(client)
             else:
-                # One that sends and sends without reading gets a thread only once there is room for an answer.
+                # One that sends without reading gets a thread only once there is room for an answer.
                 client.verdict = verdict
                 self._enter(client, Stage.UNREAD, SEND_SECONDS)
                 self._arm(client, select.EPOLLOUT)

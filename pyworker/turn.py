@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.http.body import ChunkedReader, LengthReader
@@ -28,7 +29,8 @@ class Source(Unreader):
         super().__init__()
         self.buf.write(client.framing.received)
         self._client = client
-        self.may_read = client.verdict is Verdict.BEGUN
+        self.is_whole = client.verdict is Verdict.WHOLE
+        self._may_read = client.verdict is Verdict.BEGUN
         self._deadline = time.monotonic() + BODY_SECONDS
         self._read = 0
 
@@ -38,7 +40,7 @@ class Source(Unreader):
         The deadline moves with what has come, so that a large length alone buys no time.
         """
         left = self._deadline + self._read / BODY_BYTES_PER_SECOND - time.monotonic()
-        if not self.may_read:
+        if not self._may_read:
             return b""
         if left <= 0:
             raise TimeoutError("the body came too slowly")
@@ -69,10 +71,14 @@ class OneSendResponse(Response):
     all of the body was sent.
     """
 
-    _head = b""
+    def __init__(self, req: Any, sock: Any, cfg: Any, is_stopping: Callable[[], bool]) -> None:
+        super().__init__(req, sock, cfg)
+        self._head = b""
+        self._is_stopping = is_stopping
 
     def should_close(self) -> bool:
-        return bool(super().should_close()) or self._request_goes_on()
+        # Asked when the head is made and again at the end; the worker may begin to stop between the two.
+        return bool(super().should_close()) or self._is_stopping() or self._request_goes_on()
 
     def _request_goes_on(self) -> bool:
         body: Any = self.req.body
@@ -80,7 +86,7 @@ class OneSendResponse(Response):
         reader = body.reader
         if body.failed:
             return True
-        if not source.may_read:
+        if source.is_whole:
             return False
         if isinstance(reader, LengthReader):
             return reader.length > 0
@@ -121,11 +127,19 @@ class OneSendResponse(Response):
             self.sock.sendall(data)
 
 
-def respond(request: Request, client: ClientSocket, config: Any) -> tuple[OneSendResponse, dict[str, Any]]:
+def respond(
+    config: Any, client: ClientSocket, request: Request, is_stopping: Callable[[], bool]
+) -> tuple[OneSendResponse, dict[str, Any]]:
     """The response to be, and the environ for the app."""
     make: Any = create
     response, environ = make(
-        request, client.sock, client.address, client.server, config, response_class=OneSendResponse
+        request,
+        client.sock,
+        client.address,
+        client.server,
+        config,
+        response_class=OneSendResponse,
+        response_args=(is_stopping,),
     )
     environ["wsgi.multithread"] = True
     return response, environ

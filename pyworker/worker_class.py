@@ -175,9 +175,7 @@ class HardenedThreadWorker(ThreadWorker):
 
     def _call_app(self, request: Any, client: ClientSocket) -> bool:
         """Send the app's answer; whether the connection may carry another request."""
-        response, environ = respond(request, client, self.cfg)
-        if not self.alive:
-            response.force_close()
+        response, environ = respond(self.cfg, client, request, lambda: not self.alive)
         try:
             app: Any = self.wsgi
             body = app(environ, response.start_response)

@@ -118,7 +118,7 @@ def shared_front(
 
 
 @contextmanager
-def _ready_stack(folder: Path, signer: Signer, variables: Mapping[str, str]) -> Iterator[Stack]:
+def _ready_stack(folder: Path, signer: Signer, variables: Mapping[str, str]) -> Generator[Stack]:
     with Autoscaler(signer=signer) as autoscaler, ScriptedServer() as model:
         autoscaler_port = urlsplit(autoscaler.url).port or 0
         share_port(autoscaler_port, "pyworker-autoscaler")
