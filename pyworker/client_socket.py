@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -28,9 +29,11 @@ class Stage(Enum):
     HEAD = "sending a head"
     BODY = "sending a body"
     UNREAD = "not reading answers"
+    IN_LINE = "in line with a large body"
     WORKING = "in the pool"
     IDLE = "idle"
     LINGERING = "lingering"
+    CLOSED = "closed"
 
 
 class ClientSocket:
@@ -47,6 +50,8 @@ class ClientSocket:
         self.deadline = 0.0
         self.is_registered = False
         self.may_still_send = 0
+        #: To be called once the rest of a large body needs no thread any more; any number of times.
+        self.body_is_read: Callable[[], None] = _nothing
         self._tls: ssl.SSLSocket | None = None
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
 
@@ -136,3 +141,7 @@ class ClientSocket:
 
     def __repr__(self) -> str:
         return f"<ClientSocket {self.descriptor} {self.stage.value} {self.framing!r}>"
+
+
+def _nothing() -> None:
+    pass

@@ -7,6 +7,7 @@ for the parser to refuse, and what this module takes for the end only says that 
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 
@@ -78,6 +79,11 @@ class Framing:
     def declared(self) -> int:
         """How many bytes of body will come; 0 where that is not said."""
         return max(self._length, 0)
+
+    @property
+    def missing(self) -> float:
+        """How many bytes of the body are still to come; infinite where that is not said."""
+        return math.inf if self._length == _CHUNKED else self._body_at + self._length - len(self.received)
 
     @property
     def too_large(self) -> bool:

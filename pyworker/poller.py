@@ -16,8 +16,9 @@ import os
 import select
 import socket
 import ssl
+import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
@@ -35,6 +36,8 @@ BODY_SECONDS = 30.0
 BODY_BYTES_PER_SECOND = 64 * 1024
 #: Seconds that a drain leaves to those who are sending a request.
 DRAIN_SECONDS = 5.0
+#: Seconds that a large body may wait for a thread.
+LINE_SECONDS = 30.0
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 2**20
 _ACCEPT_PAUSE = 1.0
@@ -54,21 +57,29 @@ class Poller:
         *,
         wrap_tls: WrapTls | None,
         max_connections: int,
+        max_large: int,
         max_body: int,
         keepalive: float,
     ) -> None:
-        """submit: have a thread work on this connection's request. keepalive: seconds before the next one."""
+        """submit: have a thread work on this connection's request. keepalive: seconds before the next one.
+
+        max_large: how many threads may be reading the rest of a large body at once.
+        """
         self._submit = submit
         self._wrap_tls = wrap_tls
         self._max_connections = max_connections
         self._max_body = max_body
         self._keepalive = keepalive
         self._epoll = select.epoll()
-        # Owned by the poller's thread: descriptor -> connection, or listener with its address.
+        # Taken by the poller's thread, given back by the pool's.
+        self._large = threading.Semaphore(max_large)
+        # Owned by the poller's thread: descriptor -> connection, or listener with its address;
+        # and those who wait for their turn with a large body.
         self._clients: dict[int, ClientSocket] = {}
         self._listeners: dict[int, tuple[Any, Any]] = {}
         self._is_accepting = False
         self._accept_again_at = 0.0
+        self._in_line: deque[ClientSocket] = deque()
         self._wake_descriptor = -1
         # Set once by the poller's thread; until then nobody's deadline is cut.
         self._drain_until: float | None = None
@@ -98,6 +109,7 @@ class Poller:
                     woken = True
                 else:
                     self._dispatch(descriptor)
+            self._advance_line()
         self._sweep(time.monotonic())
 
     def _dispatch(self, descriptor: int) -> None:
@@ -144,7 +156,9 @@ class Poller:
     def _accept_all(self, listening: tuple[Any, Any]) -> None:
         listener, own_address = listening
         for _ in range(_ACCEPTS_AT_ONCE):
-            if len(self._clients) >= self._max_connections and not self._make_room():
+            is_full = len(self._clients) >= self._max_connections
+            least_used = self._least_used() if is_full else None
+            if is_full and least_used is None:
                 self._pause_accepting("as many are connected as there may be")
                 return
             try:
@@ -156,6 +170,8 @@ class Poller:
                     raise
                 self._pause_accepting(error.strerror)
                 return
+            if least_used is not None:
+                self._close(least_used)
             self._welcome(connection, address, own_address)
 
     def _pause_accepting(self, reason: str | None) -> None:
@@ -164,13 +180,10 @@ class Poller:
         self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
         self._accept_or_not(False)
 
-    def _make_room(self) -> bool:
-        """Close the connection that has been of no use for the longest time; False where all are in use."""
+    def _least_used(self) -> ClientSocket | None:
+        """Who has been of no use for the longest time; None where all are in use."""
         idle = [client for client in self._clients.values() if _is_quiet(client)]
-        if not idle:
-            return False
-        self._close(min(idle, key=lambda client: client.deadline))
-        return True
+        return min(idle, key=lambda client: client.deadline, default=None)
 
     def _welcome(self, connection: socket.socket, address: Any, own_address: Any) -> None:
         try:
@@ -218,8 +231,24 @@ class Poller:
 
     def _hand_over(self, client: ClientSocket, verdict: Verdict) -> None:
         client.verdict = verdict
-        client.stage = Stage.WORKING
-        self._submit(client)
+        if verdict is Verdict.BEGUN:
+            # Its client may stall, so it waits until few enough threads do the same.
+            self._enter(client, Stage.IN_LINE, LINE_SECONDS)
+            self._in_line.append(client)
+            self._advance_line()
+        else:
+            client.stage = Stage.WORKING
+            self._submit(client)
+
+    def _advance_line(self) -> None:
+        while self._in_line and self._large.acquire(blocking=False):
+            client = self._in_line.popleft()
+            if client.stage is not Stage.IN_LINE:
+                self._large.release()  # it was closed meanwhile
+                continue
+            client.body_is_read = once(self._large.release)
+            client.stage = Stage.WORKING
+            self._submit(client)
 
     def _wait_for_more(self, client: ClientSocket) -> None:
         """Set the stage and its deadline. On the thread that owns the connection."""
@@ -254,6 +283,7 @@ class Poller:
 
     def give_back(self, client: ClientSocket, rest: bytes | None) -> None:
         """A request is done. rest: what came behind it, of the next one; None ends the connection."""
+        client.body_is_read()
         if rest is not None:
             try:
                 rest += client.leave_pool()
@@ -325,7 +355,10 @@ class Poller:
             self._accept_or_not(True)
 
     def _expire(self, client: ClientSocket) -> None:
-        if client.stage in (Stage.HEAD, Stage.BODY) and client.framing.received.strip():
+        if client.stage is Stage.IN_LINE:
+            client.send_now(error_answer(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once"))
+            self._linger(client)
+        elif client.stage in (Stage.HEAD, Stage.BODY) and client.framing.received.strip():
             client.send_now(error_answer(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time"))
             self._linger(client)
         else:
@@ -334,12 +367,24 @@ class Poller:
     def _close(self, client: ClientSocket) -> None:
         if self._clients.get(client.descriptor) is client:
             del self._clients[client.descriptor]
+        client.stage = Stage.CLOSED
         client.close()
 
     def __repr__(self) -> str:
         stages = Counter(client.stage for client in list(self._clients.values()))
         counts = ", ".join(f"{stages[stage]} {stage.value}" for stage in Stage if stages[stage])
         return f"<Poller [{self.connections} connected{f': {counts}' if counts else ''}]>"
+
+
+def once(action: Callable[[], None]) -> Callable[[], None]:
+    """Does it at the first call. For one thread at a time."""
+    left = [action]
+
+    def act() -> None:
+        if left:
+            left.pop()()
+
+    return act
 
 
 def _is_quiet(client: ClientSocket) -> bool:

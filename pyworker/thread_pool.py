@@ -22,62 +22,73 @@ class ThreadPool(Generic[Item]):
     def __init__(self, limit: int, work: Callable[[Item], None]) -> None:
         self._limit = limit
         self._work = work
-        # Guards _idle (threads that wait), _backlog (items that wait) and _count (of threads).
+        # Guards _idle (threads that wait), _backlog (items that wait), _count (of threads) and _is_closed.
         self._lock = threading.Lock()
-        self._idle: list[_Turn[Item]] = []
+        self._idle: list[_Place[Item]] = []
         self._backlog: deque[Item] = deque()
         self._count = 0
+        self._is_closed = False
 
     def submit(self, item: Item) -> None:
         """Have it worked on, in the order of submission where all threads are busy."""
         with self._lock:
-            turn = self._idle.pop() if self._idle else None
-            is_new = turn is None and self._count < self._limit
+            place = self._idle.pop() if self._idle else None
+            is_new = place is None and self._count < self._limit
             if is_new:
                 self._count += 1
-            elif turn is None:
+            elif place is None:
                 self._backlog.append(item)
-        if turn is not None:
-            turn.give(item)
+        if place is not None:
+            place.give(item)
         elif is_new:
             name = f"pyworker-request-{self._count}"
             threading.Thread(target=self._run, args=(item,), name=name, daemon=True).start()
 
-    def _run(self, item: Item) -> None:
-        turn: _Turn[Item] = _Turn()
-        while True:
+    def close(self) -> None:
+        """Let the threads end once they have nothing to do."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for place in idle:
+            place.give(None)
+
+    def _run(self, first: Item) -> None:
+        place: _Place[Item] = _Place()
+        item: Item | None = first
+        while item is not None:
             try:
                 self._work(item)
             except Exception:
                 logger.exception("a request's thread met an error that nobody handled")
-            with self._lock:
-                has_next = bool(self._backlog)
-                if has_next:
-                    item = self._backlog.popleft()
-                else:
-                    self._idle.append(turn)
-            if not has_next:
-                item = turn.wait()
+            item = self._next(place)
+
+    def _next(self, place: _Place[Item]) -> Item | None:
+        with self._lock:
+            if self._backlog:
+                return self._backlog.popleft()
+            if self._is_closed:
+                return None
+            self._idle.append(place)
+        return place.wait()
 
     def __repr__(self) -> str:
         busy = self._count - len(self._idle)
         return f"<ThreadPool [{busy} of {self._limit} busy, {len(self._backlog)} waiting]>"
 
 
-class _Turn(Generic[Item]):
-    """One thread's place to wait for its next item."""
+class _Place(Generic[Item]):
+    """Where one thread waits for its next item; None: there will be none."""
 
     def __init__(self) -> None:
         self._given = threading.Lock()
         self._given.acquire()
         self._item: Item | None = None
 
-    def give(self, item: Item) -> None:
+    def give(self, item: Item | None) -> None:
         self._item = item
         self._given.release()
 
-    def wait(self) -> Item:
+    def wait(self) -> Item | None:
         self._given.acquire()
         item, self._item = self._item, None
-        assert item is not None
         return item

@@ -33,6 +33,9 @@ class Source(Unreader):
         self._may_read = client.verdict is Verdict.BEGUN
         self._deadline = time.monotonic() + BODY_SECONDS
         self._read = 0
+        self.is_past_head = False
+        # How much of it is still to come; of chunks one cannot know.
+        self._left = client.framing.missing
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Some more; raises TimeoutError for a body that came slower than it must.
@@ -46,12 +49,23 @@ class Source(Unreader):
             raise TimeoutError("the body came too slowly")
         data = self._client.read_within(min(max(size_hint or 0, 8192), 2**20), left)
         self._read += len(data)
+        self._left -= len(data)
+        if self._left <= 0:
+            self._client.body_is_read()
         return data
+
+    def unread(self, data: Any) -> None:
+        """The parser gives back what is not its own: behind a head, and behind the last chunk."""
+        super().unread(data)
+        if self.is_past_head:
+            self._client.body_is_read()
 
 
 def parse(config: Any, client: ClientSocket) -> Request:
     """The request as gunicorn's strict parser reads it; raises its errors."""
-    request: Any = Request(config, Source(client), client.address)
+    source = Source(client)
+    request: Any = Request(config, source, client.address)
+    source.is_past_head = True
     # The poller has said so already where the client waited for it.
     request._expected_100_continue = False
     return request

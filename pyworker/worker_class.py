@@ -14,8 +14,8 @@ What each thread does, and what it owns:
 * The disconnect watcher looks at the descriptor of a connection in the pool. It may, since a connection is
   closed by the main thread alone, and never while it is in the pool.
 
-So a slow client never has a thread: it gets one with its whole request, or with the first 64 KiB of a larger
-body, whose rest has a deadline of its own there (`turn.Source`).
+So a slow client has no thread: it gets one with its whole request, or with the first 64 KiB of a larger body,
+whose rest has a deadline of its own there (`turn.Source`), and a quarter of the threads at most.
 
 gunicorn is pinned to a narrow range, since what is built upon here is its inside: test_worker_class_pin.py
 names each part and fails when one changes.
@@ -86,6 +86,7 @@ class HardenedThreadWorker(ThreadWorker):
             self._pool.submit,
             wrap_tls=self._wrap_tls if self.cfg.is_ssl else None,
             max_connections=self.cfg.worker_connections,
+            max_large=max(1, self.cfg.threads // 4),
             max_body=self._worker().settings.max_body_bytes,
             keepalive=self.cfg.keepalive,
         )
@@ -98,6 +99,7 @@ class HardenedThreadWorker(ThreadWorker):
         self.alive = False
         self._drain()
         self._poller.close()
+        self._pool.close()
 
     def _wrap_tls(self, connection: socket.socket) -> Any:
         return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)

@@ -109,6 +109,10 @@ KINDS = {
     "dripping head": (sending(HEAD), b"X-More: of this\r\n"),
     "dripping body": (sending(HEAD + b"Content-Length: 1000\r\n\r\n{"), b" "),
     "dripping large body": (sending(HEAD + b"Content-Length: 10000000\r\n\r\n{"), b" "),
+    "a large body that stalls": (
+        sending(HEAD + b"Content-Length: 10000000\r\n\r\n" + b" " * 2**16),
+        b"",
+    ),
     "dripping chunks": (sending(HEAD + b"Transfer-Encoding: chunked\r\n\r\n"), b"1\r\n{\r\n"),
     "waiting to continue": (sending(HEAD + b"Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n"), b""),
     "half a handshake": (with_half_a_handshake, b""),

@@ -94,6 +94,22 @@ def test_a_body_of_any_size_and_the_request_behind_it(front: Stack, size: int, c
     assert len(front.model.request("/pass").json()["prompt"]) == size
 
 
+@pytest.mark.parametrize("framing", ["counted", "chunked"])
+def test_large_requests_that_are_read_do_not_hold_up_others(front: Stack, framing: str) -> None:
+    """A quarter of the threads may read the rest of large bodies; the model may be asked by all."""
+    front.model.script("/pass", gate := threading.Event(), whole(b"{}"))
+    body = front.envelope("x" * 100_000)
+    chunked = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    data = chunked if framing == "chunked" else request_bytes("POST", "/pass", body)
+    with contextlib.ExitStack() as ending:
+        crowd = [ending.enter_context(RawClient(front.url)) for _ in range(40)]
+        for client in crowd:
+            client.send(data)
+        front.wait_in_hand(40)
+        gate.set()
+        assert [client.answer().status for client in crowd] == [200] * 40
+
+
 def test_a_client_that_waits_to_be_told_to_go_on(front: Stack) -> None:
     front.model.script("/pass", whole(b"{}"))
     for size in (10, 200_000):
