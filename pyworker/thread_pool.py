@@ -22,7 +22,7 @@ class ThreadPool(Generic[Item]):
     def __init__(self, limit: int, work: Callable[[Item], None]) -> None:
         self._limit = limit
         self._work = work
-        # Guards _idle (threads that wait), _backlog (items that wait), _count (of threads) and _is_closed.
+        # Guards the limit, _idle (threads that wait), _backlog (items that wait), _count and _is_closed.
         self._lock = threading.Lock()
         self._idle: list[_Place[Item]] = []
         self._backlog: deque[Item] = deque()
@@ -42,7 +42,20 @@ class ThreadPool(Generic[Item]):
             place.give(item)
         elif is_new:
             name = f"pyworker-request-{self._count}"
-            threading.Thread(target=self._run, args=(item,), name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._run, args=(item,), name=name, daemon=True).start()
+            except RuntimeError:
+                self._make_do()
+                self.submit(item)
+
+    def _make_do(self) -> None:
+        """The system gives no more threads: go on with those that are here. Raises where there are none."""
+        with self._lock:
+            self._count -= 1
+            self._limit = count = self._count
+        if not count:
+            raise RuntimeError("not one thread can be made")
+        logger.error("no more than %d threads can be made; requests wait for them", count)
 
     def close(self) -> None:
         """Let the threads end once they have nothing to do."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -148,3 +151,44 @@ def test_threads_are_made_when_they_are_needed_and_used_again() -> None:
     gate.wait(10)
     assert len(set(names)) == 2
     pool.close()
+
+
+SHORT_OF_THREADS = """
+import resource, threading
+from pyworker.thread_pool import ThreadPool
+
+size = 32 * 2**20
+threading.stack_size(size)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+# Room for about three stacks.
+resource.setrlimit(resource.RLIMIT_AS, (used + 4 * size,) * 2)
+gate, done, lock = threading.Event(), [], threading.Lock()
+
+def work(item):
+    gate.wait()
+    with lock:
+        done.append(item)
+    if len(done) == 10:
+        finished.set()
+
+finished = threading.Event()
+pool = ThreadPool(10, work)
+for item in range(10):
+    pool.submit(item)
+gate.set()
+assert finished.wait(20), (done, pool)
+print(sorted(done))
+"""
+
+
+def test_where_the_system_gives_no_more_threads_those_there_are_do_all_the_work() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_THREADS],
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n", done.stderr
+    assert "threads can be made; requests wait for them" in done.stderr
