@@ -5,12 +5,14 @@ Every value comes from the environment through `pyworker.config.Settings`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import ssl
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyworker.app import worker_of
@@ -41,8 +43,9 @@ workers = _settings.workers
 worker_class = "pyworker.worker_class.HardenedThreadWorker"
 # Each request in hand holds a thread, queued ones included. Threads are made when they are needed.
 threads = _settings.threads
-# More connections than threads, or no client could keep its connection; a quarter of the descriptors.
-worker_connections = max(min(2 * threads, _descriptors // 4), threads + 16)
+# A connection that is idle or slow holds no thread, so there may be many more than threads; where there are
+# too many, the one that was idle for longest makes room. At most a quarter of the descriptors.
+worker_connections = max(min(4096, _descriptors // 4), threads + 16)
 backlog = 1024
 keepalive = 60
 max_requests = 0
@@ -93,6 +96,22 @@ def on_starting(server: Arbiter) -> None:
     if _tls is not None:
         # Not before: the log has only been set up now.
         _tls.announce()
+
+
+def when_ready(server: Arbiter) -> None:
+    """Pass a second SIGTERM on: it hurries a worker's drain, but a master that ends already drops it."""
+    received = 0
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received += 1
+        server.signal(number, frame)
+        if received > 1:
+            for pid in list(server.WORKERS):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
+    signal.signal(signal.SIGTERM, on_terminate)
 
 
 def post_fork(_server: Arbiter, worker: Worker) -> None:

@@ -24,7 +24,10 @@ The modules, lowest first; each imports only modules above it:
     model_client   the pooled session on it
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that notices a client hanging up
-    read_deadlines how long a client may take to send its request
+    framing        where a client's request ends
+    client_socket  one client's connection
+    poller         all of them while no thread works for them: reading, deadlines, closing
+    thread_pool    threads for requests
     body           reading the client's body, however large and whoever sent it
     envelope       the client's body, taken apart
     exchange       what one request holds
@@ -46,6 +49,7 @@ The modules, lowest first; each imports only modules above it:
     registry       finding a worker package by name
     loopback       the plain port for the model server's callbacks
     app            create_app: routes, error handler
+    turn           gunicorn's parser and response for one request
     worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python
 

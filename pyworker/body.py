@@ -14,7 +14,6 @@ from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from pyworker.data_types import AuthData, JsonDataException
 from pyworker.errors import BadRequest, BodyTooLarge, NotReady
-from pyworker.read_deadlines import ReadDeadlines
 
 #: Up to here a body is taken from anybody; in as much of a larger one its `auth_data` has to be.
 SMALL = 64 * 1024
@@ -28,8 +27,7 @@ class BodyReader:
     max_bytes: for any body; check: raises a `RequestError` for an `auth_data` that opens nothing here.
     """
 
-    def __init__(self, deadlines: ReadDeadlines, max_bytes: int, check: Callable[[AuthData], None]) -> None:
-        self._deadlines = deadlines
+    def __init__(self, max_bytes: int, check: Callable[[AuthData], None]) -> None:
         self._max_bytes = max_bytes
         self._check = check
         self._budget = _Budget(UNSIGNED_BYTES)
@@ -49,8 +47,7 @@ class BodyReader:
         request.max_content_length = limit + 1
         guard = _Guard(self._budget, self._check)
         try:
-            with self._deadlines.body(connection_of(request), declared or limit):
-                body = _read(request, declared, guard)
+            body = _read(request, declared, guard)
             if len(body) > limit:
                 raise RequestEntityTooLarge
             if declared is not None and len(body) != declared:

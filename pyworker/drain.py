@@ -19,6 +19,7 @@ class Drain:
         self._exchanges = exchanges
         self._timeout = timeout
         self._stopping = threading.Event()
+        self._over = threading.Event()
 
     def step(self) -> None:
         """Wait for the drain to begin, then for its end or `stop`."""
@@ -26,11 +27,17 @@ class Drain:
         if self._lifecycle.state is not ModelState.DRAINING:
             return
         logger.info("draining: requests in hand have %g s", self._timeout)
-        if not self._stopping.wait(self._timeout):
+        self._over.wait(self._timeout)
+        if not self._stopping.is_set():
             count = self._exchanges.cut(SHUTDOWN)
             logger.warning("the time is up; %d requests were cut", count)
+
+    def hurry(self) -> None:
+        """The time is up now."""
+        self._over.set()
 
     def stop(self) -> None:
         """Make `step` return."""
         self._stopping.set()
+        self._over.set()
         self._lifecycle.close()

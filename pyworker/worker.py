@@ -21,7 +21,6 @@ from pyworker.loading import LoadingWatch
 from pyworker.log_tail import LogTailer
 from pyworker.metrics import Metrics
 from pyworker.pipeline import Pipeline
-from pyworker.read_deadlines import ReadDeadlines
 from pyworker.readiness import Readiness
 from pyworker.reports import Identity, ModelFigures
 from pyworker.runtime import Loop, Runtime
@@ -50,7 +49,6 @@ class Worker:
             unsecured=settings.unsecured,
         )
         self.watcher = DisconnectWatcher()
-        self.deadlines = ReadDeadlines(time.monotonic)
         self._callbacks = Callbacks(backend.client, on_add=self._callback_is_due)
         self.sessions = Sessions(
             self.metrics,
@@ -65,7 +63,7 @@ class Worker:
             sessions=self.sessions,
             client=backend.client,
             watcher=self.watcher,
-            bodies=BodyReader(self.deadlines, settings.max_body_bytes, check=self._check_signature),
+            bodies=BodyReader(settings.max_body_bytes, check=self._check_signature),
             max_in_hand=settings.max_in_hand,
         )
         backend.attach(self.pipeline)
@@ -109,6 +107,7 @@ class Worker:
         )
         self._key_loop = Loop("pyworker-pubkey", KeyFetcher(self._key_client, self.verifier).fetch_once)
         self._health_loop = None if self._health is None else Loop("pyworker-health", self._health.step)
+        self._drain = Drain(self.lifecycle, self.pipeline.open_exchanges, settings.drain_timeout)
         self.runtime = Runtime(self._loops())
 
     def check_can_serve(self) -> None:
@@ -129,6 +128,10 @@ class Worker:
     def drain(self) -> None:
         """Take no new requests; those in hand go on. The change is reported at once."""
         self.lifecycle.drain()
+
+    def hurry(self) -> None:
+        """Cut the requests in hand now instead of when the time of the drain is up."""
+        self._drain.hurry()
 
     def close(self) -> None:
         """Stop every thread, report what is left, close every connection. Idempotent."""
@@ -171,14 +174,12 @@ class Worker:
 
     def _loops(self) -> list[Loop]:
         """In the order in which they are stopped: the report comes last and carries what the others left."""
-        drain = Drain(self.lifecycle, self.pipeline.open_exchanges, self.settings.drain_timeout)
         loops = [
-            Loop("pyworker-drain", drain.step, on_stop=drain.stop),
+            Loop("pyworker-drain", self._drain.step, on_stop=self._drain.stop),
             self._session_loop,
             self._callback_loop,
             Loop("pyworker-loading", lambda: self._loading.step(time.monotonic())),
             Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
-            Loop("pyworker-deadlines", self.deadlines.step),
             Loop(
                 "pyworker-disconnect", self.watcher.step, on_stop=self.watcher.stop, on_end=self.watcher.close
             ),

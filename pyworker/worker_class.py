@@ -1,41 +1,59 @@
 """gunicorn's threaded worker, hardened: no client can hold up the others, and a drain is honest.
 
-Main thread: accepts, polls idle and lingering connections, hands the others to the pool. Pool threads: one
-request each. gunicorn is pinned to a range of releases, since what is overridden here is its inside.
+What each thread does, and what it owns:
+
+* The main thread runs `run`, which runs the `Poller`: it accepts, makes TLS handshakes, reads heads and small
+  bodies, keeps the deadlines, lingers and closes. It never blocks and runs nothing of the app but
+  `Worker.drain` and `Worker.hurry`, which only set flags. The table of connections is its own, and so is
+  every `ClientSocket` that is not in the pool.
+* The threads of the pool, `pyworker-request-N`, run `take_turn`: parse one request, call the app, send the
+  answer, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
+  thread, and epoll is not armed for it. They are made when needed, and do not hold up the end of the process.
+* Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
+  pipe (`self.PIPE`) makes the poller return, and `run` acts.
+* The disconnect watcher looks at the descriptor of a connection in the pool. It may, since a connection is
+  closed by the main thread alone, and never while it is in the pool.
+
+So a slow client has no thread: it gets one with its whole request, or with the first 64 KiB of a larger body,
+whose rest has a deadline of its own there (`turn.Source`), and a quarter of the threads at most.
+
+gunicorn is pinned to a narrow range, since what is built upon here is its inside: test_worker_class_pin.py
+names each part and fails when one changes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
-import selectors
+import logging
 import socket
-import ssl
-import struct
 import time
-from concurrent.futures import Future
 from http import HTTPStatus
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
 
+from gunicorn import sock as gunicorn_sock
 from gunicorn.http import errors
+from gunicorn.workers import base
 from gunicorn.workers.gthread import ThreadWorker
 
 from pyworker.app import worker_of
-from pyworker.read_deadlines import HEAD_SECONDS
+from pyworker.client_socket import ClientSocket
+from pyworker.poller import Poller, error_answer
+from pyworker.thread_pool import ThreadPool
+from pyworker.turn import finish_body, parse, respond
 from pyworker.worker import Worker
 
 if TYPE_CHECKING:
     import flask
 
-_LINGER_SECONDS = 2.0
-_LINGER_BYTES = 2**20
-_READ_SIZE = 64 * 1024
-_ACCEPT_PAUSE = 1.0
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# struct timeval: a client that takes nothing for 60 s is given up.
-_SEND_TIMEOUT = struct.pack("ll", 60, 0)
+logger = logging.getLogger(__name__)
+
+_ROUND = 1.0
+_DRAIN_ROUND = 0.2
+#: A stop that reaches the whole process group comes twice: from its sender and through gunicorn's master.
+_SAME_STOP = 0.3
+#: Seconds from the second SIGTERM until whoever is left is hung up on.
+_HURRY_SECONDS = 0.7
 
 _STATUS: dict[type[BaseException], HTTPStatus] = {
     errors.LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
@@ -46,119 +64,141 @@ _STATUS: dict[type[BaseException], HTTPStatus] = {
 
 
 class HardenedThreadWorker(ThreadWorker):
-    """A ThreadWorker with five changes.
-
-    * A connection that ends lingers in the poller, not on the main thread, until its client hangs up.
-    * Head and TLS handshake have a deadline; a client that does not read its answer is given up.
-    * Without a free descriptor it pauses accepting instead of ending.
-    * At SIGTERM readiness is off before it waits for the requests in hand, and new clients are refused.
-    * What cannot be parsed is answered with JSON, like every other error.
-    """
+    """One worker process. Which thread may call what is said above each group of methods."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # Owned by the main thread: socket -> (deadline, bytes that may still come).
-        self._lingering: dict[socket.socket, tuple[float, int]] = {}
-        self._accept_again_at = 0.0
+        # Written by the signal handler, read by the main thread.
+        self._stopped_at: float | None = None
+        self._is_hurried = False
 
-    # -- accepting and draining, on the main thread --------------------------------------------------------
+    # -- main thread -------------------------------------------------------------------------------------
 
-    def accept(self, listener: Any) -> None:
-        """Take in a new client, or leave it in the backlog while there is no descriptor for it."""
-        try:
-            super().accept(listener)
-        except OSError as error:
-            if error.errno not in _EXHAUSTED:
-                raise
-            self.log.error("no new clients for %g s: %s", _ACCEPT_PAUSE, error.strerror)
-            self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
-            self.set_accept_enabled(False)
+    def init_process(self) -> None:
+        """In the new process: everything is made here, and `run` is called from here."""
+        self._pool = ThreadPool(self.cfg.threads, self.take_turn)
+        # Not ThreadWorker's, which makes its own pool and poller.
+        base.Worker.init_process(self)
 
-    def set_accept_enabled(self, enabled: bool | None) -> None:
-        """Called in each round of the main loop, and with False when the drain begins."""
-        if enabled and time.monotonic() < self._accept_again_at:
-            return
-        super().set_accept_enabled(enabled)
-        if not enabled and not self.alive:
-            # A new client is refused then, instead of left waiting on a socket nobody accepts from.
-            for listener in self.sockets:
-                listener.close()
+    def run(self) -> None:
+        """Serve until told to stop, then drain."""
+        self._poller = Poller(
+            self._pool.submit,
+            wrap_tls=self._wrap_tls if self.cfg.is_ssl else None,
+            max_connections=self.cfg.worker_connections,
+            max_large=max(1, self.cfg.threads // 4),
+            max_body=self._worker().settings.max_body_bytes,
+            keepalive=self.cfg.keepalive,
+        )
+        self._poller.listen(self.sockets, self.PIPE[0])
+        while self.alive:
+            self.notify()
+            self._poller.serve(_ROUND)
+            if not self.is_parent_alive():
+                break
+        self.alive = False
+        self._drain()
+        self._poller.close()
+        self._pool.close()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM. Runs between two bytecodes of the main thread, which holds none of the app's locks."""
+    def _wrap_tls(self, connection: socket.socket) -> Any:
+        return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)
+
+    def _drain(self) -> None:
+        """The app refuses from here on; wait for the requests in hand, as long as the app lets them go on."""
         self._worker().drain()
-        super().handle_exit(sig, frame)
+        self._poller.drain()
+        end = time.monotonic() + self.cfg.graceful_timeout
+        hurries = False
+        while self._poller.connections and time.monotonic() < end:
+            if self._is_hurried and not hurries:
+                hurries = True
+                end = time.monotonic() + _HURRY_SECONDS
+                self._worker().hurry()
+            self.notify()
+            self._poller.serve(_DRAIN_ROUND)
 
     def _worker(self) -> Worker:
         return worker_of(cast("flask.Flask", self.app.wsgi()))
 
-    # -- reading and writing, on pool threads ------------------------------------------------------------
+    # -- signal handlers ---------------------------------------------------------------------------------
 
-    def handle(self, conn: Any) -> Any:
-        """One turn of a connection: its head has a deadline from here on."""
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
-        deadlines = self._worker().deadlines
-        # The socket is asked for late: a TLS handshake puts another one in its place.
-        deadlines.watch(conn, lambda: conn.sock, HEAD_SECONDS)
-        try:
-            return super().handle(conn)
-        finally:
-            deadlines.forget(conn)
-
-    def handle_request(self, req: Any, conn: Any) -> Any:
-        """The head is here; the body's deadline is the app's."""
-        self._worker().deadlines.forget(conn)
-        return super().handle_request(req, conn)
-
-    # -- closing, on the main thread ---------------------------------------------------------------------
-
-    def finish_request(self, conn: Any, fs: Future[Any]) -> None:
-        """A turn has ended; where the connection ends with it, let it linger in the poller."""
-        if fs.cancelled() or fs.exception() is not None or fs.result():
-            super().finish_request(conn, fs)
-            return
-        connection: socket.socket = conn.sock
-        try:
-            connection.shutdown(socket.SHUT_WR)
-            connection.setblocking(False)
-            self.poller.register(connection, selectors.EVENT_READ, self._on_lingering_readable)
-        except (OSError, ValueError, KeyError):
-            self._close(connection)  # the client was faster
-        else:
-            self._lingering[connection] = (time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES)
-
-    def _on_lingering_readable(self, connection: socket.socket) -> None:
-        """Take in what a client still sends, so that closing does not reset the answer it is reading."""
-        deadline, allowed = self._lingering[connection]
-        try:
-            allowed -= len(connection.recv(_READ_SIZE)) or allowed
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return
-        except OSError:
-            allowed = 0
-        self._lingering[connection] = (deadline, allowed)
-        if allowed <= 0:
-            self._end_lingering(connection)
-
-    def _end_lingering(self, connection: socket.socket) -> None:
-        del self._lingering[connection]
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            self.poller.unregister(connection)
-        self._close(connection)
-
-    def _close(self, connection: socket.socket) -> None:
-        self.nr_conns -= 1
-        with contextlib.suppress(OSError):
-            connection.close()
-
-    def murder_pending(self) -> None:
-        """Called in each round of the main loop: also lingering comes to an end."""
-        super().murder_pending()
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """SIGTERM: drain. A second one: hurry."""
         now = time.monotonic()
-        for connection in [late for late, (deadline, _) in self._lingering.items() if deadline <= now]:
-            self._end_lingering(connection)
+        if self._stopped_at is None:
+            self._stopped_at = now
+        elif now - self._stopped_at > _SAME_STOP:
+            self._is_hurried = True
+        self.alive = False
 
-    # -- errors before the app ---------------------------------------------------------------------------
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGQUIT, SIGINT: end without a drain."""
+        base.Worker.handle_quit(self, sig, frame)
+
+    def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
+        """SIGUSR1: say in the log how things stand."""
+        super().handle_usr1(sig, frame)
+        logger.info("%r", self)
+
+    # -- threads of the pool -----------------------------------------------------------------------------
+
+    def take_turn(self, client: ClientSocket) -> None:
+        """One request of a connection, until that is given back."""
+        rest: bytes | None = None
+        try:
+            client.enter_pool()
+            rest = self._serve(client)
+        except errors.ParseException as error:
+            self.handle_error(None, client.sock, client.address, error)
+        except (TimeoutError, BlockingIOError):  # the latter from SO_SNDTIMEO
+            logger.info("gave up on a client that did not take its answer")
+        except OSError as error:
+            logger.debug("a connection broke: %s", type(error).__name__)
+        except Exception as error:
+            logger.exception("a request failed inside the server")
+            self.handle_error(None, client.sock, client.address, error)
+        finally:
+            self._poller.give_back(client, rest)
+
+    def _serve(self, client: ClientSocket) -> bytes | None:
+        """Answer its request; what came behind it, or None to end the connection."""
+        try:
+            request = parse(self.cfg, client)
+        except errors.NoMoreData:
+            reason = errors.LimitRequestHeaders("head too large") if client.framing.too_large else None
+            raise reason or errors.InvalidRequestLine("not a request") from None
+        if not self._call_app(request, client):
+            return None
+        try:
+            return finish_body(request)
+        except (OSError, errors.ParseException):
+            return None  # it is answered; where the next request begins is not known
+
+    def _call_app(self, request: Any, client: ClientSocket) -> bool:
+        """Send the app's answer; whether the connection may carry another request."""
+        response, environ = respond(self.cfg, client, request, lambda: not self.alive)
+        try:
+            app: Any = self.wsgi
+            body = app(environ, response.start_response)
+            try:
+                for piece in body:
+                    response.write(piece)
+                response.close()
+            finally:
+                if hasattr(body, "close"):
+                    body.close()
+        except OSError:
+            raise
+        except Exception:
+            if not response.headers_sent:
+                raise
+            # Another answer in the middle of this one would spoil it.
+            logger.exception("a request failed in the middle of its answer")
+            return False
+        return not response.should_close() and response.is_whole
+
+    # -- errors before the app, on threads of the pool ----------------------------------------------------
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
         """What never reached the app: a head that cannot be parsed, or a fault inside gunicorn.
@@ -170,23 +210,13 @@ class HardenedThreadWorker(ThreadWorker):
         ours = type(exc).__name__.startswith("InvalidResponse")
         if isinstance(exc, errors.ParseException) and not ours:
             status = _STATUS.get(type(exc), HTTPStatus.BAD_REQUEST)
-            self.log.info("%d: a request could not be parsed (%s)", status, type(exc).__name__)
+            logger.info("%d: a request could not be parsed (%s)", status, type(exc).__name__)
             message = f"the request cannot be parsed: {type(exc).__name__}"
-        elif isinstance(exc, ssl.SSLError):
-            self.log.info("a TLS handshake failed (%s)", exc.reason)
-            return  # nobody on the other side speaks TLS with us
         else:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
-            self.log.error("a request failed inside the server", exc_info=exc)
             message = "internal error of the worker; its log says more"
-        _answer(cast("socket.socket", client), status, message)
+        with contextlib.suppress(OSError):  # the client may be gone
+            client.sendall(error_answer(status, message))
 
-
-def _answer(client: socket.socket, status: HTTPStatus, message: str) -> None:
-    body = json.dumps({"error": message}).encode()
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    with contextlib.suppress(OSError):  # the client may be gone
-        client.sendall(head.encode() + body)
+    def __repr__(self) -> str:
+        return f"<HardenedThreadWorker {self._poller!r} {self._pool!r}>"

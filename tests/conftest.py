@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.model_server import ModelServer
 from pyworker.local.signing import Signer
 from tests.support import process
+from tests.support.certificate import tls_variables
 from tests.support.leaks import LeakCheck, share_port, unshare_port
 from tests.support.scripted import ScriptedServer
 from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, Stack
@@ -100,17 +101,29 @@ def new_stack(
 @pytest.fixture(scope="session")
 def shared_stack(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Iterator[Stack]:
     """One ready worker for all tests that leave it as they found it."""
-    folder = tmp_path_factory.mktemp("shared")
-    with Autoscaler(signer=signing_key) as autoscaler, ScriptedServer() as model:
+    variables = {"MAX_BODY_BYTES": str(MAX_BODY), "MODEL_API_KEY": MODEL_API_KEY}
+    with _ready_stack(tmp_path_factory.mktemp("shared"), signing_key, variables) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session", params=["plain", "tls"])
+def shared_front(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, signing_key: Signer
+) -> Iterator[Stack]:
+    """A ready worker with few threads, for all that is the same over plain TCP and over TLS."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tls = tls_variables(folder) if request.param == "tls" else {}
+    with _ready_stack(folder, signing_key, {"WORKER_THREADS": "64", **tls}) as stack:
+        yield stack
+
+
+@contextmanager
+def _ready_stack(folder: Path, signer: Signer, variables: Mapping[str, str]) -> Generator[Stack]:
+    with Autoscaler(signer=signer) as autoscaler, ScriptedServer() as model:
         autoscaler_port = urlsplit(autoscaler.url).port or 0
         share_port(autoscaler_port, "pyworker-autoscaler")
         share_port(model.port, f"scripted-{model.port}")
-        stack = Stack(
-            folder,
-            autoscaler,
-            model,
-            {"MAX_BODY_BYTES": str(MAX_BODY), "MODEL_API_KEY": MODEL_API_KEY},
-        )
+        stack = Stack(folder, autoscaler, model, variables)
         try:
             stack.start_ready()
             yield stack
@@ -126,6 +139,14 @@ def stack(shared_stack: Stack) -> Stack:
     shared_stack.model.forget()
     assert shared_stack.worker.is_alive, shared_stack.worker.log
     return shared_stack
+
+
+@pytest.fixture
+def front(shared_front: Stack) -> Stack:
+    """The shared worker with few threads, with a model server that has no orders yet."""
+    shared_front.model.forget()
+    assert shared_front.worker.is_alive, shared_front.worker.log
+    return shared_front
 
 
 @pytest.fixture

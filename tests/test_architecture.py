@@ -63,7 +63,7 @@ ALLOWED = {
     "cryptography": {"doctor", "local", "tls"},
     "pydantic": {"data_types", "envelope", "local", "session_routes"},
     "pydantic_core": {"body", "data_types", "envelope", "session_routes"},
-    "gunicorn": {"worker_class"},
+    "gunicorn": {"turn", "worker_class"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},

@@ -7,7 +7,6 @@ import dataclasses
 import io
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +17,6 @@ from werkzeug.test import EnvironBuilder
 from pyworker.body import SMALL, UNSIGNED_BYTES, BodyReader
 from pyworker.data_types import AuthData
 from pyworker.errors import BadRequest, BodyTooLarge, NotReady, Unauthorized
-from pyworker.read_deadlines import ReadDeadlines
 from tests.support.http import RawClient
 from tests.support.stack import NewStack
 
@@ -44,7 +42,7 @@ def read(stream: io.RawIOBase | io.BytesIO, length: int | str | None, limit: int
         del environ["CONTENT_LENGTH"]
         environ.update({"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True})
     with app.request_context({**EnvironBuilder().get_environ(), **environ}) as context:
-        reader = BodyReader(ReadDeadlines(time.monotonic), limit, check)
+        reader = BodyReader(limit, check)
         with reader.reading(context.request) as body:
             return bytes(body)
 
@@ -196,7 +194,7 @@ def test_who_does_not_begin_with_auth_data_gets_little_room(beginning: bytes, ch
 
 
 def test_unsigned_bodies_share_the_room_and_give_it_back() -> None:
-    reader = BodyReader(ReadDeadlines(time.monotonic), 2**30, check)
+    reader = BodyReader(2**30, check)
     half = UNSIGNED_BYTES // 2
     inside, release = threading.Barrier(3), threading.Event()
 

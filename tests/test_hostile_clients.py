@@ -5,75 +5,194 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
-from pyworker.read_deadlines import BODY_BYTES_PER_SECOND, BODY_SECONDS, HEAD_SECONDS, ReadDeadlines
+from pyworker.poller import HEAD_SECONDS
+from tests.support.certificate import tls_variables
 from tests.support.http import RawClient, ask
+from tests.support.scripted import whole
 from tests.support.stack import NewStack, Stack
 from tests.support.waiting import wait_until
 
+CROWD = 600
 HEAD = b"POST /pass HTTP/1.1\r\nHost: worker\r\n"
 LAST_REQUEST = b"GET /ping HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
+#: The beginning of a TLS record: it says how long the rest will be.
+HALF_HELLO = bytes.fromhex("16030102000100") + b"\x01\xfc\x03\x03"
+SMALL_BUFFER = 4096
+
+Connect = Callable[[Stack], RawClient]
+
+
+@pytest.fixture(autouse=True)
+def many_descriptors() -> Generator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def sending(data: bytes) -> Connect:
+    """A client that has sent this and waits."""
+
+    def connect(stack: Stack) -> RawClient:
+        client = RawClient(stack.url)
+        client.send(data)
+        return client
+
+    return connect
+
+
+def with_half_a_handshake(stack: Stack) -> RawClient:
+    client = RawClient(stack.url.replace("https", "http"))
+    client.send(HALF_HELLO)
+    return client
+
+
+def asking_for_much(stack: Stack) -> RawClient:
+    """A signed request whose answer nobody reads, with buffers too small for it."""
+    client = with_small_buffer(stack)
+    client.post("/pass", stack.envelope())
+    return client
+
+
+def with_small_buffer(stack: Stack) -> RawClient:
+    parts = urlsplit(stack.url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+    connection.connect((parts.hostname or "", parts.port or 0))
+    return RawClient(stack.url, connection=connection)
 
 
 @contextlib.contextmanager
-def clients(url: str, count: int, data: bytes) -> Generator[list[RawClient]]:
-    """So many connections that have sent `data` and wait."""
+def clients(stack: Stack, count: int, connect: Connect) -> Generator[list[RawClient]]:
     with contextlib.ExitStack() as ending:
-        opened = [ending.enter_context(RawClient(url)) for _ in range(count)]
-        for client in opened:
-            client.send(data)
-        yield opened
+        yield [ending.enter_context(connect(stack)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def dripping(crowd: list[RawClient], piece: bytes) -> Generator[None]:
+    """Each of them sends a little more, again and again."""
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.2):
+            for client in crowd:
+                with contextlib.suppress(OSError):
+                    client.send(piece)
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def assert_answers_in_two_seconds(stack: Stack) -> None:
-    began = time.monotonic()
-    assert ask(stack.url, "GET", "/ping").body == b"pong"
-    assert stack.post("/pass").status == 200
-    assert time.monotonic() - began < 2
+    for _ in range(3):
+        began = time.monotonic()
+        assert ask(stack.url, "GET", "/ping").body == b"pong"
+        assert stack.post("/json").status == 200
+        assert time.monotonic() - began < 2
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
+KINDS = {
+    "silent": (sending(b""), b""),
+    "dripping head": (sending(HEAD), b"X-More: of this\r\n"),
+    "dripping body": (sending(HEAD + b"Content-Length: 1000\r\n\r\n{"), b" "),
+    "dripping large body": (sending(HEAD + b"Content-Length: 10000000\r\n\r\n{"), b" "),
+    "a large body that stalls": (
+        sending(HEAD + b"Content-Length: 10000000\r\n\r\n" + b" " * 2**16),
         b"",
-        HEAD,
-        HEAD + b"Content-Length: 100\r\n\r\n{",
-        b"GET /ping HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n",
-    ],
-    ids=["silent", "half a head", "half a body", "never hanging up"],
-)
-def test_a_crowd_of_bad_clients_does_not_slow_down_a_good_one(stack: Stack, data: bytes) -> None:
-    with clients(stack.url, 150, data):
-        assert_answers_in_two_seconds(stack)
-        assert_answers_in_two_seconds(stack)
-    assert_answers_in_two_seconds(stack)
+    ),
+    "dripping chunks": (sending(HEAD + b"Transfer-Encoding: chunked\r\n\r\n"), b"1\r\n{\r\n"),
+    "waiting to continue": (sending(HEAD + b"Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n"), b""),
+    "half a handshake": (with_half_a_handshake, b""),
+    "never hanging up": (sending(LAST_REQUEST), b""),
+}
 
 
-def test_a_head_that_drips_is_cut_off_at_its_deadline(stack: Stack) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crowd_of_bad_clients_does_not_slow_down_a_good_one(front: Stack, kind: str) -> None:
+    connect, piece = KINDS[kind]
+    front.model.script("/json", whole(b"{}"))
+    with clients(front, CROWD, connect) as crowd, dripping(crowd if piece else [], piece):
+        assert_answers_in_two_seconds(front)
+
+
+def test_a_crowd_that_does_not_read_does_not_slow_down_a_good_one(front: Stack) -> None:
+    """Those who are in hand hold what they may; /ping and refusals have threads of their own."""
+    front.model.script("/pass", whole(b"x" * 2**20))
+    with clients(front, CROWD, asking_for_much):
+        for _ in range(3):
+            began = time.monotonic()
+            assert ask(front.url, "GET", "/ping").body == b"pong"
+            assert front.post("/json").status in (200, 429)
+            assert time.monotonic() - began < 2
+
+
+def test_those_who_send_without_reading_get_no_threads(front: Stack) -> None:
+    requests = b"GET /ping HTTP/1.1\r\nHost: worker\r\n\r\n" * 2000
+    with clients(front, 80, with_small_buffer) as crowd:
+        for client in crowd:
+            client.socket.settimeout(0)
+            with contextlib.suppress(OSError):
+                client.socket.send(requests)
+        front.model.script("/json", whole(b"{}"))
+        assert_answers_in_two_seconds(front)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_all_kinds_at_once_with_the_usual_number_of_threads(
+    new_stack: NewStack, tmp_path: Path, tls: bool
+) -> None:
+    stack: Stack = new_stack(tls_variables(tmp_path) if tls else {})
+    stack.start_ready()
+    stack.model.script("/json", whole(b"{}"))
+    with contextlib.ExitStack() as ending:
+        for connect, piece in KINDS.values():
+            crowd = ending.enter_context(clients(stack, CROWD // 4, connect))
+            ending.enter_context(dripping(crowd if piece else [], piece))
+        assert_answers_in_two_seconds(stack)
+
+
+def test_a_head_that_drips_is_cut_off_at_its_deadline(front: Stack) -> None:
     began = time.monotonic()
-    with RawClient(stack.url) as client:
+    with RawClient(front.url) as client:
         client.send(HEAD)
         client.socket.settimeout(0.2)
         ended = False
         while not ended:
             assert time.monotonic() - began < HEAD_SECONDS + 5
-            try:
+            with contextlib.suppress(TimeoutError):
                 client.send(b"X-More: of this\r\n")
-                ended = client.socket.recv(100) == b""
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                ended = True
+                ended = client.receive()
+        client.socket.settimeout(5)
+        answer = client.answer()
     assert time.monotonic() - began > HEAD_SECONDS - 1
+    assert (answer.status, answer.header("Connection")) == (408, "close")
+    assert "in time" in answer.object()["error"]
 
 
-def test_a_connection_that_ends_is_closed_though_its_client_keeps_it(stack: Stack) -> None:
-    with clients(stack.url, 1, LAST_REQUEST) as [client]:
+def test_the_silent_and_those_who_leave_a_handshake_are_just_hung_up_on(front: Stack) -> None:
+    with RawClient(front.url) as silent, with_half_a_handshake(front) as half:
+        began = time.monotonic()
+        assert silent.rest() == b""
+        if front.url.startswith("https"):
+            assert half.rest() == b""
+        assert HEAD_SECONDS - 2 < time.monotonic() - began < HEAD_SECONDS + 3
+
+
+def test_a_connection_that_ends_is_closed_though_its_client_keeps_it(front: Stack) -> None:
+    with clients(front, 1, sending(LAST_REQUEST)) as [client]:
         assert client.answer().body == b"pong"
         assert client.rest() == b""  # the worker's side is closed at once
 
@@ -81,7 +200,7 @@ def test_a_connection_that_ends_is_closed_though_its_client_keeps_it(stack: Stac
             """Writing to a socket that is closed on the other side is answered with a reset."""
             try:
                 client.send(b"x")
-            except ConnectionError:
+            except OSError:
                 return True
             return False
 
@@ -91,45 +210,10 @@ def test_a_connection_that_ends_is_closed_though_its_client_keeps_it(stack: Stac
 def test_without_descriptors_the_worker_pauses_and_goes_on(new_stack: NewStack) -> None:
     stack = new_stack({"WORKER_THREADS": "40"})
     stack.start_ready()
-    for pid in _children(stack):
+    for pid in stack.worker.children:
         # What is open already stays open; nothing more can be opened than this.
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (45, 45))
-    with clients(stack.url, 60, b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n"):
+    with clients(stack, 60, sending(b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n")):
         stack.worker.wait_for_log("no new clients for 1 s")
     wait_until(stack.worker.answers_ping, "the worker answers again")
     assert stack.post("/pass").status == 200
-
-
-def _children(stack: Stack) -> list[int]:
-    """The worker process of gunicorn's master."""
-    master = stack.worker.pid
-    return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text("ascii").split()]
-
-
-def test_deadlines_grow_with_the_size_of_the_body() -> None:
-    now = 0.0
-    deadlines = ReadDeadlines(lambda: now)
-    with contextlib.ExitStack() as ending:
-        pairs = [socket.socketpair() for _ in range(3)]
-        for pair in pairs:
-            ending.enter_context(pair[0])
-            ending.enter_context(pair[1])
-        (small, _), (large, _), (read, _) = pairs
-        with deadlines.body(small, 0), deadlines.body(large, 10 * BODY_BYTES_PER_SECOND):
-            with deadlines.body(read, 0):
-                pass
-            now = BODY_SECONDS
-            deadlines.step()
-            assert [_is_hung_up(there) for _, there in pairs] == [True, False, False]
-            now = BODY_SECONDS + 10
-            deadlines.step()
-            assert [_is_hung_up(there) for _, there in pairs] == [True, True, False]
-    assert repr(deadlines) == "<ReadDeadlines [0 being read]>"
-
-
-def _is_hung_up(there: socket.socket) -> bool:
-    there.setblocking(False)
-    try:
-        return there.recv(1) == b""
-    except BlockingIOError:
-        return False

@@ -91,6 +91,12 @@ class WorkerProcess:
         return int(kilobytes) * 1024
 
     @property
+    def children(self) -> list[int]:
+        """The worker processes of gunicorn's master."""
+        found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii")
+        return [int(pid) for pid in found.split()]
+
+    @property
     def log(self) -> str:
         """Everything the worker has written so far."""
         return self.log_file.read_text("utf-8", "replace") if self.log_file.exists() else ""

@@ -1,0 +1,403 @@
+"""Every client's connection while no thread of the pool works for it: reading, deadlines, lingering, closing.
+
+All of it runs on one thread that never blocks. A connection leaves for the pool with a whole request (or the
+head and beginning of a large one), and comes back by `give_back`, on the pool's thread: epoll is armed for
+one event at a time, so that arming it is the hand-over, and nobody has to be woken for it. Only the poller's
+thread adds and removes connections, hence their number is the length of its table and cannot drift.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any
+
+from pyworker.client_socket import SEND_SECONDS, ClientSocket, Stage
+from pyworker.framing import Framing, Verdict
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a TLS handshake, and for the head of a request.
+HANDSHAKE_SECONDS = 10.0
+HEAD_SECONDS = 10.0
+#: Seconds for a body: so many, and one more for each so many bytes.
+BODY_SECONDS = 30.0
+BODY_BYTES_PER_SECOND = 64 * 1024
+#: Seconds that a drain leaves to those who are sending a request.
+DRAIN_SECONDS = 5.0
+#: Seconds that a large body may wait for a thread.
+LINE_SECONDS = 30.0
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 2**20
+_ACCEPT_PAUSE = 1.0
+_ACCEPTS_AT_ONCE = 64
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+WrapTls = Callable[[socket.socket], ssl.SSLSocket]
+
+
+class Poller:
+    """The connections of one process. Only `give_back` and `repr` may be called from other threads."""
+
+    def __init__(
+        self,
+        submit: Callable[[ClientSocket], None],
+        *,
+        wrap_tls: WrapTls | None,
+        max_connections: int,
+        max_large: int,
+        max_body: int,
+        keepalive: float,
+    ) -> None:
+        """submit: have a thread work on this connection's request. keepalive: seconds before the next one.
+
+        max_large: how many threads may be reading the rest of a large body at once.
+        """
+        self._submit = submit
+        self._wrap_tls = wrap_tls
+        self._max_connections = max_connections
+        self._max_body = max_body
+        self._keepalive = keepalive
+        self._epoll = select.epoll()
+        # Taken by the poller's thread, given back by the pool's.
+        self._large = threading.Semaphore(max_large)
+        # Owned by the poller's thread: descriptor -> connection, or listener with its address;
+        # and those who wait for their turn with a large body.
+        self._clients: dict[int, ClientSocket] = {}
+        self._listeners: dict[int, tuple[Any, Any]] = {}
+        self._is_accepting = False
+        self._accept_again_at = 0.0
+        self._in_line: deque[ClientSocket] = deque()
+        self._wake_descriptor = -1
+        # Set once by the poller's thread; until then nobody's deadline is cut.
+        self._drain_until: float | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._clients)
+
+    # -- the loop, on the poller's thread ----------------------------------------------------------------
+
+    def listen(self, listeners: Iterable[Any], wake_descriptor: int) -> None:
+        """Accept from these; return early from `serve` when something can be read from that descriptor."""
+        self._listeners = {listener.fileno(): (listener, listener.getsockname()) for listener in listeners}
+        self._wake_descriptor = wake_descriptor
+        self._epoll.register(wake_descriptor, select.EPOLLIN)
+        self._accept_or_not(True)
+
+    def serve(self, seconds: float) -> None:
+        """Work for so long, or until woken; then look at the deadlines."""
+        end = time.monotonic() + seconds
+        woken = False
+        while not woken and (left := end - time.monotonic()) > 0:
+            for descriptor, _ in self._epoll.poll(left):
+                if descriptor == self._wake_descriptor:
+                    os.read(descriptor, 4096)
+                    woken = True
+                else:
+                    self._dispatch(descriptor)
+            self._advance_line()
+        self._sweep(time.monotonic())
+
+    def _dispatch(self, descriptor: int) -> None:
+        client = self._clients.get(descriptor)
+        if client is None:
+            if descriptor in self._listeners:
+                self._accept_all(self._listeners[descriptor])
+            return
+        try:
+            self._go_on(client)
+        except OSError:
+            self._close(client)  # reset
+        except Exception:
+            logger.exception("a connection is closed after an error in the poller")
+            self._close(client)
+
+    def _go_on(self, client: ClientSocket) -> None:
+        if client.stage is Stage.WORKING:
+            return  # armed by a thread that was late with a connection closed meanwhile
+        if client.stage is Stage.LINGERING:
+            if client.discard():
+                self._arm(client)
+            else:
+                self._close(client)
+        elif client.stage is Stage.HANDSHAKE:
+            self._shake_hands(client)
+        elif client.stage is Stage.UNREAD:
+            self._hand_over(client, client.verdict)
+        else:
+            self._read(client)
+
+    # -- accepting ---------------------------------------------------------------------------------------
+
+    def _accept_or_not(self, wanted: bool) -> None:
+        if wanted == self._is_accepting:
+            return
+        for descriptor in self._listeners:
+            if wanted:
+                self._epoll.register(descriptor, select.EPOLLIN)
+            else:
+                self._epoll.unregister(descriptor)
+        self._is_accepting = wanted
+
+    def _accept_all(self, listening: tuple[Any, Any]) -> None:
+        listener, own_address = listening
+        for _ in range(_ACCEPTS_AT_ONCE):
+            is_full = len(self._clients) >= self._max_connections
+            least_used = self._least_used() if is_full else None
+            if is_full and least_used is None:
+                self._pause_accepting("as many are connected as there may be")
+                return
+            try:
+                connection, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._pause_accepting(error.strerror)
+                return
+            if least_used is not None:
+                self._close(least_used)
+            self._welcome(connection, address, own_address)
+
+    def _pause_accepting(self, reason: str | None) -> None:
+        """Leave the others in the backlog."""
+        logger.error("no new clients for %g s: %s", _ACCEPT_PAUSE, reason)
+        self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
+        self._accept_or_not(False)
+
+    def _least_used(self) -> ClientSocket | None:
+        """Who has been of no use for the longest time; None where all are in use."""
+        idle = [client for client in self._clients.values() if _is_quiet(client)]
+        return min(idle, key=lambda client: client.deadline, default=None)
+
+    def _welcome(self, connection: socket.socket, address: Any, own_address: Any) -> None:
+        try:
+            client = ClientSocket(connection, address, own_address, Framing(self._max_body))
+            if self._wrap_tls is not None:
+                connection.setblocking(False)
+                client.start_tls(self._wrap_tls(connection))
+        except OSError:
+            connection.close()  # gone already
+            return
+        self._clients[client.descriptor] = client
+        client.deadline = time.monotonic() + HEAD_SECONDS
+        self._dispatch(client.descriptor)
+
+    def _shake_hands(self, client: ClientSocket) -> None:
+        try:
+            client.shake_hands()
+        except ssl.SSLWantReadError:
+            self._arm(client)
+        except ssl.SSLWantWriteError:
+            self._arm(client, select.EPOLLOUT)
+        except ssl.SSLError as error:
+            logger.info("a TLS handshake failed (%s)", error.reason)
+            self._close(client)
+        else:
+            client.stage = Stage.HEAD
+            client.deadline = time.monotonic() + HEAD_SECONDS
+            self._read(client)
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def _read(self, client: ClientSocket) -> None:
+        """Take what is here; raises OSError where the connection is broken."""
+        while (data := client.receive()) is not None:
+            verdict = client.framing.feed(data) if data else Verdict.DOUBT
+            if verdict is not Verdict.MORE:
+                if data or client.framing.in_body:
+                    self._hand_over(client, verdict)
+                else:
+                    self._close(client)  # by the client, before a request of it was complete
+                return
+            if not client.is_tls:
+                break  # there will be an event where more is here; TLS may have read it already
+        self._wait_for_more(client)
+
+    def _hand_over(self, client: ClientSocket, verdict: Verdict) -> None:
+        client.verdict = verdict
+        if verdict is Verdict.BEGUN:
+            # Its client may stall, so it waits until few enough threads do the same.
+            self._enter(client, Stage.IN_LINE, LINE_SECONDS)
+            self._in_line.append(client)
+            self._advance_line()
+        else:
+            client.stage = Stage.WORKING
+            self._submit(client)
+
+    def _advance_line(self) -> None:
+        while self._in_line and self._large.acquire(blocking=False):
+            client = self._in_line.popleft()
+            if client.stage is not Stage.IN_LINE:
+                self._large.release()  # it was closed meanwhile
+                continue
+            client.body_is_read = once(self._large.release)
+            client.stage = Stage.WORKING
+            self._submit(client)
+
+    def _wait_for_more(self, client: ClientSocket) -> None:
+        """Set the stage and its deadline. On the thread that owns the connection."""
+        framing = client.framing
+        if framing.in_body:
+            if framing.take_expectation():
+                client.send_now(_CONTINUE)
+            self._enter(client, Stage.BODY, BODY_SECONDS + framing.declared / BODY_BYTES_PER_SECOND)
+        elif framing.received:
+            self._enter(client, Stage.HEAD, HEAD_SECONDS)
+        self._arm(client)
+
+    def _enter(self, client: ClientSocket, stage: Stage, seconds: float) -> None:
+        if client.stage is stage:
+            return
+        deadline = time.monotonic() + seconds
+        client.deadline = deadline if self._drain_until is None else min(deadline, self._drain_until)
+        # Last: from here on the poller may close it when its time is over.
+        client.stage = stage
+
+    def _arm(self, client: ClientSocket, events: int = select.EPOLLIN) -> None:
+        """Have the poller told once; what happens from here on is the poller's."""
+        # A descriptor that cannot be armed was closed; its connection goes with its deadline.
+        with contextlib.suppress(OSError, ValueError):
+            if client.is_registered:
+                self._epoll.modify(client.descriptor, events | select.EPOLLONESHOT)
+            else:
+                client.is_registered = True
+                self._epoll.register(client.descriptor, events | select.EPOLLONESHOT)
+
+    # -- coming back, on a thread of the pool -------------------------------------------------------------
+
+    def give_back(self, client: ClientSocket, rest: bytes | None) -> None:
+        """A request is done. rest: what came behind it, of the next one; None ends the connection."""
+        client.body_is_read()
+        if rest is not None:
+            try:
+                rest += client.leave_pool()
+            except OSError:
+                rest = None
+        if rest is None:
+            self._linger(client)
+            return
+        client.framing = Framing(self._max_body)
+        if rest:
+            verdict = client.framing.feed(rest)
+            if verdict is Verdict.MORE:
+                self._wait_for_more(client)
+            else:
+                # One that sends without reading gets a thread only once there is room for an answer.
+                client.verdict = verdict
+                self._enter(client, Stage.UNREAD, SEND_SECONDS)
+                self._arm(client, select.EPOLLOUT)
+        elif self._drain_until is not None:
+            self._linger(client)
+        else:
+            self._enter(client, Stage.IDLE, self._keepalive)
+            self._arm(client)
+
+    def _linger(self, client: ClientSocket) -> None:
+        """Take in what the client still sends: closing at once would reset the answer that it is reading."""
+        client.say_goodbye()
+        client.may_still_send = _LINGER_BYTES
+        self._enter(client, Stage.LINGERING, _LINGER_SECONDS)
+        self._arm(client)
+
+    # -- deadlines and ends, on the poller's thread --------------------------------------------------------
+
+    def drain(self) -> None:
+        """Refuse new clients; what is being sent has a short time to arrive, and nobody stays for more."""
+        self._accept_or_not(False)
+        for listener, _ in self._listeners.values():
+            listener.close()
+        self._listeners = {}
+        # What is here already is a request to be answered.
+        for descriptor, _ in self._epoll.poll(0):
+            if descriptor != self._wake_descriptor:
+                self._dispatch(descriptor)
+        self._drain_until = time.monotonic() + DRAIN_SECONDS
+        for client in self._clients.values():
+            if client.stage is not Stage.WORKING:
+                client.deadline = min(client.deadline, self._drain_until)
+        self._sweep(time.monotonic())
+
+    def close(self) -> None:
+        """Hang up on everybody who is left."""
+        for client in list(self._clients.values()):
+            client.hang_up()
+        self._epoll.close()
+
+    def _sweep(self, now: float) -> None:
+        late = 0
+        for client in list(self._clients.values()):
+            if client.stage is Stage.WORKING:
+                continue
+            if client.deadline <= now:
+                late += client.stage in (Stage.HANDSHAKE, Stage.HEAD, Stage.BODY)
+                self._expire(client)
+            elif self._drain_until is not None and _is_quiet(client):
+                self._close(client)
+        if late:
+            logger.info("hung up on %d clients that were too slow to send their request", late)
+        if not self._is_accepting and now >= self._accept_again_at:
+            self._accept_or_not(True)
+
+    def _expire(self, client: ClientSocket) -> None:
+        if client.stage is Stage.IN_LINE:
+            client.send_now(error_answer(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once"))
+            self._linger(client)
+        elif client.stage in (Stage.HEAD, Stage.BODY) and client.framing.received.strip():
+            client.send_now(error_answer(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time"))
+            self._linger(client)
+        else:
+            self._close(client)
+
+    def _close(self, client: ClientSocket) -> None:
+        if self._clients.get(client.descriptor) is client:
+            del self._clients[client.descriptor]
+        client.stage = Stage.CLOSED
+        client.close()
+
+    def __repr__(self) -> str:
+        stages = Counter(client.stage for client in list(self._clients.values()))
+        counts = ", ".join(f"{stages[stage]} {stage.value}" for stage in Stage if stages[stage])
+        return f"<Poller [{self.connections} connected{f': {counts}' if counts else ''}]>"
+
+
+def once(action: Callable[[], None]) -> Callable[[], None]:
+    """Does it at the first call. For one thread at a time."""
+    left = [action]
+
+    def act() -> None:
+        if left:
+            left.pop()()
+
+    return act
+
+
+def _is_quiet(client: ClientSocket) -> bool:
+    """Whether nothing of a request has come, and nothing of an answer is on its way."""
+    silent = client.stage is Stage.HEAD and not client.framing.received
+    return client.stage is Stage.IDLE or silent
+
+
+def error_answer(status: HTTPStatus, message: str) -> bytes:
+    """A whole answer of JSON for what never reached the app; it ends the connection."""
+    body = json.dumps({"error": message}).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
