@@ -57,25 +57,21 @@ class Answer:
 class RawClient:
     """One connection to a server. Belongs to one thread, except for `hang_up`."""
 
-<<<<<<< HEAD
-    def __init__(self, url: str, timeout: float = DEADLINE, *, context: ssl.SSLContext | None = None) -> None:
-        """Over TLS where the URL says so; without a `context` any certificate will do."""
-        parts = urlsplit(url)
-        assert parts.hostname is not None
-        self.socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=timeout)
-        if parts.scheme == "https":
-            secure = context or _trusting_anybody()
-            self.socket = secure.wrap_socket(self.socket, server_hostname=parts.hostname)
-=======
-    def __init__(self, url: str, timeout: float = DEADLINE, connection: socket.socket | None = None) -> None:
-        """connection: one that is made already."""
+    def __init__(
+        self,
+        url: str,
+        timeout: float = DEADLINE,
+        connection: socket.socket | None = None,
+        *,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """connection: one that is made already; context: for TLS, without it any certificate will do."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.socket = connection or socket.create_connection((parts.hostname, parts.port or 80), timeout)
         self.socket.settimeout(timeout)
         if parts.scheme == "https":
-            self.socket = _over_tls(self.socket)
->>>>>>> h-poller
+            self.socket = _over_tls(self.socket, parts.hostname, context or _trusting_anybody())
         self._buffer = b""
         self.headers: list[tuple[str, str]] = []
 
@@ -177,24 +173,19 @@ class RawClient:
         return f"<RawClient {self.socket!r}>"
 
 
-<<<<<<< HEAD
 def _trusting_anybody() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-=======
-def _over_tls(connection: socket.socket) -> ssl.SSLSocket:
-    """The certificate is not checked: it is the test's own."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+
+
+def _over_tls(connection: socket.socket, host: str, context: ssl.SSLContext) -> ssl.SSLSocket:
     try:
-        return context.wrap_socket(connection)
+        return context.wrap_socket(connection, server_hostname=host)
     except OSError:
         connection.close()
         raise
->>>>>>> h-poller
 
 
 def request_bytes(method: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
