@@ -14,11 +14,11 @@ from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.model_server import ModelServer
 from pyworker.local.signing import Signer
 from tests.support import process
-from tests.support.certificate import tls_variables
 from tests.support.leaks import LeakCheck, share_port, unshare_port
 from tests.support.scripted import ScriptedServer
 from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, Stack
 from tests.support.starting import INSTALL_SECONDS, Installed, Run, Start, copy_project, free_ports
+from tests.support.tls import tls_variables
 from tests.support.waiting import DEADLINE
 
 SHOWN_LOG = 20_000

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from pyworker.poller import HEAD_SECONDS
-from tests.support.certificate import tls_variables
 from tests.support.http import RawClient, ask
 from tests.support.scripted import whole
 from tests.support.stack import NewStack, Stack
+from tests.support.tls import tls_variables
 from tests.support.waiting import wait_until
 
 CROWD = 600

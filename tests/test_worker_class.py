@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.certificate import tls_variables
 from tests.support.http import RawClient, ask, next_request_idx, request_bytes
 from tests.support.scripted import Act, chunk, head, whole
 from tests.support.stack import NewStack, Stack
+from tests.support.tls import tls_variables
 from tests.support.waiting import DEADLINE, wait_until
 
 PING = b"GET /ping HTTP/1.1\r\nHost: worker\r\n\r\n"

@@ -6,12 +6,14 @@ import ssl
 from pathlib import Path
 
 import requests
+from Crypto.PublicKey import RSA
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from pyworker.local.autoscaler import Autoscaler
+from pyworker.local.certificates import Authority
 from tests.support.waiting import DEADLINE
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -64,6 +66,15 @@ def certify(autoscaler: Autoscaler, certificate: Path, key: Path) -> None:
     assert answer.status_code == 200, answer.text
     key.write_bytes(key_pem(new))
     certificate.write_bytes(answer.content)
+
+
+def tls_variables(folder: Path) -> dict[str, str]:
+    """Put a pair of an authority of its own into `folder`; the variables that make a worker use it."""
+    authority, key = Authority(RSA.generate(2048), "root of this test"), new_key()
+    certificate, key_file = folder / "worker.crt", folder / "worker.key"
+    certificate.write_text(authority.issue(request_pem(key), "worker", "127.0.0.1"), "utf-8")
+    key_file.write_bytes(key_pem(key))
+    return {"USE_SSL": "true", "SSL_CERTFILE": str(certificate), "SSL_KEYFILE": str(key_file)}
 
 
 def root_of(autoscaler: Autoscaler) -> str:
