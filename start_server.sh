@@ -133,7 +133,9 @@ prepare_launch() {
     LAUNCH+=(setsid)
   fi
   if setpriv --pdeathsig TERM true 2>/dev/null; then
-    LAUNCH+=(setpriv --pdeathsig TERM)
+    # A script that was killed before its child had asked for the signal will send none.
+    # shellcheck disable=SC2016 # expanded by the child
+    LAUNCH+=(setpriv --pdeathsig TERM "$BASH" -c '[[ $PPID == "$0" ]] || exit 143; exec "$@"' "$$")
   fi
   trap finish EXIT
   trap 'exit 130' INT
