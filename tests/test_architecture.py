@@ -51,6 +51,9 @@ ALLOWED = {
         "autoscaler",
         "client",
         "doctor",
+        "client_calls",
+        "client_http",
+        "client_routing",
         "exchange",
         "health",
         "model_client",
@@ -58,7 +61,7 @@ ALLOWED = {
         "responses",
         "transport",
     },
-    "urllib3": {"autoscaler", "client", "client_options", "responses", "transport"},
+    "urllib3": {"autoscaler", "client_http", "client_options", "responses", "transport"},
     "Crypto": {"auth", "local"},
     "cryptography": {"doctor", "local", "tls"},
     "pydantic": {"data_types", "envelope", "local", "session_routes"},
@@ -69,6 +72,8 @@ ALLOWED = {
     "tokenizers": {"resources"},
     "nltk": {"words"},
 }
+#: The parts of `client`.
+CLIENT = {"client_calls", "client_errors", "client_http", "client_options", "client_routing"}
 #: Small enough to be had anywhere; it comes with pydantic.
 ANYWHERE = {"typing_extensions"}
 
@@ -90,7 +95,7 @@ def test_the_docstring_lists_every_module_of_the_package() -> None:
     assert set(listed) <= modules
     beside = modules - set(listed)
     text = package_docstring().partition("Beside them:")[2]
-    for module in beside - {"client_options"}:  # the options of `client`
+    for module in beside - CLIENT:  # the parts of `client`
         assert f"`{module}`" in text, f"the docstring of pyworker does not mention {module}"
 
 
@@ -107,9 +112,9 @@ def test_a_module_imports_only_modules_above_it() -> None:
     assert upward == []
 
 
-@pytest.mark.parametrize("helper", ["tokenizer", "words", "client", "client_options", "loadtest", "local"])
+@pytest.mark.parametrize("helper", ["tokenizer", "words", "client", *sorted(CLIENT), "loadtest", "local"])
 def test_helpers_beside_the_list_import_nothing_of_a_running_worker(helper: str) -> None:
-    beside = {"resources", "client", "client_options", "loadtest", "local"}
+    beside = {"resources", "client", *CLIENT, "loadtest", "local"}
     # The load test lists the workers there are.
     harmless = {*CORE, *beside, *({"registry"} if helper == "loadtest" else ())}
 
@@ -200,6 +205,7 @@ def test_importing_a_worker_is_light_and_silent() -> None:
         "import pyworker, workers.hello_world.server\n"
         "heavy = {'transformers', 'nltk', 'torch', 'tokenizers', 'huggingface_hub', 'gunicorn'}\n"
         "heavy.add('cryptography')\n"
+        "heavy |= {'hdrh', 'rich'}  # of the load test\n"
         "print('heavy', sorted(heavy & set(sys.modules)))\n"
         "print('calls', calls)\n"
         "print('threads', threading.active_count())\n"

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar, cast
 
 import pytest
@@ -21,7 +22,9 @@ from pyworker.client import (
     ClientError,
     NoWorkerReady,
     RouteRefused,
+    SessionClosed,
     StreamBroken,
+    Trace,
     WorkerAnswerError,
     WorkerTimeout,
     WorkerUnavailable,
@@ -29,7 +32,10 @@ from pyworker.client import (
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import WORKER_REPORT, parse
 from pyworker.local.signing import Signer
+from tests.support.in_process import InProcessWorker
+from tests.support.scripted import ScriptedServer
 from tests.support.status import status_report
+from tests.support.waiting import wait_until
 
 KEY = "a-key-that-must-not-show"
 DEADLINE = 20  # seconds; generous, since the machine may be busy
@@ -149,8 +155,10 @@ def announce(autoscaler: Autoscaler, url: str, worker: int = 1, **changes: objec
     autoscaler.fleet.accept_report(report, {}, time.monotonic())
 
 
-def client_of(autoscaler: Autoscaler, timeout: float = DEADLINE, api_key: str = KEY) -> Client:
-    return Client(autoscaler.url, api_key, "hello_world", timeout=timeout)
+def client_of(
+    autoscaler: Autoscaler, timeout: float = DEADLINE, api_key: str = KEY, retries: int | None = None
+) -> Client:
+    return Client(autoscaler.url, api_key, "hello_world", timeout=timeout, retries=retries)
 
 
 def test_a_call_carries_the_envelope(autoscaler: Autoscaler) -> None:
@@ -372,3 +380,136 @@ def test_threads_share_a_client(autoscaler: Autoscaler) -> None:
 def test_a_senseless_timeout(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout"):
         Client("http://x", KEY, "x", timeout=timeout)
+
+
+# -- retries and traces ----------------------------------------------------------------------------------
+
+
+def test_without_retries_the_first_refusal_is_the_answer(autoscaler: Autoscaler) -> None:
+    with ScriptedWorker(answer(429)) as worker, client_of(autoscaler, retries=0) as client:
+        announce(autoscaler, worker.url)
+        assert client.call("/generate", {}, 1.0).status_code == 429
+    assert len(worker.requests) == 1
+
+
+def test_as_many_retries_as_told(autoscaler: Autoscaler) -> None:
+    with ScriptedWorker(hang_up, answer(503), hang_up) as worker:
+        announce(autoscaler, worker.url)
+        cut = pytest.raises(WorkerUnavailable)
+        with client_of(autoscaler, retries=2) as client, cut:
+            client.call("/generate", {}, 1.0)
+    assert worker.indices() == [1, 1, 1]
+
+
+def test_a_trace_tells_what_a_call_went_through(autoscaler: Autoscaler) -> None:
+    trace = Trace()
+    begin = time.monotonic()
+    with ScriptedWorker(answer(503, Retry_After="0.3"), answer(200, "12")) as worker:
+        announce(autoscaler, worker.url)
+        with client_of(autoscaler) as client:
+            client.call("/generate", {}, 1.0, trace=trace)
+    assert (trace.worker, trace.status, trace.attempts, trace.received) == (worker.url, 200, 2, 4)
+    assert trace.routing > 0
+    assert trace.waiting >= 0.3
+    assert trace.first_byte_at is not None
+    assert begin < trace.sent_at < trace.first_byte_at < time.monotonic()
+
+
+def test_the_body_of_a_whole_answer_that_is_cut(autoscaler: Autoscaler) -> None:
+    with ScriptedWorker(plain(b"12", 100)) as worker, client_of(autoscaler, retries=0) as client:
+        announce(autoscaler, worker.url)
+        with pytest.raises(StreamBroken, match="broke off"):
+            client.call("/generate", {}, 1.0)
+
+
+def test_a_stream_that_falls_silent(autoscaler: Autoscaler) -> None:
+    gate = threading.Event()
+    script = chunks(b"data: 1\n\n", b"data: 2\n\n", gate=gate)
+    with ScriptedWorker(script) as worker, client_of(autoscaler, timeout=0.3) as client:
+        announce(autoscaler, worker.url)
+        items = client.stream("/generate_stream", {}, 1.0)
+        assert next(items) == "1"
+        with pytest.raises(WorkerTimeout, match="fell silent"):
+            next(items)
+        gate.set()
+
+
+# -- one worker ------------------------------------------------------------------------------------------
+
+
+def test_one_worker_without_an_autoscaler() -> None:
+    with ScriptedWorker(*[answer(200, {})] * 2) as worker, Client.of_worker(worker.url) as client:
+        client.call("/generate", {}, 3.0)
+        client.call("/generate", {}, 3.0)
+    assert worker.indices() == [1, 2]
+
+
+def test_one_worker_with_what_the_autoscaler_gave() -> None:
+    given = {"url": "https://public:1", "signature": "s", "request_idx": 7, "reqnum": 1, "cost": 1.0}
+    with ScriptedWorker(*[answer(200, {})] * 2) as worker, Client.of_worker(worker.url, given) as client:
+        client.call("/generate", {}, 3.0)
+        client.call("/generate", {}, 3.0)
+    assert [request["auth_data"] for request in worker.requests] == [given, given]
+
+
+# -- sessions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_worker(tmp_path: Path, scripted_model: ScriptedServer) -> Iterator[InProcessWorker]:
+    with InProcessWorker(tmp_path, scripted_model.url, "http://127.0.0.1:9") as running:
+        yield running
+
+
+def test_a_session_with_a_real_worker(real_worker: InProcessWorker, scripted_model: ScriptedServer) -> None:
+    with Client.of_worker(real_worker.url) as client:
+        with client.session(
+            lifetime=30, cost=5.0, on_close_route="/over", on_close_payload={"why": "left"}
+        ) as session:
+            assert session.is_open()
+            assert session.call("/pass", {"prompt": "one"}).status_code == 200
+            assert list(session.stream("/stream", {"prompt": "two"}))
+            wait_until(lambda: real_worker.in_hand == 1, "the session alone in hand")
+        assert not session.is_open()
+        assert scripted_model.request("/over").json()["session_id"] == session.id
+        session.end()  # once more is harmless
+        with pytest.raises(SessionClosed, match="invalid session"):
+            session.call("/pass", {"prompt": "late"})
+        with pytest.raises(SessionClosed):
+            list(session.stream("/stream", {"prompt": "late"}))
+
+
+def test_a_session_ends_when_its_block_is_left_by_an_error(real_worker: InProcessWorker) -> None:
+    with Client.of_worker(real_worker.url) as client:
+        with pytest.raises(ZeroDivisionError), client.session() as session:
+            _ = 1 / 0
+        assert not session.is_open()
+
+
+def test_senseless_terms_of_a_session(real_worker: InProcessWorker) -> None:
+    refused = pytest.raises(WorkerAnswerError, match=r"422.*lifetime")
+    with Client.of_worker(real_worker.url) as client, refused, client.session(lifetime=-1):
+        pytest.fail("there is no such session")
+
+
+def test_a_session_stays_with_its_worker(autoscaler: Autoscaler) -> None:
+    script = [answer(201, {"session_id": "s1"}), answer(503), answer(200, {}), answer(200, {"ended": True})]
+    with ScriptedWorker(*script) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        with client.session(lifetime=9) as session:
+            assert session.call("/generate", {}).status_code == 200
+        routed = autoscaler.fleet.requests_seen
+    assert worker.paths == ["/session/create", "/generate", "/generate", "/session/end"]
+    assert [request.get("session_id") for request in worker.requests] == [None, "s1", "s1", "s1"]
+    assert worker.requests[1]["auth_data"] == worker.requests[0]["auth_data"]
+    assert routed == 1
+
+
+def test_a_session_whose_worker_has_gone(autoscaler: Autoscaler) -> None:
+    with ScriptedWorker(answer(201, {"session_id": "s1"})) as worker, client_of(autoscaler) as client:
+        announce(autoscaler, worker.url)
+        with client.session() as session:
+            worker.script.extend([hang_up, hang_up])
+            with pytest.raises(WorkerUnavailable):
+                session.is_open()
+        # Leaving it did not raise.

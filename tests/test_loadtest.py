@@ -116,7 +116,7 @@ def test_failures_are_shown_with_an_example(
 def test_no_autoscaler(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--autoscaler", "http://127.0.0.1:9", "-k", "k", "-e", "e", "-n", "1", "--timeout", "0.2"]
     assert execute(Question, "/generate", argv) == 1
-    assert "1 x autoscaler unreachable, for example: no answer from" in capsys.readouterr().out
+    assert "1 x routing, for example: no answer from" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
