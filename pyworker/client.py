@@ -15,9 +15,10 @@ import contextlib
 import math
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import requests
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from pyworker.client_calls import Call, Caller, Membership
 from pyworker.client_errors import (
@@ -42,6 +43,7 @@ __all__ = [
     "Client",
     "ClientClosed",
     "ClientError",
+    "ClientSettings",
     "NoWorkerReady",
     "RouteRefused",
     "RoutingFailed",
@@ -57,6 +59,16 @@ __all__ = [
 
 ABOUT_SECONDS = 10.0
 """How long the worker may take to answer what is asked about a session."""
+
+
+class ClientSettings(TypedDict, total=False):
+    """What any client can be told; see `Client`."""
+
+    timeout: float
+    retries: int | None
+    verify: bool
+    ca: Path | None
+    pool_size: int
 
 
 class Client:
@@ -93,19 +105,14 @@ class Client:
         cls,
         worker_url: str,
         auth_data: Mapping[str, object] | None = None,
-        *,
-        timeout: float = 600.0,
-        retries: int | None = None,
-        verify: bool = True,
-        ca: Path | None = None,
-        pool_size: int = 256,
+        **settings: Unpack[ClientSettings],
     ) -> Self:
         """A client of one worker, past the autoscaler.
 
         `auth_data` is an answer of the autoscaler's that named this worker; without it the worker has to
         run with UNSECURED=true.
         """
-        client = cls("", "", "", timeout=timeout, retries=retries, verify=verify, ca=ca, pool_size=pool_size)
+        client = cls("", "", "", **settings)
         client._caller.routing = OneWorker(worker_url, auth_data)
         return client
 

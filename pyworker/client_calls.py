@@ -129,9 +129,9 @@ class Caller:
         try:
             response = self._http.post(url, data, {}, max(0.001, call.deadline.left()))
         except requests.exceptions.ReadTimeout as error:
-            limit = f"{call.deadline.seconds:g} s"
+            waited = time.monotonic() - trace.sent_at
             raise WorkerTimeout(
-                f"{url} did not answer within {limit}; allow more time, or look at its log"
+                f"{url} did not answer within {waited:.3g} s; allow more time, or look at its log"
             ) from error
         except requests.RequestException as error:
             return None, WorkerUnavailable(f"{url}: {cause(error)}")

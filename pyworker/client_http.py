@@ -60,9 +60,7 @@ class Http:
                 request, stream=True, timeout=(min(CONNECT_SECONDS, timeout), timeout), verify=self._verify
             )
         except requests.exceptions.SSLError as error:
-            raise TlsFailed(
-                f"the TLS certificate of {url} is not trusted; name its root with --ca, or use --insecure"
-            ) from error
+            raise TlsFailed(_tls_trouble(url, error)) from error
 
     def wait(self, seconds: float) -> None:
         """A pause, which `close` ends with `ClientClosed`."""
@@ -99,6 +97,12 @@ def _adapter(ca: Path | None, pool_size: int) -> HTTPAdapter:
     # The root of the public service lacks an extension that Python 3.13 asks for by default.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return _TrustingAdapter(context, pool_size)
+
+
+def _tls_trouble(url: str, error: requests.exceptions.SSLError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"the TLS certificate of {url} is not trusted; name its root with --ca, or use --insecure"
+    return f"no TLS connection to {url}; does it speak TLS there?"
 
 
 def _checked(url: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import urllib3
 
-from pyworker.client import Client, ClientError
+from pyworker.client import Client, ClientError, ClientSettings
 
 PUBLIC_AUTOSCALER = "https://run.vast.ai"
 LOCAL_AUTOSCALER = "http://localhost:8081"
@@ -17,9 +18,10 @@ LOCAL_NAME = "hello_world"
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     """Options that say whom to call and as whom."""
-    parser.add_argument("-k", "--api-key", metavar="KEY", help="API key (not needed with -l)")
-    parser.add_argument("-e", "--endpoint", metavar="NAME", help="endpoint group name (not needed with -l)")
-    where = parser.add_mutually_exclusive_group()
+    group = parser.add_argument_group("whom to call, and as whom")
+    group.add_argument("-k", "--api-key", metavar="KEY", help="API key (not needed with -l)")
+    group.add_argument("-e", "--endpoint", metavar="NAME", help="endpoint group name (not needed with -l)")
+    where = group.add_mutually_exclusive_group()
     where.add_argument(
         "-l",
         "--local",
@@ -31,14 +33,14 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--autoscaler", metavar="URL", help=f"use the autoscaler at this URL (default: {PUBLIC_AUTOSCALER})"
     )
-    parser.add_argument(
+    group.add_argument(
         "--timeout",
         type=positive,
         default=600.0,
         metavar="SECONDS",
         help="give a request up after this long, waiting for a worker included (default: %(default)g)",
     )
-    trust = parser.add_mutually_exclusive_group()
+    trust = group.add_mutually_exclusive_group()
     trust.add_argument(
         "--ca",
         type=Path,
@@ -48,8 +50,39 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
     trust.add_argument("--insecure", action="store_true", help="do not check TLS certificates")
 
 
-def client_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:
-    """The client that the parsed options ask for; ends the program when one is missing."""
+def client_from(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    *,
+    retries: int | None = None,
+    pool_size: int = 256,
+    worker_url: str | None = None,
+    auth_data: Mapping[str, object] | None = None,
+) -> Client:
+    """The client that the parsed options ask for; ends the program when one is missing or wrong.
+
+    With `worker_url` it is a client of that worker, without an autoscaler.
+    """
+    if options.insecure:
+        # Asked for, so there is no news in a warning for each request.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    settings: ClientSettings = {
+        "timeout": options.timeout,
+        "retries": retries,
+        "verify": not options.insecure,
+        "ca": options.ca,
+        "pool_size": pool_size,
+    }
+    try:
+        if worker_url is not None:
+            return Client.of_worker(worker_url, auth_data, **settings)
+        return Client(*_account(parser, options), **settings)
+    except ClientError as error:
+        parser.error(str(error))
+
+
+def _account(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[str, str, str]:
+    """URL of the autoscaler, key and endpoint."""
     local = options.autoscaler == LOCAL_AUTOSCALER
     api_key = options.api_key or ("local" if local else None)
     endpoint = options.endpoint or (LOCAL_NAME if local else None)
@@ -57,25 +90,15 @@ def client_from(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("an API key is needed: -k KEY (or -l for a local autoscaler)")
     if endpoint is None:
         parser.error("an endpoint group name is needed: -e NAME (or -l for a local autoscaler)")
-    if options.insecure:
-        # Asked for, so there is no news in a warning for each request.
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    try:
-        return Client(
-            options.autoscaler or PUBLIC_AUTOSCALER,
-            api_key,
-            endpoint,
-            timeout=options.timeout,
-            verify=not options.insecure,
-            ca=options.ca,
-        )
-    except ClientError as error:
-        parser.error(str(error))
+    return options.autoscaler or PUBLIC_AUTOSCALER, api_key, endpoint
 
 
 def positive(text: str) -> float:
     """A finite number above 0, as an argparse type."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
     if not (math.isfinite(number) and number > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
