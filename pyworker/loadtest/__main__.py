@@ -7,7 +7,7 @@ import importlib.util
 import runpy
 import sys
 
-from pyworker.loadtest import make_parser
+from pyworker.loadtest.options import make_parser, plan_from
 from pyworker.registry import known_workers
 
 PROG = "python -m pyworker.loadtest"
@@ -15,9 +15,9 @@ PROG = "python -m pyworker.loadtest"
 
 def main() -> None:
     """Check the options, then run the worker's `test_load` as if it had been called with the rest."""
-    parser = make_parser(PROG)
+    parser = make_parser(PROG, "-w NAME ")
     _add_worker(parser)
-    parser.parse_args()
+    plan_from(parser, parser.parse_args())
     only_worker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_worker(only_worker)
     chosen, rest = only_worker.parse_known_args()

@@ -2,106 +2,206 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pyworker.loadtest.histogram import Histogram
+from pyworker.loadtest.objective import Objective
+from pyworker.loadtest.record import Record
+
+METRICS = ("total", "first_byte", "first_token", "gap", "routing", "waiting", "late")
+"""Of successful requests, counted from the moment they were due; but `gap` is the time between two tokens,
+`routing` and `waiting` are parts of the whole, `late` is the generator's own delay, of all requests."""
+
+SHOWN_PERCENTS = (50.0, 90.0, 99.0)
+RECENT_SECONDS = 60
+NO_WORKER = 65_535
 
 
-@dataclass(frozen=True)
-class Failure:
-    """One failed request: failures of a `kind` are counted together, one `example` of each is shown."""
+@dataclass
+class WorkerFigures:
+    """What one worker did; `number` is its place among them."""
 
-    kind: str
+    number: int
+    requests: int = 0
+    failed: int = 0
+    total: Histogram = field(default_factory=Histogram)
+
+
+@dataclass
+class ErrorFigures:
+    """Failures of one kind, and the first of them."""
+
     example: str
+    count: int = 0
+    statuses: Counter[int] = field(default_factory=Counter[int])
+
+
+@dataclass
+class Samples:
+    """One entry for each request that has ended, in columns; times are seconds from the start."""
+
+    due: array[float] = field(default_factory=lambda: array("d"))
+    ended: array[float] = field(default_factory=lambda: array("d"))
+    worker: array[int] = field(default_factory=lambda: array("H"))
+    good: array[int] = field(default_factory=lambda: array("B"))
 
 
 @dataclass(frozen=True)
-class FailureCount:
-    count: int
-    example: str
+class Glimpse:
+    """The figures at one moment, for those who watch."""
 
-
-@dataclass(frozen=True)
-class Summary:
-    """The figures at one moment. Latencies are seconds of the successful requests, in rising order."""
-
+    seconds: float
     sent: int
     succeeded: int
-    failures: Mapping[str, FailureCount]
-    latencies: tuple[float, ...]
-    elapsed: float
-    worst_start_delay: float
-
-    @property
-    def failed(self) -> int:
-        return sum(failure.count for failure in self.failures.values())
-
-    @property
-    def in_flight(self) -> int:
-        return self.sent - self.succeeded - self.failed
-
-    @property
-    def achieved_rps(self) -> float:
-        """Successful answers per second of the test."""
-        return self.succeeded / self.elapsed if self.elapsed > 0 else 0.0
-
-    def percentile(self, share: float) -> float | None:
-        """The latency that `share` of the successful requests did not exceed (nearest rank)."""
-        if not self.latencies:
-            return None
-        return self.latencies[max(0, math.ceil(share * len(self.latencies)) - 1)]
+    failed: int
+    in_flight: int
+    sent_rate: float
+    latencies: dict[float, float]
+    late: float
+    recent: tuple[int, ...]
+    """Successes of each of the last seconds, oldest first."""
+    errors: dict[str, int]
+    workers: dict[str, tuple[int, int, float]]
+    """Requests, failures and median latency by URL."""
 
 
 class Measurement:
-    """Counts requests as they start and end. Any thread may call any method; times are monotonic."""
+    """Counts requests as they start and end. Any thread may call any method; times are monotonic.
 
-    def __init__(self) -> None:
+    The fields are read under `frozen`.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
         # Guards every field below.
         self._lock = threading.Lock()
-        self._first: float | None = None
-        self._last_end: float | None = None
-        self._sent = 0
-        self._latencies: list[float] = []
-        self._failures: dict[str, FailureCount] = {}
-        self._worst_start_delay = 0.0
+        self.wall_begin = time.time()
+        self.begin = self.end = self.last_start = time.monotonic()
+        self.sent = 0
+        self.succeeded = 0
+        self.met = 0
+        self.tokens = 0
+        self.received = 0
+        self.workload = 0.0
+        self.retried = 0
+        self.histograms = {metric: Histogram() for metric in METRICS}
+        self.errors: dict[str, ErrorFigures] = {}
+        self.workers: dict[str, WorkerFigures] = {}
+        self.samples = Samples()
+        self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_SECONDS)  # second, successes
 
-    def started(self, scheduled: float, now: float) -> None:
+    def start(self) -> None:
+        """The test begins now."""
         with self._lock:
-            if self._first is None:
-                self._first = scheduled
-            self._sent += 1
-            self._worst_start_delay = max(self._worst_start_delay, now - scheduled)
+            self.wall_begin = time.time()
+            self.begin = self.end = self.last_start = time.monotonic()
 
-    def ended(self, scheduled: float, now: float, failure: Failure | None) -> None:
-        """The latency counts from the scheduled start: a late start is a wait that a user would feel."""
+    def started(self) -> None:
         with self._lock:
-            self._last_end = now
-            if failure is None:
-                self._latencies.append(now - scheduled)
-                return
-            known = self._failures.get(failure.kind, FailureCount(0, failure.example))
-            self._failures[failure.kind] = FailureCount(known.count + 1, known.example)
+            self.sent += 1
+            self.last_start = time.monotonic()
 
-    def summary(self) -> Summary:
+    def ended(self, record: Record) -> None:
+        met = self.objective.met_by(record)
         with self._lock:
-            first = self._first or 0.0
-            last = self._last_end or first
-            return Summary(
-                sent=self._sent,
-                succeeded=len(self._latencies),
-                failures=dict(self._failures),
-                latencies=tuple(sorted(self._latencies)),
-                elapsed=last - first,
-                worst_start_delay=self._worst_start_delay,
+            self.end = max(self.end, record.ended)
+            self.histograms["late"].add(record.late)
+            self.retried += max(0, record.trace.attempts - 1)
+            self.received += record.trace.received
+            self.tokens += record.tokens
+            if record.failure is None:
+                self._add_success(record, met=met)
+            else:
+                self._add_failure(record)
+            self._add_to_worker(record)
+
+    def _add_success(self, record: Record, *, met: bool) -> None:
+        self.succeeded += 1
+        self.met += met
+        self.workload += record.workload
+        histograms = self.histograms
+        histograms["total"].add(record.total)
+        histograms["routing"].add(record.trace.routing)
+        histograms["waiting"].add(record.trace.waiting)
+        if record.first_byte is not None:
+            histograms["first_byte"].add(record.first_byte)
+        if record.first_token is not None:
+            histograms["first_token"].add(record.first_token)
+        histograms["gap"].add_all(record.gaps)
+        second = int(record.ended - self.begin)
+        known = self._recent.pop()[1] if self._recent and self._recent[-1][0] >= second else 0
+        self._recent.append((second, known + 1))
+
+    def _add_failure(self, record: Record) -> None:
+        assert record.failure is not None
+        figures = self.errors.setdefault(record.failure.kind, ErrorFigures(record.failure.example))
+        figures.count += 1
+        if record.trace.status:
+            figures.statuses[record.trace.status] += 1
+
+    def _add_to_worker(self, record: Record) -> None:
+        url = record.trace.worker
+        number = NO_WORKER
+        if url:
+            figures = self.workers.get(url)
+            if figures is None:
+                figures = self.workers[url] = WorkerFigures(min(len(self.workers), NO_WORKER))
+            number = figures.number
+            figures.requests += 1
+            if record.failure is None:
+                figures.total.add(record.total)
+            else:
+                figures.failed += 1
+        samples = self.samples
+        samples.due.append(record.due - self.begin)
+        samples.ended.append(record.ended - self.begin)
+        samples.worker.append(number)
+        samples.good.append(record.failure is None)
+
+    @contextmanager
+    def frozen(self) -> Generator[float]:
+        """Nothing is counted meanwhile. Gives the end of the test; now, where some are still open."""
+        with self._lock:
+            yield time.monotonic() if self.unfinished else self.end
+
+    @property
+    def failed(self) -> int:
+        return sum(figures.count for figures in self.errors.values())
+
+    @property
+    def unfinished(self) -> int:
+        return self.sent - self.succeeded - self.failed
+
+    def glimpse(self) -> Glimpse:
+        """The figures now; cheap enough to be asked several times a second of a long test."""
+        with self._lock:
+            now = time.monotonic() - self.begin
+            sending = self.last_start - self.begin
+            recent = dict(self._recent)
+            first = max(0, int(now) - RECENT_SECONDS)
+            return Glimpse(
+                seconds=now,
+                sent=self.sent,
+                succeeded=self.succeeded,
+                failed=self.failed,
+                in_flight=self.unfinished,
+                sent_rate=(self.sent - 1) / sending if sending > 0 else 0.0,
+                latencies=self.histograms["total"].percentiles(SHOWN_PERCENTS),
+                late=self.histograms["late"].largest,
+                recent=tuple(recent.get(second, 0) for second in range(first, int(now))),
+                errors={kind: figures.count for kind, figures in self.errors.items()},
+                workers={
+                    url: (figures.requests, figures.failed, figures.total.percentile(50.0))
+                    for url, figures in self.workers.items()
+                },
             )
 
-    def progress(self) -> tuple[int, int, int]:
-        """Sent, succeeded and failed so far; cheap enough to ask every second of a long test."""
-        with self._lock:
-            failed = sum(failure.count for failure in self._failures.values())
-            return self._sent, len(self._latencies), failed
-
     def __repr__(self) -> str:
-        sent, succeeded, failed = self.progress()
-        return f"<Measurement [{sent} sent, {succeeded} succeeded, {failed} failed]>"
+        with self._lock:
+            return f"<Measurement [{self.sent} sent, {self.succeeded} succeeded, {self.failed} failed]>"

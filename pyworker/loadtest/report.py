@@ -1,39 +1,161 @@
-"""The load test's figures as text for people."""
+"""The result as text, and the words that the other reports share."""
 
 from __future__ import annotations
 
-from pyworker.loadtest.measurement import Summary
+from collections.abc import Sequence
 
-NOTED_START_DELAY = 0.1
-EXAMPLE_LENGTH = 200
+from pyworker.loadtest.record import KINDS
+from pyworker.loadtest.result import Result
+
+NAMES = {
+    "total": "latency",
+    "first_byte": "first byte",
+    "first_token": "first token",
+    "gap": "between tokens",
+    "routing": "routing",
+    "waiting": "waiting",
+    "late": "late starts",
+}
+SHOWN = ("p50", "p90", "p95", "p99", "p99.9")
+NOTED_LATENESS = 0.02
+NOTED_WAITING = 1e-3
+SHOWN_WORKERS = 10
 
 
-def progress_line(seconds: float, count: int, figures: tuple[int, int, int]) -> str:
-    """One line for each second of the test."""
-    sent, succeeded, failed = figures
-    in_flight = sent - succeeded - failed
-    return f"{seconds:5.0f} s  sent {sent}/{count}  ok {succeeded}  failed {failed}  in flight {in_flight}"
+def duration(seconds: float) -> str:
+    """Three digits and a unit."""
+    if seconds == 0:
+        return "0 s"
+    if seconds < 0.9995e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 0.9995:
+        return f"{seconds * 1e3:.3g} ms" if seconds < 0.0995 else f"{seconds * 1e3:.0f} ms"
+    return f"{seconds:.3g} s" if seconds < 99.5 else f"{seconds:.0f} s"
 
 
-def table(summary: Summary, planned: int, target_rps: float) -> str:
-    """The result, with an example of each kind of failure."""
+def percent(share: float) -> str:
+    """Never rounded to nothing, nor to all."""
+    text = f"{share:.1%}"
+    if share > 0 and text == "0.0%":
+        return "<0.1%"
+    return ">99.9%" if share < 1 and text == "100.0%" else text
+
+
+def amount(size: float) -> str:
+    """Bytes, as people read them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def text_report(result: Result) -> str:
+    """All of it, for a terminal or a file."""
+    parts = [_facts(result)]
+    if result.succeeded:
+        parts.append(table(["", *SHOWN, "largest"], time_rows(result)))
+    if len(result.workers) > 1:
+        rows = worker_rows(result)
+        parts.append(table(["worker", "requests", "share", "failed", "p50", "p99"], rows[:SHOWN_WORKERS]))
+        if len(rows) > SHOWN_WORKERS:
+            parts.append(f"… and {len(rows) - SHOWN_WORKERS} more workers")
+    if result.failures:
+        parts.append("\n".join(["failures", *(f"  {line}" for line in failure_lines(result))]))
+    parts += [f"Note: {note}" for note in notes(result)]
+    return "\n\n".join(parts)
+
+
+def _facts(result: Result) -> str:
+    return "\n".join(f"{name:<14}{value}" for name, value in facts(result))
+
+
+def facts(result: Result) -> list[tuple[str, str]]:
+    """What there is to say beside times, as name and value."""
+    of = "" if result.planned is None else f" of {result.planned}"
     rows = [
-        ("sent", f"{summary.sent} of {planned}"),
-        ("succeeded", str(summary.succeeded)),
-        ("failed", str(summary.failed)),
+        ("sent", f"{result.sent}{of} to {result.target}"),
+        ("succeeded", f"{result.succeeded} ({percent(1 - result.error_share)})"),
+        ("failed", str(result.failed)),
     ]
-    if summary.in_flight:
-        rows.append(("unfinished", str(summary.in_flight)))
-    rows += [(f"latency p{share}", _seconds(summary.percentile(share / 100))) for share in (50, 90, 99)]
-    rows.append(("achieved rps", f"{summary.achieved_rps:.2f} (target {target_rps:g})"))
-    if summary.worst_start_delay > NOTED_START_DELAY:
-        rows.append(("late starts", f"up to {_seconds(summary.worst_start_delay)}: this machine is too busy"))
-    lines = [f"{name:<14}{value}" for name, value in rows]
-    for kind, failure in sorted(summary.failures.items(), key=lambda item: -item[1].count):
-        example = " ".join(failure.example.split())[:EXAMPLE_LENGTH]
-        lines.append(f"  {failure.count} x {kind}, for example: {example}")
-    return "\n".join(lines)
+    if result.unfinished:
+        rows.append(("unfinished", str(result.unfinished)))
+    if result.retried:
+        rows.append(("retried", f"{result.retried} calls of a worker"))
+    rows += [
+        (
+            "started",
+            f"{result.start_rate:.2f} per second in {result.sending_seconds:.1f} s ({result.wanted})",
+        ),
+        ("throughput", f"{result.throughput:.2f} good answers per second, {amount(result.received)} in all"),
+    ]
+    if result.objective:
+        limits = ", ".join(f"{name} ≤ {duration(limit)}" for name, limit in result.objective.items())
+        met = f"{result.met} met it ({percent(1 - result.miss_share)})"
+        rows.append(("goodput", f"{result.goodput:.2f} per second with {limits}; {met}"))
+    rows.append(("workload", f"{result.workload_rate:.1f} per second"))
+    if result.tokens:
+        rows.append(("tokens", f"{result.token_rate:.1f} per second, {result.tokens} in all"))
+    return rows
 
 
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f} s"
+def time_rows(result: Result) -> list[list[str]]:
+    """A row for each time that was measured."""
+    return [
+        [NAMES[name], *(duration(spread.percentiles[key]) for key in SHOWN), duration(spread.largest)]
+        for name, spread in result.times.items()
+        if spread.count and (name != "waiting" or spread.largest > NOTED_WAITING)
+    ]
+
+
+def worker_rows(result: Result) -> list[list[str]]:
+    """A row for each worker, the busiest first."""
+    total = sum(worker.requests for worker in result.workers)
+    return [
+        [
+            worker.url,
+            str(worker.requests),
+            percent(worker.requests / total),
+            str(worker.failed),
+            duration(worker.p50),
+            duration(worker.p99),
+        ]
+        for worker in sorted(result.workers, key=lambda worker: -worker.requests)
+    ]
+
+
+def failure_lines(result: Result) -> list[str]:
+    """A line for each kind, with its example."""
+    return [
+        f"{failure.count} x {KINDS.get(failure.kind, failure.kind)}, for example {failure.example}"
+        for failure in result.failures
+    ]
+
+
+def notes(result: Result) -> list[str]:
+    """What a reader has to know to trust the figures."""
+    late = result.times["late"]
+    found: list[str] = []
+    if late.percentiles["p99"] > NOTED_LATENESS:
+        found.append(
+            f"the generator itself was up to {duration(late.largest)} late "
+            f"({duration(late.percentiles['p99'])} for one request in a hundred): this machine is too busy, "
+            "or too many requests are open. That time is part of the latency."
+        )
+    if result.wanted.endswith("at a time"):
+        found.append(
+            "a closed loop sends less while the server stalls, so its latencies look better than users'."
+        )
+    return found
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    )

@@ -6,4 +6,4 @@ from pyworker.loadtest import run
 from workers.hello_world.data_types import InputData
 
 if __name__ == "__main__":
-    run(InputData, endpoint="/generate")
+    run(InputData, endpoint="/generate", stream_endpoint="/generate_stream")

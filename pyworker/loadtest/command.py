@@ -1,0 +1,128 @@
+"""A load test from its arguments to its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyworker.errors import ConfigError
+from pyworker.loadtest.arrivals import due_times
+from pyworker.loadtest.compare import text_comparison
+from pyworker.loadtest.engine import ClosedLoop, Engine, OpenLoop
+from pyworker.loadtest.html import page
+from pyworker.loadtest.live import View, view_for
+from pyworker.loadtest.measurement import Measurement
+from pyworker.loadtest.options import Plan, checked_files, load_client, make_parser, plan_from
+from pyworker.loadtest.payloads import LoadPayload, Payloads
+from pyworker.loadtest.report import percent, text_report
+from pyworker.loadtest.result import Result, read_result, result_of
+from pyworker.loadtest.sender import Sender
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a worker's load test is about."""
+
+    payload: LoadPayload
+    route: str
+    stream_route: str
+
+
+def execute(target: Target, argv: Sequence[str]) -> int:
+    """Returns the exit status."""
+    parser = make_parser()
+    options = parser.parse_args(argv)
+    plan = plan_from(parser, options)
+    checked_files(parser, [plan.json_file, plan.html_file])
+    client = load_client(parser, options)
+    old, payloads = _read(parser, plan, target)
+    route = plan.route or (target.stream_route if plan.stream else target.route)
+    measurement = Measurement(plan.objective)
+    with client:
+        name = f"{options.worker_url or options.endpoint or 'the local endpoint'}{route}"
+        sender = Sender(client, payloads, route, measurement, stream=plan.stream)
+        engine = _engine(plan, sender)
+        with view_for(plan, f"load test of {name}") as view:
+            measurement.start()
+            engine.start()
+            _watch(engine, measurement, view)
+        result = result_of(measurement, plan, name)
+    return _report(result, plan, old)
+
+
+def _read(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> tuple[Result | None, Payloads]:
+    """What the test needs before it begins; ends the program where a file is wrong."""
+    try:
+        old = None if plan.compare_file is None else read_result(plan.compare_file)
+        if plan.payload_file is not None:
+            return old, Payloads.of_file(plan.payload_file, target.payload)
+        return old, Payloads.made(target.payload, plan.count)
+    except ConfigError as error:
+        parser.error(str(error))
+
+
+def _engine(plan: Plan, sender: Sender) -> Engine:
+    if plan.concurrency is not None:
+        return ClosedLoop(sender.send, plan.concurrency, plan.count, plan.duration)
+    moments = due_times(plan.rate, plan.arrival, count=plan.count, duration=plan.duration, seed=plan.seed)
+    return OpenLoop(sender.send, moments)
+
+
+def _watch(engine: Engine, measurement: Measurement, view: View) -> None:
+    """Show the progress until all is done; Ctrl-C ends the sending, a second one the waiting."""
+    try:
+        _show_until_done(engine, measurement, view)
+    except KeyboardInterrupt:
+        engine.stop()
+        view.say("Stopped sending, waiting for what is open (Ctrl-C once more: not waiting)")
+        try:
+            _show_until_done(engine, measurement, view)
+        except KeyboardInterrupt:
+            view.say("Not waiting for the answers")
+
+
+def _show_until_done(engine: Engine, measurement: Measurement, view: View) -> None:
+    while not engine.wait(view.pause):
+        view.show(measurement.glimpse())
+
+
+def _report(result: Result, plan: Plan, old: Result | None) -> int:
+    _say(text_report(result))
+    if old is not None:
+        _say("\n" + text_comparison(old, result))
+    written = [
+        _write(plan.json_file, result.to_json),
+        _write(plan.html_file, lambda: page(result, old)),
+    ]
+    status = 0 if all(written) else 1
+    if result.sent == 0:
+        _say("\nNothing was sent.")
+        return 1
+    if result.error_share > plan.max_error_rate:
+        _say(f"\n{percent(result.error_share)} did not succeed; {percent(plan.max_error_rate)} may fail.")
+        return 1
+    if result.miss_share > plan.max_error_rate:
+        _say(f"\n{percent(result.miss_share)} missed the objective; {percent(plan.max_error_rate)} may.")
+        return 1
+    return status
+
+
+def _write(path: Path | None, made: Callable[[], str]) -> bool:
+    """Whether there is nothing to complain of."""
+    if path is None:
+        return True
+    try:
+        path.write_text(made(), encoding="utf-8")
+    except OSError as error:
+        sys.stderr.write(f"{path} cannot be written: {error.strerror}\n")
+        return False
+    _say(f"written: {path}")
+    return True
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,80 @@
+"""Histograms of seconds that keep three digits of every value, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from hdrh.histogram import HdrHistogram  # pyright: ignore[reportMissingTypeStubs]
+from typing_extensions import Self
+
+MICROSECONDS = 1_000_000
+LONGEST = 24 * 3600 * MICROSECONDS
+DIGITS = 3
+
+
+class Histogram:
+    """Not thread-safe: whoever owns it has a lock."""
+
+    def __init__(self) -> None:
+        self._inner: Any = HdrHistogram(1, LONGEST, DIGITS)
+
+    def add(self, seconds: float) -> None:
+        """Count a value; what is out of range counts as the nearest value in it."""
+        self._inner.record_value(min(LONGEST, max(1, round(seconds * MICROSECONDS))))
+
+    def add_all(self, values: Iterable[float]) -> None:
+        for value in values:
+            self.add(value)
+
+    @property
+    def count(self) -> int:
+        return int(self._inner.get_total_count())
+
+    @property
+    def smallest(self) -> float:
+        return float(self._inner.get_min_value()) / MICROSECONDS if self.count else 0.0
+
+    @property
+    def largest(self) -> float:
+        return float(self._inner.get_max_value()) / MICROSECONDS if self.count else 0.0
+
+    @property
+    def mean(self) -> float:
+        return float(self._inner.get_mean_value()) / MICROSECONDS if self.count else 0.0
+
+    def percentiles(self, percents: Iterable[float]) -> dict[float, float]:
+        """The values that so many percent did not exceed; 0 where nothing was counted."""
+        wanted = list(percents)
+        if not self.count:
+            return dict.fromkeys(wanted, 0.0)
+        found = cast("dict[float, int]", self._inner.get_percentile_to_value_dict(wanted))
+        # The library gives the top of a value's bucket, which may lie above the largest value.
+        return {percent: min(found[percent] / MICROSECONDS, self.largest) for percent in wanted}
+
+    def percentile(self, percent: float) -> float:
+        return self.percentiles([percent])[percent]
+
+    def bins(self) -> Iterator[tuple[float, int]]:
+        """Each value that occurred, rising, and how often."""
+        if not self.count:
+            return
+        for item in self._inner.get_recorded_iterator():
+            yield item.value_iterated_to / MICROSECONDS, int(item.count_at_value_iterated_to)
+
+    def encoded(self) -> str:
+        """In the exchange format of HdrHistogram (V2, compressed, base64), microseconds."""
+        return cast("bytes", self._inner.encode()).decode()
+
+    @classmethod
+    def decoded(cls, text: str) -> Self:
+        """Raises `ValueError`."""
+        histogram = cls()
+        try:
+            histogram._inner = cast("Any", HdrHistogram).decode(text.encode())
+        except Exception as error:  # the library's own errors have no common family
+            raise ValueError("is not an encoded histogram") from error
+        return histogram
+
+    def __repr__(self) -> str:
+        return f"<Histogram [{self.count} values, {self.smallest:.6f} to {self.largest:.6f} s]>"

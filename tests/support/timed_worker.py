@@ -1,0 +1,97 @@
+"""A worker with a known service time and a known stall, which stamps all it does: the truth."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import flask
+from typing_extensions import Self
+
+from pyworker.local.serving import LocalServer
+from tests.support.waiting import DEADLINE
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Monotonic moments of one request."""
+
+    number: int
+    arrived: float
+    answered: float
+
+
+class TimedWorker:
+    """Answers `/generate` after `service` seconds; from `stall_at` seconds after the first request, nothing
+    leaves it for `stall` seconds. A cleared `gate` holds every answer. Any thread may call any method."""
+
+    def __init__(self, service: float = 0.0, stall_at: float = 0.0, stall: float = 0.0) -> None:
+        self.status = 200
+        self.answer = '{"detail": "as told"}'
+        self.gate = threading.Event()
+        self.gate.set()
+        self._service = service
+        self._stall_at = stall_at
+        self._stall = stall
+        # Guards what is below.
+        self._lock = threading.Lock()
+        self._first: float | None = None
+        self._open = 0
+        self.most_open = 0
+        self.stamps: list[Stamp] = []
+        self.envelopes: list[dict[str, Any]] = []
+        app = flask.Flask("worker")
+        app.add_url_rule("/generate", view_func=self._generate, methods=["POST"])
+        self._server = LocalServer(app, name="timed-worker")
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.gate.set()
+        self._server.stop()
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    @property
+    def stall_begin(self) -> float:
+        assert self._first is not None
+        return self._first + self._stall_at
+
+    @property
+    def stall_end(self) -> float:
+        return self.stall_begin + self._stall
+
+    def numbers(self) -> list[int]:
+        """The `number` of each payload, in the order in which they were answered."""
+        with self._lock:
+            return [stamp.number for stamp in self.stamps]
+
+    def _generate(self) -> flask.Response:
+        arrived = time.monotonic()
+        envelope = json.loads(flask.request.get_data())
+        with self._lock:
+            self._first = arrived if self._first is None else self._first
+            self._open += 1
+            self.most_open = max(self.most_open, self._open)
+            self.envelopes.append(envelope)
+        ready = arrived + self._service
+        if self.stall_begin <= ready < self.stall_end:
+            ready = self.stall_end
+        threading.Event().wait(max(0.0, ready - time.monotonic()))
+        assert self.gate.wait(DEADLINE)
+        with self._lock:
+            self._open -= 1
+            number = int(envelope["payload"].get("number", 0))
+            self.stamps.append(Stamp(number, arrived, time.monotonic()))
+        return flask.Response(self.answer, self.status, mimetype="application/json")
+
+    def __repr__(self) -> str:
+        with self._lock:
+            return f"<TimedWorker {self.url} [{self._open} open, {len(self.stamps)} answered]>"
