@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from pyworker.loadtest.payloads import LoadPayload, Payloads
 from pyworker.loadtest.report import percent, text_report
 from pyworker.loadtest.result import Result, read_result, result_of
 from pyworker.loadtest.sender import Sender
+
+LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,20 +78,31 @@ def _engine(plan: Plan, sender: Sender) -> Engine:
 
 def _watch(engine: Engine, measurement: Measurement, view: View) -> None:
     """Show the progress until all is done; Ctrl-C ends the sending, a second one the waiting."""
+    with _interrupts() as interrupts:
+        next_show = time.monotonic() + view.pause
+        stopped = False
+        while not engine.wait(LOOK_SECONDS):
+            if len(interrupts) > 1:
+                view.say("Not waiting for the answers")
+                return
+            if interrupts and not stopped:
+                stopped = True
+                engine.stop()
+                view.say("Stopped sending, waiting for what is open (Ctrl-C once more: not waiting)")
+            if time.monotonic() >= next_show:
+                next_show += view.pause
+                view.show(measurement.glimpse())
+
+
+@contextmanager
+def _interrupts() -> Generator[list[int]]:
+    """Grows by one with each Ctrl-C, which does nothing else: it must not come at a bad moment."""
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
     try:
-        _show_until_done(engine, measurement, view)
-    except KeyboardInterrupt:
-        engine.stop()
-        view.say("Stopped sending, waiting for what is open (Ctrl-C once more: not waiting)")
-        try:
-            _show_until_done(engine, measurement, view)
-        except KeyboardInterrupt:
-            view.say("Not waiting for the answers")
-
-
-def _show_until_done(engine: Engine, measurement: Measurement, view: View) -> None:
-    while not engine.wait(view.pause):
-        view.show(measurement.glimpse())
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _report(result: Result, plan: Plan, old: Result | None) -> int:
