@@ -1,0 +1,124 @@
+"""The figures as tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from tests.benchmarks import scenarios
+from tests.benchmarks.figures import KIND, KINDS, MEMORY, Result
+
+_ORDER = ("bare", "nginx", "peer", "ours")
+#: Over TLS each ratio may be so much worse.
+_TLS_ALLOWANCE = 1.3
+_FIRST_TOKEN = "first_token_p50_ms"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on the ratio to the peer, or with `absolute` on the figure itself."""
+
+    scenario: str
+    figure: str
+    bound: float
+    absolute: bool = False
+
+    def over_tls(self) -> Target:
+        worse = 1 / _TLS_ALLOWANCE if KIND[self.figure].more_is_better else _TLS_ALLOWANCE
+        return Target(f"{self.scenario}-tls", self.figure, self.bound * worse, self.absolute)
+
+
+PLAIN_TARGETS = (
+    Target("requests-64", "cpu_ms_per_request", 0.35),
+    Target("requests-64", "requests_per_s", 3.0),
+    Target("requests-64", "p99_ms", 0.5),
+    Target("requests-256", "p99_ms", 0.5),
+    Target("streams-64", "cpu_ms_per_1000_tokens", 0.75),
+    Target("streams-256", "cpu_ms_per_1000_tokens", 0.75),
+    Target("streams-256", _FIRST_TOKEN, 5.0, absolute=True),
+    Target("streams-1000", "errors", 0.0, absolute=True),
+    Target("mix", "token_p99_ms", 1.0),
+    Target("requests-64", MEMORY, 1.3),
+    Target("request-10mb", MEMORY, 1.0),
+    Target("response-50mb", MEMORY, 1.0),
+)
+TARGETS = (*PLAIN_TARGETS, *(target.over_tls() for target in PLAIN_TARGETS))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, and what was measured of it."""
+
+    target: Target
+    value: float
+    reached: bool
+
+
+def verdicts(results: Sequence[Result]) -> list[Verdict]:
+    """Of all targets that were measured."""
+    by_name = {result.scenario: result for result in results}
+    found: list[Verdict] = []
+    for target in TARGETS:
+        result = by_name.get(target.scenario)
+        if result is None:
+            continue
+        value = result.median("ours", target.figure) if target.absolute else result.ratio(target.figure)
+        if value is not None:
+            more = KIND[target.figure].more_is_better
+            found.append(Verdict(target, value, value >= target.bound if more else value <= target.bound))
+    return found
+
+
+def facts(peer: str | None) -> Mapping[str, str]:
+    """The machine, and what was compared."""
+    return {
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "gunicorn": version("gunicorn"),
+        "flask": version("flask"),
+        "requests": version("requests"),
+        **({} if peer is None else {"peer": f"vastai {peer}"}),
+    }
+
+
+def figures_table(results: Sequence[Result]) -> Iterator[str]:
+    """Every figure of every server, with our ratio to the peer, in Markdown."""
+    servers = [name for name in _ORDER if any(name in result.rounds for result in results)]
+    titles = {scenario.name: scenario.title for scenario in scenarios.ALL}
+    yield f"| scenario | figure | {' | '.join(servers)} | ours / peer |"
+    yield f"|---|---|{'--:|' * (len(servers) + 1)}"
+    for result in results:
+        for kind in KINDS:
+            values = [result.median(server, kind.name) for server in servers]
+            if any(values):
+                cells = [_number(value) for value in values]
+                ratio = _number(result.ratio(kind.name))
+                yield f"| {titles[result.scenario]} | {kind.title} | {' | '.join(cells)} | {ratio} |"
+
+
+def targets_table(results: Sequence[Result]) -> Iterator[str]:
+    """What has to be reached, and what was."""
+    titles = {scenario.name: scenario.title for scenario in scenarios.ALL}
+    yield "| scenario | figure | to reach | measured | |"
+    yield "|---|---|--:|--:|---|"
+    for verdict in verdicts(results):
+        target = verdict.target
+        kind = KIND[target.figure]
+        what = kind.title if target.absolute else f"{kind.title.partition(',')[0]}, ratio to the peer"
+        sign = "≥" if kind.more_is_better else "≤"
+        yield (
+            f"| {titles[target.scenario]} | {what} | {sign} {target.bound:.3g} | "
+            f"{_number(verdict.value)} | {'reached' if verdict.reached else 'MISSED'} |"
+        )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
