@@ -15,7 +15,7 @@ from tests.benchmarks import peer, plot, report, scenarios
 from tests.benchmarks.figures import Result
 from tests.benchmarks.measure import Measurement, NewServer, Options, stamp
 from tests.benchmarks.programs import compile_programs
-from tests.benchmarks.servers import Bare, Nginx, Ours, Peer
+from tests.benchmarks.servers import Bare, Nginx, Other, Ours, Peer
 
 _SERVERS = ("bare", "nginx", "peer", "ours")
 _QUICK = ("requests-64", "streams-64", "mix")
@@ -24,8 +24,8 @@ _QUICK = ("requests-64", "streams-64", "mix")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Compare this worker with its asyncio peer, nginx and the bare model server on one machine. "
-        "The peer is installed from PyPI the first time; cc is needed, libssl-dev for TLS.",
+        description="Compare this worker with its asyncio peer, nginx and the bare model server on one "
+        "machine. The peer is installed from PyPI the first time; cc is needed, libssl-dev for TLS.",
     )
     parser.add_argument(
         "--rounds", type=int, default=3, help="interleaved rounds of each scenario (%(default)s)"
@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
         f"{', '.join(scenario.name for scenario in scenarios.PLAIN)}, and each of them with -tls",
     )
     parser.add_argument("--servers", default=",".join(_SERVERS), metavar="NAMES", help="default: %(default)s")
+    parser.add_argument(
+        "--other", type=Path, metavar="FOLDER", help="another checkout of this project, measured as well"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the ratios to the peer")
     return parser
@@ -50,7 +53,7 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _servers(names: Sequence[str]) -> Mapping[str, NewServer]:
+def _servers(names: Sequence[str], other: Path | None) -> Mapping[str, NewServer]:
     for name in names:
         if name not in _SERVERS:
             raise ConfigError(f"no server is called {name!r}: choose from {', '.join(_SERVERS)}")
@@ -66,6 +69,9 @@ def _servers(names: Sequence[str]) -> Mapping[str, NewServer]:
         _say("installing the peer, where it is not here yet")
         python = peer.peer_python()
         chosen["peer"] = lambda around, tls: Peer(around, tls, python)
+    if other is not None:
+        checkout = other.resolve()
+        chosen["other"] = lambda around, tls: Other(around, tls, checkout)
     if "ours" in names:
         chosen["ours"] = Ours
     return chosen
@@ -79,7 +85,7 @@ def run(arguments: Sequence[str] | None = None) -> list[Result]:
         patterns = patterns or list(_QUICK)
     todo = scenarios.chosen(patterns)
     how = Options(2, options.seconds or 2.0) if options.quick else Options(options.rounds, options.seconds)
-    servers = _servers([name for name in options.servers.split(",") if name])
+    servers = _servers([name for name in options.servers.split(",") if name], options.other)
     programs = compile_programs()
     facts = report.facts(peer.VERSION if "peer" in servers else None)
     command = "python -m tests.benchmarks " + " ".join(sys.argv[1:] if arguments is None else arguments)

@@ -39,7 +39,7 @@ def svg(results: Sequence[Result]) -> str:
         lines.append(
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 8}" y2="{height - 12}" stroke="{stroke}"/>'
         )
-        lines.append(f'<text x="{at:.1f}" y="{_TOP - 14}" text-anchor="middle">{2.0**octave:g}×</text>')
+        lines.append(f'<text x="{at:.1f}" y="{_TOP - 14}" text-anchor="middle">{2.0**octave:g}&#215;</text>')
     for number, (label, factor) in enumerate(rows):
         top = _TOP + _ROW * number
         left, right = sorted((x(1.0), x(factor)))
@@ -49,7 +49,7 @@ def svg(results: Sequence[Result]) -> str:
             f'<rect x="{left:.1f}" y="{top + 3}" width="{max(right - left, 1):.1f}" height="{_ROW - 9}" '
             f'fill="{color}"/>'
         )
-        lines.append(f'<text x="{right + 6:.1f}" y="{top + 15}">{factor:.1f}×</text>')
+        lines.append(f'<text x="{right + 6:.1f}" y="{top + 15}">{factor:.1f}&#215;</text>')
     return "\n".join([*lines, "</svg>", ""])
 
 

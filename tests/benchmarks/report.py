@@ -11,7 +11,7 @@ from importlib.metadata import version
 from tests.benchmarks import scenarios
 from tests.benchmarks.figures import KIND, KINDS, MEMORY, Result
 
-_ORDER = ("bare", "nginx", "peer", "ours")
+_ORDER = ("bare", "nginx", "peer", "other", "ours")
 #: Over TLS each ratio may be so much worse.
 _TLS_ALLOWANCE = 1.3
 _FIRST_TOKEN = "first_token_p50_ms"
@@ -89,15 +89,17 @@ def figures_table(results: Sequence[Result]) -> Iterator[str]:
     """Every figure of every server, with our ratio to the peer, in Markdown."""
     servers = [name for name in _ORDER if any(name in result.rounds for result in results)]
     titles = {scenario.name: scenario.title for scenario in scenarios.ALL}
-    yield f"| scenario | figure | {' | '.join(servers)} | ours / peer |"
-    yield f"|---|---|{'--:|' * (len(servers) + 1)}"
+    rivals = [name for name in ("peer", "other") if name in servers and "ours" in servers]
+    ratios = [f"ours / {rival}" for rival in rivals]
+    yield f"| scenario | figure | {' | '.join([*servers, *ratios])} |"
+    yield f"|---|---|{'--:|' * (len(servers) + len(ratios))}"
     for result in results:
         for kind in KINDS:
             values = [result.median(server, kind.name) for server in servers]
             if any(values):
-                cells = [_number(value) for value in values]
-                ratio = _number(result.ratio(kind.name))
-                yield f"| {titles[result.scenario]} | {kind.title} | {' | '.join(cells)} | {ratio} |"
+                values += [result.ratio(kind.name, to=rival) for rival in rivals]
+                cells = " | ".join(_number(value) for value in values)
+                yield f"| {titles[result.scenario]} | {kind.title} | {cells} |"
 
 
 def targets_table(results: Sequence[Result]) -> Iterator[str]:
@@ -118,7 +120,7 @@ def targets_table(results: Sequence[Result]) -> Iterator[str]:
 
 def _number(value: float | None) -> str:
     if value is None:
-        return "–"
+        return "-"
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"

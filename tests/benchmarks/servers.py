@@ -1,4 +1,4 @@
-"""What is compared. Each is started in a folder of its own before the model server, and serves the same routes."""
+"""What is compared. Each runs in a folder of its own before the model server, and serves the same routes."""
 
 from __future__ import annotations
 
@@ -157,13 +157,27 @@ class _Worker(_Process):
 
 
 class Ours(_Worker):
-    """This project."""
+    """This project, or another checkout of it."""
 
     name = "ours"
 
+    def __init__(self, around: Surroundings, tls: bool, checkout: Path = ROOT) -> None:
+        super().__init__(around, tls)
+        self._checkout = checkout
+
     def command(self, folder: Path) -> Sequence[str]:
-        app = "pyworker:create_app('tests.benchmarks.bench_worker')"
-        return [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), app]
+        app = "pyworker:create_app('bench_worker')"
+        return [sys.executable, "-m", "gunicorn", "-c", str(self._checkout / "gunicorn.conf.py"), app]
+
+    def variables(self, folder: Path) -> Mapping[str, str]:
+        path = f"{self._checkout}:{Path(__file__).with_name('on_path')}"
+        return {**super().variables(folder), "PYTHONPATH": path}
+
+
+class Other(Ours):
+    """Another checkout of this project: what a change costs or brings."""
+
+    name = "other"
 
 
 class Peer(_Worker):
