@@ -147,7 +147,7 @@ class Answer:
         return b"".join(pieces)
 
     def read1(self, size: int | None = None) -> bytes:
-        """What is here, at least a byte and at most `size`; empty at the end. Waits for one arrival at most."""
+        """What is here, at least a byte and at most `size`; empty at the end. Waits where nothing is."""
         size = _PIECE if size is None or size < 0 else size
         if self.closed or size == 0:
             return b""
