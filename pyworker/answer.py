@@ -1,7 +1,7 @@
 """The model server's answer on the wire: its head, strictly parsed, and its body as it comes.
 
-`http.client` would do, at a fifth of the time that a small request costs. What it refuses is refused here, and
-also a head that breaks off or leaves the length of the body in doubt.
+`http.client` would do, at a fifth of the time that a small request costs. What it refuses is refused here,
+and also a head that breaks off or leaves the length of the body in doubt.
 """
 
 from __future__ import annotations

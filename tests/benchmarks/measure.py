@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
-from pyworker.local.certificates import root_certificate
+from pyworker.local.certificates import Authority
 from pyworker.local.signing import Signer, current_message
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Result
@@ -58,8 +57,7 @@ class Measurement:
         self._pubkey.write_text(self._signer.public_pem(), "utf-8")
         self._key, self._certificate = folder / "server.key", folder / "server.crt"
         self._key.write_bytes(self._signer.key.export_key("PEM"))
-        now = datetime.now(timezone.utc)
-        self._certificate.write_text(root_certificate(self._signer.key, "127.0.0.1", now), "utf-8")
+        self._certificate.write_text(Authority(self._signer.key, "benchmark").root_pem, "utf-8")
 
     def run(self, scenarios: Sequence[Scenario]) -> list[Result]:
         """Measure one scenario after the other."""
