@@ -83,6 +83,7 @@ class Result:
         return statistics.median(ratios) if ratios else None
 
     def _ratios(self, figure: str, server: str, to: str) -> Iterator[float]:
-        for one, other in zip(self.rounds.get(server, []), self.rounds.get(to, []), strict=True):
+        # One of them may not have been part of the run.
+        for one, other in zip(self.rounds.get(server, []), self.rounds.get(to, []), strict=False):
             if figure in one and other.get(figure):
                 yield one[figure] / other[figure]
