@@ -62,7 +62,7 @@ ALLOWED = {
     "Crypto": {"auth", "local"},
     "cryptography": {"doctor", "local", "tls"},
     "pydantic": {"data_types", "envelope", "local", "session_routes"},
-    "pydantic_core": {"body", "data_types", "envelope", "session_routes"},
+    "pydantic_core": {"body", "data_types", "envelope", "model_client", "session_routes"},
     "gunicorn": {"turn", "worker_class"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},

@@ -15,7 +15,10 @@ _USER, _SYSTEM = 11, 12
 
 @dataclass(frozen=True)
 class Usage:
-    """CPU seconds so far, and the sum of each process's largest resident memory in bytes."""
+    """CPU seconds so far, and the sum of each process's largest resident memory in bytes.
+
+    Pages that a forked process still shares with its parent are counted once.
+    """
 
     cpu: float
     peak_memory: int
@@ -28,15 +31,20 @@ def usage(pid: int) -> Usage:
         with contextlib.suppress(OSError):  # it ended just now
             fields = Path(f"/proc/{one}/stat").read_text("utf-8").rpartition(")")[2].split()
             cpu += int(fields[_USER]) + int(fields[_SYSTEM])
-            memory += _peak(Path(f"/proc/{one}/status").read_text("utf-8"))
+            memory += _peak(Path(f"/proc/{one}"))
     return Usage(cpu / _TICKS, memory)
 
 
-def _peak(status: str) -> int:
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _peak(process: Path) -> int:
+    status, shares = _kilobytes(process / "status"), _kilobytes(process / "smaps_rollup")
+    shared = max(status["RssAnon"] - shares["Pss_Anon"], 0)
+    return (status["VmHWM"] - shared) * 1024
+
+
+def _kilobytes(file: Path) -> dict[str, int]:
+    """The lines of such a file that hold an amount."""
+    lines = (line.split() for line in file.read_text("utf-8").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if words[-1] == "kB"}
 
 
 def _tree(pid: int) -> Iterator[int]:
