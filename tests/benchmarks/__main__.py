@@ -59,7 +59,7 @@ def _servers(names: Sequence[str], other: Path | None) -> Mapping[str, NewServer
             raise ConfigError(f"no server is called {name!r}: choose from {', '.join(_SERVERS)}")
     chosen: dict[str, NewServer] = {}
     if "bare" in names:
-        chosen["bare"] = lambda around, tls: None if tls else Bare(around, tls)
+        chosen["bare"] = Bare.where_plain
     if "nginx" in names:
         if Nginx.program() is None:
             _say("nginx is left out, it is not here; to have it: apt-get install -y nginx")

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyworker.errors import ConfigError
 from tests.benchmarks.processes import Usage, usage
 from tests.benchmarks.programs import StubServer
 from tests.support.process import ROOT, environment, free_port
@@ -21,6 +22,7 @@ from tests.support.waiting import wait_until
 _READY_WITHIN = 60.0
 _STOP_WITHIN = 45.0
 _MANY_DESCRIPTORS = 16384
+_SHOWN_LOG = 4000
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,15 @@ class Server(ABC):
 
     def wait_ready(self, envelope: bytes) -> None:
         """Until this request is answered well."""
-        wait_until(lambda: self._answers(envelope), f"a good answer of {self.name}", _READY_WITHIN)
+        try:
+            wait_until(lambda: self._answers(envelope), f"a good answer of {self.name}", _READY_WITHIN)
+        except AssertionError as error:
+            raise ConfigError(f"{error}\n{self.log}") from error
+
+    @property
+    def log(self) -> str:
+        """The end of what it has to say for itself."""
+        return ""
 
     def _answers(self, envelope: bytes) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
@@ -85,6 +95,11 @@ class Bare(Server):
 
     name = "bare"
 
+    @classmethod
+    def where_plain(cls, around: Surroundings, tls: bool) -> Bare | None:
+        """It does not speak TLS."""
+        return None if tls else cls(around, tls)
+
     def start(self, folder: Path) -> None:
         self.port = self.around.model.port
 
@@ -97,11 +112,17 @@ class _Process(Server):
     """A server that is a process of ours."""
 
     _process: subprocess.Popen[bytes] | None = None
+    _log_file: Path | None = None
+
+    @property
+    def log(self) -> str:
+        return "" if self._log_file is None else self._log_file.read_text("utf-8", "replace")[-_SHOWN_LOG:]
 
     def start(self, folder: Path) -> None:
         self.port = free_port()
         self.prepare(folder)
-        with (folder / "server.log").open("wb") as log:
+        self._log_file = folder / "server.log"
+        with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 self.command(folder), env=self.variables(folder), cwd=folder, stdout=log, stderr=log
             )
