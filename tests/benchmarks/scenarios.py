@@ -71,7 +71,7 @@ PLAIN = (
     Scenario("streams-1", "1 stream", [_stream(1)]),
     Scenario("streams-64", "64 streams", [_stream(64)], 6.0),
     Scenario("streams-256", "256 streams", [_stream(256)], 6.0),
-    Scenario("streams-1000", "1000 streams", [_stream(1000, tokens=40, gap_ms=200)], 10.0),
+    Scenario("streams-1000", "1000 streams", [_stream(1000, tokens=20, gap_ms=200)], 8.0),
     Scenario("request-1mb", "1 MB requests, 4 clients", [Load(4, prompt_bytes=_MB)]),
     Scenario("request-10mb", "10 MB requests, 4 clients", [Load(4, prompt_bytes=10 * _MB)]),
     Scenario("response-1mb", "1 MB responses, 4 clients", [Load(4, answer_bytes=_MB)]),
