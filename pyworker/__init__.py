@@ -19,6 +19,7 @@ The modules, lowest first; each imports only modules above it:
     journal        finished requests on disk until they are accepted
     metrics        the ledger of requests
     request_queue  first-in-first-out turns
+    answer         the model server's answer, parsed as it comes
     connection     one connection to the model server, and a call on it that can be aborted
     transport      the adapter of the session: a pool of such connections
     model_client   the pooled session on it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 import time
@@ -199,7 +198,7 @@ class Reporter:
                 {
                     "worker_id": self._identity.container_id,
                     "mtoken": self._identity.master_token,
-                    "requests": [dataclasses.asdict(record) for record in batch],
+                    "requests": [record.to_wire() for record in batch],
                 }
             )
             self._metrics.acknowledge_finished(len(batch))

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
-import re
 import select
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, cast
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from pyworker.answer import Answer
 
-_READ_BUFFER = 64 * 1024
 # Above this, joining head and body costs more than the second system call.
 _JOIN_BELOW = 64 * 1024
 _CONNECT_TIMEOUT = 10.0
-_MAX_INTERIM_ANSWERS = 16
-# Within what an integer of 64 bits can hold; ASCII digits, which `\d` is not.
-_LENGTH = re.compile("[0-9]{1,18}")
 
 
 class Aborted(Exception):
@@ -65,70 +57,29 @@ def _shutdown(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
 
 
-class _SocketReader(io.RawIOBase):
-    """The receiving side of a socket that counts what came."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self.received = 0
-        self.finished = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        if self.finished:
-            return 0
-        count = self._connection.recv_into(buffer)
-        self.received += count
-        return count
-
-
-class ResponseFile(io.BufferedReader):
-    """What `http.client` reads one response from; tells at its close whether bytes were left over."""
-
-    def __init__(self, reader: _SocketReader) -> None:
-        super().__init__(reader, _READ_BUFFER)
-        self._reader = reader
-        self.in_head = True
-        self.leftover = False
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        """As any file's, but a head that breaks off is an error: `http.client` would take it for whole."""
-        line = super().readline(size)
-        if self.in_head and not line.endswith(b"\n") and self._reader.received and len(line) != size:
-            raise http.client.HTTPException("the model server broke off in the head of its answer")
-        return line
-
-    def close(self) -> None:
-        if not self.closed:
-            self._reader.finished = True
-            self.leftover = bool(self.peek(1))
-        super().close()
-
-
 class Connection:
     """A TCP connection to the model server. Used by one thread at a time."""
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.socket = socket.create_connection(address, timeout=_CONNECT_TIMEOUT)
+        self._timeout: float | None = _CONNECT_TIMEOUT
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reused = False
 
-    def exchange(
-        self, method: str, head: bytes, body: bytes, timeout: float | None
-    ) -> tuple[http.client.HTTPResponse, ResponseFile]:
+    def exchange(self, method: str, head: bytes, body: bytes, timeout: float | None) -> Answer:
         """Send a request and read the head of its answer; raises OSError or `http.client.HTTPException`."""
-        self.socket.settimeout(timeout)
-        reader = _SocketReader(self.socket)
-        file = ResponseFile(reader)
+        if timeout != self._timeout:  # a system call even where nothing changes
+            self.socket.settimeout(timeout)
+            self._timeout = timeout
+        answer = Answer(self.socket, method)
         try:
             self._send(head, body)
-            return _read_head(file, method), file
+            answer.begin()
         except (ConnectionError, http.client.RemoteDisconnected) as error:
-            if self.reused and reader.received == 0:
+            if self.reused and not answer.received:
                 raise StaleConnection from error
             raise
+        return answer
 
     def _send(self, head: bytes, body: bytes) -> None:
         if len(body) <= _JOIN_BELOW:
@@ -146,49 +97,3 @@ class Connection:
 
     def close(self) -> None:
         self.socket.close()
-
-
-def _read_head(file: ResponseFile, method: str) -> http.client.HTTPResponse:
-    response = http.client.HTTPResponse(cast("socket.socket", _FileSource(file)), method=method)
-    try:
-        _begin(response)
-    except BaseException:
-        # Left to the garbage collector, response and file may be closed in the wrong order.
-        response.close()
-        raise
-    file.in_head = False
-    return response
-
-
-def _begin(response: http.client.HTTPResponse) -> None:
-    """Read heads until a final one."""
-    for _ in range(_MAX_INTERIM_ANSWERS):
-        response.begin()
-        if response.status >= 200:
-            _check_framing(response)
-            return
-        if response.status == http.client.SWITCHING_PROTOCOLS:
-            break
-        # http.client skips 100 by itself; 102 and 103 announce an answer just as well.
-        cast("Any", response).headers = None
-    raise http.client.HTTPException("the model server does not come to a final answer")
-
-
-def _check_framing(response: http.client.HTTPResponse) -> None:
-    """Refuse what `http.client` would take for an answer that ends with its connection."""
-    lengths = set(response.headers.get_all("Content-Length", []))
-    if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
-        raise http.client.HTTPException("the model server's answer has no sensible Content-Length")
-    coding = response.headers.get("Transfer-Encoding", "chunked")
-    if coding.lower() != "chunked":
-        raise http.client.HTTPException("the model server's answer has a transfer coding that is not known")
-
-
-class _FileSource:
-    """Stands where `http.client` expects a socket: it only ever asks for a file."""
-
-    def __init__(self, file: ResponseFile) -> None:
-        self._file = file
-
-    def makefile(self, _mode: str) -> ResponseFile:
-        return self._file

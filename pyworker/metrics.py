@@ -8,6 +8,7 @@ subtracted once it was accepted; what arrived meanwhile stays for the next one.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -67,7 +68,7 @@ class Counts:
     in_hand: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Since:
     """Workload since the last accepted report, and the load time not yet reported."""
 
@@ -77,13 +78,13 @@ class _Since:
     served: float = 0.0
     loadtime: float = 0.0
 
-    def plus(self, other: _Since, sign: int = 1) -> _Since:
+    def minus(self, other: _Since) -> _Since:
         return _Since(
-            self.received + sign * other.received,
-            self.cancelled + sign * other.cancelled,
-            self.rejected + sign * other.rejected,
-            self.served + sign * other.served,
-            self.loadtime + sign * other.loadtime,
+            self.received - other.received,
+            self.cancelled - other.cancelled,
+            self.rejected - other.rejected,
+            self.served - other.served,
+            self.loadtime - other.loadtime,
         )
 
 
@@ -178,7 +179,8 @@ class Metrics:
         self._lock = threading.Lock()
         self._requests = _Open()
         self._sessions = _Open()
-        self._counts = Counts()
+        self._received = 0
+        self._ended = dict.fromkeys(Outcome, 0)
         self._since = _Since()
         self._journal = Journal()
         self._lost = 0
@@ -213,13 +215,12 @@ class Metrics:
                 check(open_entries.load, len(open_entries.trackers))
             except Overloaded as error:
                 refusal = error
-                self._counts = _add(self._counts, received=1, in_hand=1)
                 self._count_end(tracker, Outcome.REJECTED)
             else:
                 tracker.admitted = True
                 open_entries.add(tracker)
-                self._counts = _add(self._counts, received=1, in_hand=1)
-                self._since = self._since.plus(_Since(received=workload))
+                self._since.received += workload
+            self._received += 1
             self._revision += 1
         self._on_change()
         if refusal is not None:
@@ -242,18 +243,15 @@ class Metrics:
 
     def _count_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
         tracker.outcome = outcome
-        name, since = {
-            Outcome.SUCCESS: ("served", _Since(served=tracker.workload)),
-            Outcome.ERROR: ("errored", _Since()),
-            Outcome.CANCELLED: ("cancelled", _Since(cancelled=tracker.workload)),
-            # It was never this worker's: one that was admitted first is taken back.
-            Outcome.REJECTED: (
-                "rejected",
-                _Since(received=-tracker.workload if tracker.admitted else 0.0, rejected=tracker.workload),
-            ),
-        }[outcome]
-        self._counts = _add(self._counts, in_hand=-1, **{name: 1})
-        self._since = self._since.plus(since)
+        self._ended[outcome] += 1
+        if outcome is Outcome.SUCCESS:
+            self._since.served += tracker.workload
+        elif outcome is Outcome.CANCELLED:
+            self._since.cancelled += tracker.workload
+        elif outcome is Outcome.REJECTED:
+            self._since.rejected += tracker.workload
+            if tracker.admitted:  # it was never this worker's: taken back
+                self._since.received -= tracker.workload
         if tracker.kind is not Kind.IN_SESSION:
             self._lost += not self._journal.append(tracker.record(outcome))
 
@@ -274,7 +272,16 @@ class Metrics:
     @property
     def counts(self) -> Counts:
         """A consistent view of the counters."""
-        return self._counts
+        with self._lock:
+            received, ended = self._received, dict(self._ended)
+        return Counts(
+            received=received,
+            served=ended[Outcome.SUCCESS],
+            errored=ended[Outcome.ERROR],
+            cancelled=ended[Outcome.CANCELLED],
+            rejected=ended[Outcome.REJECTED],
+            in_hand=received - sum(ended.values()),
+        )
 
     # -- reports -----------------------------------------------------------------------------------------
 
@@ -284,7 +291,7 @@ class Metrics:
             if not self._ready_before:
                 self._ready_before = True
                 loadtime = max(self.clock.monotonic() - self._started_at, 1e-3)
-                self._since = self._since.plus(_Since(loadtime=loadtime))
+                self._since.loadtime += loadtime
 
     def touch(self) -> None:
         """Something a report carries changed outside the ledger."""
@@ -301,7 +308,7 @@ class Metrics:
     def snapshot(self, identity: Identity, model: ModelFigures, disk_usage: float) -> Snapshot:
         """A report of this moment; `disk_usage` in GiB. Pass it to `acknowledge` once it was accepted."""
         with self._lock:
-            since, revision = self._since, self._revision
+            since, revision = dataclasses.replace(self._since), self._revision
             trackers = [*self._sessions.trackers.values(), *self._requests.trackers.values()]
             distinct, last_disk = self._distinct, self._disk_usage
             cur_load = self._sessions.load + self._requests.load
@@ -331,14 +338,16 @@ class Metrics:
         with self._lock:
             # At rest the exact zero, so that rounding never piles up.
             unchanged = self._since == snapshot.since
-            self._since = _Since() if unchanged else self._since.plus(snapshot.since, sign=-1)
+            self._since = _Since() if unchanged else self._since.minus(snapshot.since)
             self._disk_usage = snapshot.disk_usage
             self._reported_revision = snapshot.revision
 
     def finished(self, limit: int) -> Sequence[FinishedRequest]:
         """The oldest requests that ended and are not acknowledged yet."""
         with self._lock:
-            return self._journal.oldest(limit)
+            waiting = min(limit, len(self._journal))
+        # Outside the lock, which every request needs: only acknowledging changes what is here already.
+        return self._journal.oldest(waiting)
 
     def acknowledge_finished(self, count: int) -> None:
         """So many of the oldest finished requests were accepted. Only one thread may report."""
@@ -373,13 +382,8 @@ class Metrics:
             self._journal.close()
 
     def __repr__(self) -> str:
-        counts = self._counts
+        counts = self.counts
         return (
             f"<Metrics received={counts.received} served={counts.served} errored={counts.errored} "
             f"cancelled={counts.cancelled} rejected={counts.rejected} in_hand={counts.in_hand}>"
         )
-
-
-def _add(counts: Counts, **changes: int) -> Counts:
-    values = counts.__dict__
-    return Counts(**{name: value + changes.get(name, 0) for name, value in values.items()})

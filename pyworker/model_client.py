@@ -8,6 +8,7 @@ from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import pydantic_core
 import requests
 from requests.structures import CaseInsensitiveDict
 
@@ -16,8 +17,8 @@ from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
 from pyworker.transport import ModelAdapter
 
 _CONNECT_TIMEOUT = 5.0
-# Made once: `json.dumps` with an option makes an encoder for each call. NaN and infinity are no JSON.
-_ENCODER = json.JSONEncoder(allow_nan=False)
+# NaN and infinity are no JSON.
+_STRICT = json.JSONEncoder(allow_nan=False)
 
 
 class ModelSession(requests.Session):
@@ -102,10 +103,7 @@ class ModelClient:
         return ""
 
     def _prepare(self, path: str, payload: object) -> requests.PreparedRequest:
-        try:
-            body = _ENCODER.encode(payload).encode()
-        except ValueError as error:
-            raise Unprocessable("the payload holds a number that JSON cannot carry") from error
+        body = _json(payload)
         request = requests.PreparedRequest()
         request.method = "POST"
         request.url = self.session.absolute(path)
@@ -126,3 +124,15 @@ class ModelClient:
 
     def __repr__(self) -> str:
         return f"<ModelClient {self._adapter!r}>"
+
+
+def _json(payload: object) -> bytes:
+    """The payload as JSON, of a large one with no second copy; raises `Unprocessable`."""
+    try:
+        encoded = pydantic_core.to_json(payload)
+        if b"NaN" in encoded or b"Infinity" in encoded:
+            # In a text, or a number: the strict encoder knows which.
+            encoded = _STRICT.encode(payload).encode()
+    except ValueError as error:
+        raise Unprocessable("the payload holds something that JSON cannot carry") from error
+    return encoded

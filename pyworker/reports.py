@@ -36,6 +36,17 @@ class FinishedRequest:
         success = outcome in (Outcome.SUCCESS, Outcome.CANCELLED)
         return cls(request_idx, success, outcome.value, entered, started, completed)
 
+    def to_wire(self) -> dict[str, object]:
+        """The JSON object that is sent. Written out: there may be thousands of them each second."""
+        return {
+            "request_idx": self.request_idx,
+            "success": self.success,
+            "status": self.status,
+            "entered_queue_at": self.entered_queue_at,
+            "work_started_at": self.work_started_at,
+            "work_completed_at": self.work_completed_at,
+        }
+
 
 @dataclass(frozen=True)
 class StatusReport:

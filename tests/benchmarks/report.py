@@ -1,0 +1,143 @@
+"""The figures as tables."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from tests.benchmarks import scenarios
+from tests.benchmarks.figures import KIND, KINDS, MEMORY, Result
+
+_ORDER = ("bare", "nginx", "peer", "other", "ours")
+#: Over TLS each ratio may be so much worse.
+_TLS_ALLOWANCE = 1.3
+_FIRST_TOKEN = "first_token_p50_ms"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A bound on the ratio to the peer, or with `absolute` on the figure itself.
+
+    relative_to: the scenario whose ratio this one's is divided by.
+    """
+
+    scenario: str
+    figure: str
+    bound: float
+    absolute: bool = False
+    relative_to: str | None = None
+
+    def over_tls(self) -> Target:
+        """The ratio may be so much worse than the plain one."""
+        bound = 1 / _TLS_ALLOWANCE if KIND[self.figure].more_is_better else _TLS_ALLOWANCE
+        return Target(f"{self.scenario}-tls", self.figure, bound, relative_to=self.scenario)
+
+    def value(self, results: Mapping[str, Result]) -> float | None:
+        """What was measured of it, None where it was not."""
+        result = results.get(self.scenario)
+        if result is None:
+            return None
+        if self.absolute:
+            return result.median("ours", self.figure)
+        ratio = result.ratio(self.figure)
+        if self.relative_to is None or ratio is None:
+            return ratio
+        plain = results.get(self.relative_to)
+        plain_ratio = None if plain is None else plain.ratio(self.figure)
+        return ratio / plain_ratio if plain_ratio else None
+
+
+PLAIN_TARGETS = (
+    Target("requests-64", "cpu_ms_per_request", 0.35),
+    Target("requests-64", "requests_per_s", 3.0),
+    Target("requests-64", "p99_ms", 0.5),
+    Target("requests-256", "p99_ms", 0.5),
+    Target("streams-64", "cpu_ms_per_1000_tokens", 0.75),
+    Target("streams-256", "cpu_ms_per_1000_tokens", 0.75),
+    Target("streams-256", _FIRST_TOKEN, 5.0, absolute=True),
+    Target("streams-1000", "errors", 0.0, absolute=True),
+    Target("mix", "token_p99_ms", 1.0),
+    Target("requests-64", MEMORY, 1.3),
+    Target("request-10mb", MEMORY, 1.0),
+    Target("response-50mb", MEMORY, 1.0),
+)
+TARGETS = (*PLAIN_TARGETS, *(target.over_tls() for target in PLAIN_TARGETS if not target.absolute))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, and what was measured of it."""
+
+    target: Target
+    value: float
+    reached: bool
+
+
+def verdicts(results: Sequence[Result]) -> list[Verdict]:
+    """Of all targets that were measured."""
+    by_name = {result.scenario: result for result in results}
+    found: list[Verdict] = []
+    for target in TARGETS:
+        value = target.value(by_name)
+        if value is not None:
+            more = KIND[target.figure].more_is_better
+            found.append(Verdict(target, value, value >= target.bound if more else value <= target.bound))
+    return found
+
+
+def facts(peer: str | None) -> Mapping[str, str]:
+    """The machine, and what was compared."""
+    return {
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "gunicorn": version("gunicorn"),
+        "flask": version("flask"),
+        "requests": version("requests"),
+        **({} if peer is None else {"peer": f"vastai {peer}"}),
+    }
+
+
+def figures_table(results: Sequence[Result]) -> Iterator[str]:
+    """Every figure of every server, with our ratio to the peer, in Markdown."""
+    servers = [name for name in _ORDER if any(name in result.rounds for result in results)]
+    titles = {scenario.name: scenario.title for scenario in scenarios.ALL}
+    rivals = [name for name in ("peer", "other") if name in servers and "ours" in servers]
+    ratios = [f"ours / {rival}" for rival in rivals]
+    yield f"| scenario | figure | {' | '.join([*servers, *ratios])} |"
+    yield f"|---|---|{'--:|' * (len(servers) + len(ratios))}"
+    for result in results:
+        for kind in KINDS:
+            values = [result.median(server, kind.name) for server in servers]
+            if any(values):
+                values += [result.ratio(kind.name, to=rival) for rival in rivals]
+                cells = " | ".join(_number(value) for value in values)
+                yield f"| {titles[result.scenario]} | {kind.title} | {cells} |"
+
+
+def targets_table(results: Sequence[Result]) -> Iterator[str]:
+    """What has to be reached, and what was."""
+    titles = {scenario.name: scenario.title for scenario in scenarios.ALL}
+    yield "| scenario | figure | to reach | measured | |"
+    yield "|---|---|--:|--:|---|"
+    for verdict in verdicts(results):
+        target = verdict.target
+        kind = KIND[target.figure]
+        what = kind.title if target.absolute else f"{kind.title.partition(',')[0]}, ratio to the peer"
+        what += ", relative to the plain one" if target.relative_to else ""
+        sign = "≥" if kind.more_is_better else "≤"
+        yield (
+            f"| {titles[target.scenario]} | {what} | {sign} {target.bound:.3g} | "
+            f"{_number(verdict.value)} | {'reached' if verdict.reached else 'MISSED'} |"
+        )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
