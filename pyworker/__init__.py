@@ -56,7 +56,8 @@ The modules, lowest first; each imports only modules above it:
 
 Beside them: `beacon`, which reports a worker that cannot start; `instance/`, what start_server.sh runs
 before there is an environment; `doctor/`, which looks for what is wrong on an instance; `tokenizer` and
-`words` for payloads, `client` for callers, `loadtest/`, and `local/`, a stand-in autoscaler and model server.
+`words` for payloads, `client` and its parts for callers, `loadtest/`, and `local/`, a stand-in autoscaler and
+model server.
 """
 
 from pyworker.app import create_app

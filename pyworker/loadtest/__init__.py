@@ -16,8 +16,8 @@
     charts       … as plots
     html         … as a page
 
-This module starts no thread and imports none of it before `run` is called: a worker's package must be
-importable without the libraries that only a load test needs.
+None of these is imported before `run` is called: a worker's package must be importable without the
+libraries that only a load test needs.
 """
 
 from __future__ import annotations
