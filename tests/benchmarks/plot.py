@@ -10,7 +10,8 @@ from tests.benchmarks import scenarios
 from tests.benchmarks.figures import KIND, Result
 from tests.benchmarks.report import PLAIN_TARGETS
 
-_WIDTH, _ROW, _LABELS, _TOP, _RIGHT = 760, 26, 380, 48, 60
+_WIDTH, _ROW, _LABELS, _TOP, _RIGHT = 880, 26, 480, 48, 60
+_MOST_TICKS = 6
 _BETTER, _WORSE = "#2e7d32", "#c62828"
 _STYLE = "font: 13px system-ui, sans-serif; fill: #555"
 
@@ -33,7 +34,8 @@ def svg(results: Sequence[Result]) -> str:
         f"<style>text {{ {_STYLE} }}</style>",
         f'<text x="{_LABELS}" y="16">how many times better than the asyncio peer</text>',
     ]
-    for octave in range(least, octaves + 1):
+    step = math.ceil((octaves - least) / _MOST_TICKS)
+    for octave in [least, *range(0, octaves + 1, step)] if least else range(0, octaves + 1, step):
         at = x(2.0**octave)
         stroke = "#777" if octave == 0 else "#ccc"
         lines.append(
