@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, cast
@@ -57,11 +56,6 @@ class BodyReader:
             raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed") from error
         finally:
             guard.release()
-
-
-def connection_of(request: flask.Request) -> socket.socket | None:
-    """The client's socket under gunicorn; a test client has none."""
-    return request.environ.get("gunicorn.socket")
 
 
 def _read(request: flask.Request, declared: int | None, guard: _Guard) -> bytes | bytearray:

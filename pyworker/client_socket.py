@@ -14,7 +14,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
+from pyworker.nowait import Receiver, send_all
 
 READ_SIZE = 64 * 1024
 #: Seconds after which a client that takes nothing of its answer is given up.
@@ -48,7 +50,11 @@ class ClientSocket:
         self.verdict = Verdict.MORE
         self.stage = Stage.HEAD
         self.deadline = 0.0
-        self.is_registered = False
+        #: What epoll tells of it; 0 before it is registered.
+        self.armed_for = 0
+        #: Whether epoll told something in vain, while the connection was in the pool.
+        self.stirred = False
+        self.presence = Presence()
         self.may_still_send = 0
         #: To be called once the rest of a large body needs no thread any more; any number of times.
         self.body_is_read: Callable[[], None] = _nothing
@@ -71,13 +77,13 @@ class ClientSocket:
         assert self._tls is not None
         self._tls.do_handshake()
 
-    def receive(self) -> bytes | None:
+    def receive(self, receiver: Receiver) -> bytes | None:
         """What is here, None for nothing yet, empty at the end of the connection; raises OSError."""
+        if self._tls is None:
+            return receiver.receive(self.descriptor)
         try:
-            if self._tls is not None:
-                return self._tls.recv(READ_SIZE)
-            return self.sock.recv(READ_SIZE, socket.MSG_DONTWAIT)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return self._tls.recv(receiver.size)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None
 
     def send_now(self, data: bytes) -> None:
@@ -111,6 +117,13 @@ class ClientSocket:
         while count := self._tls.pending():
             pending += self._tls.recv(count)
         return pending
+
+    def send_all(self, data: bytes) -> None:
+        """On a thread of the pool; raises OSError where the client does not take it in time."""
+        if self._tls is None:
+            send_all(self.sock, data)
+        else:
+            self._tls.sendall(data)
 
     def read_within(self, size: int, seconds: float) -> bytes:
         """On a thread of the pool: some of a body; raises OSError where nothing comes in time."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import select
 import socket
 import threading
 
+from pyworker import nowait
 from pyworker.answer import Answer
 
 # Above this, joining head and body costs more than the second system call.
@@ -83,7 +83,7 @@ class Connection:
 
     def _send(self, head: bytes, body: bytes) -> None:
         if len(body) <= _JOIN_BELOW:
-            self.socket.sendall(head + body)
+            nowait.send_all(self.socket, head + body)
         else:
             self.socket.sendall(head)
             self.socket.sendall(body)
@@ -91,9 +91,7 @@ class Connection:
     @property
     def is_idle(self) -> bool:
         """Open, and silent as a connection between two requests should be."""
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        return not poll.poll(0)
+        return nowait.is_silent(self.socket.fileno())
 
     def close(self) -> None:
         self.socket.close()

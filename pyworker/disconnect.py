@@ -1,86 +1,66 @@
-"""The thread that notices that a client hung up while its request waits or is being answered."""
+"""That a client hung up while its request waits or is being answered: known to the poller, told to the request."""
 
 from __future__ import annotations
 
 import logging
-import os
-import select
-import threading
-import weakref
+import queue
 from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
+#: Where the WSGI environ has the client's `Presence`; only under a server that notices.
+PRESENCE = "pyworker.presence"
+
+
+class Presence:
+    """Whether one client is still there. Written by the poller; `on_gone` belongs to the client's request."""
+
+    def __init__(self) -> None:
+        self.is_gone = False
+        self.on_gone: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Presence{' gone' if self.is_gone else ''}>"
+
 
 class DisconnectWatcher:
-    """Watches the sockets of the clients in hand. Thread-safe; callbacks run on its own thread.
+    """Tells requests that their client is gone, on a thread of its own: the poller must not wait for them.
 
-    A watched descriptor must be unwatched before it is closed.
+    Thread-safe. A request may be told more than once.
     """
 
     def __init__(self) -> None:
-        # Guards _callbacks (descriptor -> what to do once its client is gone).
-        self._lock = threading.Lock()
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        self._epoll = select.epoll()
-        self._wake_read, self._wake_write = os.pipe()
-        self._epoll.register(self._wake_read, select.EPOLLIN)
-        # Also where nobody calls `close`: an app that never served, in a test.
-        self._close = weakref.finalize(self, _close, self._epoll, self._wake_read, self._wake_write)
+        self._gone: queue.SimpleQueue[Presence | None] = queue.SimpleQueue()
 
-    def watch(self, descriptor: int, on_gone: Callable[[], None]) -> None:
-        """Call `on_gone` once when the peer of this socket has closed its side."""
-        with self._lock:
-            self._callbacks[descriptor] = on_gone
-        self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLONESHOT)
+    def watch(self, presence: Presence, on_gone: Callable[[], None]) -> None:
+        """Have `on_gone` called once this client hangs up, or has done so already."""
+        presence.on_gone = on_gone
+        # After that: whichever of the two comes second, the request's thread or the poller, sees the other.
+        if presence.is_gone:
+            self.tell(presence)
 
-    def unwatch(self, descriptor: int) -> None:
-        """Stop watching; without effect where it is not watched. The callback may just be running."""
-        with self._lock:
-            known = self._callbacks.pop(descriptor, None) is not None
-        if known:
-            try:
-                self._epoll.unregister(descriptor)
-            except (OSError, ValueError):
-                logger.debug("a watched socket was closed early")
+    def unwatch(self, presence: Presence) -> None:
+        """Stop watching. The callback may just be running."""
+        presence.on_gone = None
+
+    def tell(self, presence: Presence) -> None:
+        """This client has hung up. Never blocks."""
+        self._gone.put(presence)
 
     def step(self) -> float:
-        """Wait until clients leave, or until `stop`; then tell who asked."""
-        for descriptor, _ in self._epoll.poll():
-            if descriptor != self._wake_read:
-                self._tell(descriptor)
+        """Wait until a client leaves, or until `stop`; then tell who asked."""
+        presence = self._gone.get()
+        on_gone = None if presence is None else presence.on_gone
+        if on_gone is not None:
+            try:
+                on_gone()
+            except Exception:
+                logger.exception("a callback of the disconnect watcher failed")
         return 0.0
 
-    def _tell(self, descriptor: int) -> None:
-        with self._lock:
-            on_gone = self._callbacks.get(descriptor)
-        # Between the wake-up and now the descriptor may have been closed and given to another client.
-        if on_gone is None or not _is_gone(descriptor):
-            return
-        try:
-            on_gone()
-        except Exception:
-            logger.exception("a callback of the disconnect watcher failed")
-
     def stop(self) -> None:
-        """Make `step` return at once, now and ever after."""
-        os.write(self._wake_write, b"\0")
-
-    def close(self) -> None:
-        """Give the descriptors back; only once `step` runs no more. Idempotent."""
-        self._close()
+        """Make `step` return at once."""
+        self._gone.put(None)
 
     def __repr__(self) -> str:
-        return f"<DisconnectWatcher [{len(self._callbacks)} clients]>"
-
-
-def _close(epoll: select.epoll, *pipe: int) -> None:
-    epoll.close()
-    for descriptor in pipe:
-        os.close(descriptor)
-
-
-def _is_gone(descriptor: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLRDHUP)
-    return bool(poll.poll(0))
+        return f"<DisconnectWatcher [{self._gone.qsize()} to tell]>"

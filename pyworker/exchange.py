@@ -13,7 +13,7 @@ import flask
 import requests
 
 from pyworker.connection import ModelCall
-from pyworker.disconnect import DisconnectWatcher
+from pyworker.disconnect import DisconnectWatcher, Presence
 from pyworker.errors import NotReady, PyworkerError, RequestError
 from pyworker.metrics import RequestTracker
 from pyworker.reports import Outcome
@@ -86,7 +86,7 @@ class Exchange:
         self.slot = slot
         self.call = ModelCall()
         self._watcher = watcher
-        self._descriptor: int | None = None
+        self._presence: Presence | None = None
         self._model_response: requests.Response | None = None
         self._gone = threading.Event()
         self.was_cut: Cut | None = None
@@ -99,10 +99,10 @@ class Exchange:
         """Whether the client hung up."""
         return self._gone.is_set()
 
-    def watch(self, descriptor: int) -> None:
-        """Notice from now on when the client on this descriptor hangs up."""
-        self._descriptor = descriptor
-        self._watcher.watch(descriptor, self.client_gone)
+    def watch(self, presence: Presence) -> None:
+        """Notice from now on when this client hangs up."""
+        self._presence = presence
+        self._watcher.watch(presence, self.client_gone)
 
     def client_gone(self) -> None:
         """The client hung up: leave the queue, end the call to the model."""
@@ -181,9 +181,9 @@ class Exchange:
             register.discard(self)
 
     def _unwatch(self) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            self._watcher.unwatch(descriptor)
+        presence, self._presence = self._presence, None
+        if presence is not None:
+            self._watcher.unwatch(presence)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.tracker!r}{' gone' if self.gone else ''}>"

@@ -9,10 +9,10 @@ from typing import Any
 import flask
 
 from pyworker.auth import SignatureVerifier
-from pyworker.body import BodyReader, connection_of
+from pyworker.body import BodyReader
 from pyworker.connection import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
-from pyworker.disconnect import DisconnectWatcher
+from pyworker.disconnect import PRESENCE, DisconnectWatcher, Presence
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import ClientGone, InvalidSession, NotReady, Overloaded
 from pyworker.exchange import Exchange, OpenExchanges
@@ -138,9 +138,9 @@ class Pipeline:
     def _forward(
         self, route: Route, request: flask.Request, payload: ApiPayload, exchange: Exchange
     ) -> flask.Response:
-        connection = connection_of(request)
-        if connection is not None:
-            exchange.watch(connection.fileno())
+        presence: Presence | None = request.environ.get(PRESENCE)
+        if presence is not None:
+            exchange.watch(presence)
         if not exchange.slot.wait(route.max_queue_time):
             exchange.tracker.end(Outcome.REJECTED)
             raise self._waited_too_long(route)

@@ -1,9 +1,11 @@
 """Every client's connection while no thread of the pool works for it: reading, deadlines, lingering, closing.
 
 All of it runs on one thread that never blocks. A connection leaves for the pool with a whole request (or the
-head and beginning of a large one), and comes back by `give_back`, on the pool's thread: epoll is armed for
-one event at a time, so that arming it is the hand-over, and nobody has to be woken for it. Only the poller's
-thread adds and removes connections, hence their number is the length of its table and cannot drift.
+head and beginning of a large one), and comes back by `give_back`, on the pool's thread. epoll tells each change
+once (edge-triggered), also while a connection is in the pool: that its client hung up is passed on at once,
+that it sent more is noted in `ClientSocket.stirred` for whoever gives it back. So a client that sends one
+request after the other costs no `epoll_ctl` at all; in every other case `_arm` makes epoll look again. Only the
+poller's thread adds and removes connections, hence their number is the length of its table and cannot drift.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
-from pyworker.client_socket import SEND_SECONDS, ClientSocket, Stage
+from pyworker.client_socket import READ_SIZE, SEND_SECONDS, ClientSocket, Stage
+from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
+from pyworker.nowait import Receiver
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,11 @@ _ACCEPT_PAUSE = 1.0
 _ACCEPTS_AT_ONCE = 64
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# What epoll tells of a connection: also in the pool; where a thread reads from it; where nobody reads yet.
+_TO_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_HANG_UP = select.EPOLLRDHUP | select.EPOLLET
+_TO_WRITE = select.EPOLLOUT | select.EPOLLET
+_IS_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 WrapTls = Callable[[socket.socket], ssl.SSLSocket]
 
@@ -54,6 +63,7 @@ class Poller:
     def __init__(
         self,
         submit: Callable[[ClientSocket], None],
+        tell_gone: Callable[[Presence], None],
         *,
         wrap_tls: WrapTls | None,
         max_connections: int,
@@ -62,15 +72,18 @@ class Poller:
         keepalive: float,
     ) -> None:
         """submit: have a thread work on this connection's request. keepalive: seconds before the next one.
+        tell_gone: a client whose request is in the pool has hung up. Neither may block.
 
         max_large: how many threads may be reading the rest of a large body at once.
         """
         self._submit = submit
+        self._tell_gone = tell_gone
         self._wrap_tls = wrap_tls
         self._max_connections = max_connections
         self._max_body = max_body
         self._keepalive = keepalive
         self._epoll = select.epoll()
+        self._receiver = Receiver(READ_SIZE)
         # Taken by the poller's thread, given back by the pool's.
         self._large = threading.Semaphore(max_large)
         # Owned by the poller's thread: descriptor -> connection, or listener with its address;
@@ -103,21 +116,36 @@ class Poller:
         end = time.monotonic() + seconds
         woken = False
         while not woken and (left := end - time.monotonic()) > 0:
-            for descriptor, _ in self._epoll.poll(left):
+            for descriptor, events in self._epoll.poll(left):
                 if descriptor == self._wake_descriptor:
                     os.read(descriptor, 4096)
                     woken = True
                 else:
-                    self._dispatch(descriptor)
+                    self._dispatch(descriptor, events)
             self._advance_line()
         self._sweep(time.monotonic())
 
-    def _dispatch(self, descriptor: int) -> None:
+    def _dispatch(self, descriptor: int, events: int) -> None:
         client = self._clients.get(descriptor)
         if client is None:
             if descriptor in self._listeners:
                 self._accept_all(self._listeners[descriptor])
             return
+        if events & _IS_GONE:
+            self._note_gone(client)
+        if client.stage is Stage.WORKING:
+            client.stirred = True
+            # Looked at again: a thread that gave it back meanwhile may not have seen the mark.
+            if client.stage is Stage.WORKING:
+                return
+        self._try_to_go_on(client)
+
+    def _note_gone(self, client: ClientSocket) -> None:
+        client.presence.is_gone = True
+        if client.presence.on_gone is not None:
+            self._tell_gone(client.presence)
+
+    def _try_to_go_on(self, client: ClientSocket) -> None:
         try:
             self._go_on(client)
         except OSError:
@@ -127,13 +155,13 @@ class Poller:
             self._close(client)
 
     def _go_on(self, client: ClientSocket) -> None:
-        if client.stage is Stage.WORKING:
-            return  # armed by a thread that was late with a connection closed meanwhile
         if client.stage is Stage.LINGERING:
             if client.discard():
-                self._arm(client)
+                self._arm(client, _TO_READ)
             else:
                 self._close(client)
+        elif client.stage is Stage.IN_LINE:
+            pass  # it hung up; its thread will find that out
         elif client.stage is Stage.HANDSHAKE:
             self._shake_hands(client)
         elif client.stage is Stage.UNREAD:
@@ -196,15 +224,15 @@ class Poller:
             return
         self._clients[client.descriptor] = client
         client.deadline = time.monotonic() + HEAD_SECONDS
-        self._dispatch(client.descriptor)
+        self._try_to_go_on(client)
 
     def _shake_hands(self, client: ClientSocket) -> None:
         try:
             client.shake_hands()
         except ssl.SSLWantReadError:
-            self._arm(client)
+            self._arm(client, _TO_READ)
         except ssl.SSLWantWriteError:
-            self._arm(client, select.EPOLLOUT)
+            self._arm(client, _TO_WRITE)
         except ssl.SSLError as error:
             logger.info("a TLS handshake failed (%s)", error.reason)
             self._close(client)
@@ -217,7 +245,8 @@ class Poller:
 
     def _read(self, client: ClientSocket) -> None:
         """Take what is here; raises OSError where the connection is broken."""
-        while (data := client.receive()) is not None:
+        while (data := client.receive(self._receiver)) is not None:
+            client.stirred = len(data) == READ_SIZE  # there may be more, of which epoll will not tell again
             verdict = client.framing.feed(data) if data else Verdict.DOUBT
             if verdict is not Verdict.MORE:
                 if data or client.framing.in_body:
@@ -226,7 +255,7 @@ class Poller:
                     self._close(client)  # by the client, before a request of it was complete
                 return
             if not client.is_tls:
-                break  # there will be an event where more is here; TLS may have read it already
+                break  # `_arm` finds out whether more is here; TLS may have read it already
         self._wait_for_more(client)
 
     def _hand_over(self, client: ClientSocket, verdict: Verdict) -> None:
@@ -234,9 +263,13 @@ class Poller:
         if verdict is Verdict.BEGUN:
             # Its client may stall, so it waits until few enough threads do the same.
             self._enter(client, Stage.IN_LINE, LINE_SECONDS)
+            self._arm(client, _HANG_UP)
             self._in_line.append(client)
             self._advance_line()
         else:
+            # Told about from here on: that it hangs up, or sends what it should not yet.
+            if client.armed_for != _TO_READ:
+                self._arm(client, _TO_READ)
             client.stage = Stage.WORKING
             self._submit(client)
 
@@ -259,7 +292,7 @@ class Poller:
             self._enter(client, Stage.BODY, BODY_SECONDS + framing.declared / BODY_BYTES_PER_SECOND)
         elif framing.received:
             self._enter(client, Stage.HEAD, HEAD_SECONDS)
-        self._arm(client)
+        self._arm(client, _TO_READ)
 
     def _enter(self, client: ClientSocket, stage: Stage, seconds: float) -> None:
         if client.stage is stage:
@@ -269,15 +302,17 @@ class Poller:
         # Last: from here on the poller may close it when its time is over.
         client.stage = stage
 
-    def _arm(self, client: ClientSocket, events: int = select.EPOLLIN) -> None:
-        """Have the poller told once; what happens from here on is the poller's."""
+    def _arm(self, client: ClientSocket, events: int) -> None:
+        """Be told of these from now on, and of what is there already; which is the poller's to act upon."""
+        client.stirred = False
         # A descriptor that cannot be armed was closed; its connection goes with its deadline.
         with contextlib.suppress(OSError, ValueError):
-            if client.is_registered:
-                self._epoll.modify(client.descriptor, events | select.EPOLLONESHOT)
+            if client.armed_for:
+                client.armed_for = events
+                self._epoll.modify(client.descriptor, events)
             else:
-                client.is_registered = True
-                self._epoll.register(client.descriptor, events | select.EPOLLONESHOT)
+                client.armed_for = events
+                self._epoll.register(client.descriptor, events)
 
     # -- coming back, on a thread of the pool -------------------------------------------------------------
 
@@ -301,19 +336,21 @@ class Poller:
                 # One that sends without reading gets a thread only once there is room for an answer.
                 client.verdict = verdict
                 self._enter(client, Stage.UNREAD, SEND_SECONDS)
-                self._arm(client, select.EPOLLOUT)
+                self._arm(client, _TO_WRITE)
         elif self._drain_until is not None:
             self._linger(client)
         else:
             self._enter(client, Stage.IDLE, self._keepalive)
-            self._arm(client)
+            # Only after that: from here on the poller acts upon what comes.
+            if client.stirred or client.is_tls or client.armed_for != _TO_READ:
+                self._arm(client, _TO_READ)
 
     def _linger(self, client: ClientSocket) -> None:
         """Take in what the client still sends: closing at once would reset the answer that it is reading."""
         client.say_goodbye()
         client.may_still_send = _LINGER_BYTES
         self._enter(client, Stage.LINGERING, _LINGER_SECONDS)
-        self._arm(client)
+        self._arm(client, _TO_READ)
 
     # -- deadlines and ends, on the poller's thread --------------------------------------------------------
 
@@ -324,9 +361,9 @@ class Poller:
             listener.close()
         self._listeners = {}
         # What is here already is a request to be answered.
-        for descriptor, _ in self._epoll.poll(0):
+        for descriptor, events in self._epoll.poll(0):
             if descriptor != self._wake_descriptor:
-                self._dispatch(descriptor)
+                self._dispatch(descriptor, events)
         self._drain_until = time.monotonic() + DRAIN_SECONDS
         for client in self._clients.values():
             if client.stage is not Stage.WORKING:

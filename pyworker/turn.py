@@ -12,6 +12,7 @@ from gunicorn.http.unreader import Unreader
 from gunicorn.http.wsgi import Response, create
 
 from pyworker.client_socket import ClientSocket
+from pyworker.disconnect import PRESENCE
 from pyworker.framing import Verdict
 from pyworker.poller import BODY_BYTES_PER_SECOND, BODY_SECONDS
 
@@ -85,8 +86,11 @@ class OneSendResponse(Response):
     all of the body was sent.
     """
 
-    def __init__(self, req: Any, sock: Any, cfg: Any, is_stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, req: Any, sock: Any, cfg: Any, client: ClientSocket, is_stopping: Callable[[], bool]
+    ) -> None:
         super().__init__(req, sock, cfg)
+        self._client = client
         self._head = b""
         self._is_stopping = is_stopping
 
@@ -136,9 +140,9 @@ class OneSendResponse(Response):
         if head and len(data) <= _JOIN_LIMIT:
             data = head + data
         elif head:
-            self.sock.sendall(head)
+            self._client.send_all(head)
         if data:
-            self.sock.sendall(data)
+            self._client.send_all(data)
 
 
 def respond(
@@ -153,7 +157,8 @@ def respond(
         client.server,
         config,
         response_class=OneSendResponse,
-        response_args=(is_stopping,),
+        response_args=(client, is_stopping),
     )
     environ["wsgi.multithread"] = True
+    environ[PRESENCE] = client.presence
     return response, environ

@@ -180,9 +180,7 @@ class Worker:
             self._callback_loop,
             Loop("pyworker-loading", lambda: self._loading.step(time.monotonic())),
             Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
-            Loop(
-                "pyworker-disconnect", self.watcher.step, on_stop=self.watcher.stop, on_end=self.watcher.close
-            ),
+            Loop("pyworker-disconnect", self.watcher.step, on_stop=self.watcher.stop),
             self._report_loop,
         ]
         if self._health_loop is not None:

@@ -84,6 +84,7 @@ class HardenedThreadWorker(ThreadWorker):
         """Serve until told to stop, then drain."""
         self._poller = Poller(
             self._pool.submit,
+            self._worker().watcher.tell,
             wrap_tls=self._wrap_tls if self.cfg.is_ssl else None,
             max_connections=self.cfg.worker_connections,
             max_large=max(1, self.cfg.threads // 4),

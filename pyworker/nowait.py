@@ -1,0 +1,76 @@
+"""`send` and `recv` that never wait, and therefore keep the interpreter while they last.
+
+The methods of `socket.socket` let other threads run during each system call. For a call that may block that is
+right. For one of a few microseconds it is what makes a threaded server slow: the thread has to queue for the
+interpreter again, behind every thread that woke up meanwhile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+
+#: More than this is better sent with the interpreter let go: copying it takes as long as a hand-over.
+SMALL = 64 * 1024
+
+# PyDLL, unlike CDLL, calls without letting go of the interpreter.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_send = _libc.send
+_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send.restype = ctypes.c_ssize_t
+_recv = _libc.recv
+_recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_recv.restype = ctypes.c_ssize_t
+
+_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_PEEK_FLAGS = socket.MSG_DONTWAIT | socket.MSG_PEEK
+_NOT_NOW = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
+
+
+def send(descriptor: int, data: bytes) -> int:
+    """How many of these bytes the kernel took; 0 where it takes none now. Raises OSError."""
+    count: int = _send(descriptor, data, len(data), _SEND_FLAGS)
+    return count if count >= 0 else _nothing_or_raise()
+
+
+def send_all(connection: socket.socket, data: bytes) -> None:
+    """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take at once."""
+    sent = send(connection.fileno(), data) if len(data) <= SMALL else 0
+    if sent < len(data):
+        connection.sendall(memoryview(data)[sent:])
+
+
+def is_silent(descriptor: int) -> bool:
+    """Whether there is nothing to read: no byte, no end and no error."""
+    count: int = _recv(descriptor, ctypes.byref(_peeked), 1, _PEEK_FLAGS)
+    return count < 0 and ctypes.get_errno() in _NOT_NOW
+
+
+# Written to by every thread and read by none.
+_peeked = ctypes.c_char()
+
+
+class Receiver:
+    """Reads into one buffer of its own. Belongs to one thread."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._buffer = ctypes.create_string_buffer(size)
+        self._view = memoryview(self._buffer)
+
+    def receive(self, descriptor: int) -> bytes | None:
+        """What is here, None for nothing yet, empty at the end of the connection; raises OSError."""
+        count: int = _recv(descriptor, self._buffer, self.size, socket.MSG_DONTWAIT)
+        if count >= 0:
+            return bytes(self._view[:count])
+        _nothing_or_raise()
+        return None
+
+
+def _nothing_or_raise() -> int:
+    number = ctypes.get_errno()
+    if number in _NOT_NOW:
+        return 0
+    raise OSError(number, os.strerror(number))
