@@ -6,11 +6,12 @@ and also a head that breaks off or leaves the length of the body in doubt.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -18,6 +19,7 @@ _PIECE = 64 * 1024
 _MAX_HEAD = 64 * 1024
 _MAX_FIELDS = 100
 _MAX_INTERIM_ANSWERS = 16
+_MAX_REMEMBERED_LINE = 256
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(.*)", re.DOTALL)
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -28,19 +30,27 @@ _FIRST_SIZE = re.compile(_SIZE)
 _NEXT_SIZE = re.compile(rb"\r?\n" + _SIZE)
 
 
+class Field(NamedTuple):
+    """One line of a head."""
+
+    name: str
+    value: str
+    lower_name: str
+
+
 class Fields:
     """Header fields in order of arrival, with what urllib3 and cookie jars ask of a message."""
 
-    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, fields: Sequence[Field]) -> None:
         self._fields = fields
 
     def items(self) -> Iterator[tuple[str, str]]:
-        return iter(self._fields)
+        return ((name, value) for name, value, _ in self._fields)
 
     def get_all(self, name: str, default: T) -> list[str] | T:
         """Every value of a field, `default` where there is none."""
         wanted = name.lower()
-        return [value for name, value in self._fields if name.lower() == wanted] or default
+        return [value for _, value, lower_name in self._fields if lower_name == wanted] or default
 
     def tokens(self, name: str) -> list[str]:
         """The lower-case members of a field that is a list."""
@@ -75,6 +85,7 @@ class Answer:
         self.version = 11
         self.status = 0
         self.reason = ""
+        self._on_end: Callable[[bool], None] | None = None
 
     # -- the head ----------------------------------------------------------------------------------------
 
@@ -134,6 +145,27 @@ class Answer:
 
     # -- the body ----------------------------------------------------------------------------------------
 
+    def call_at_end(self, on_end: Callable[[bool], None]) -> None:
+        """Once nothing more is read, call `on_end` with whether the connection can be used again.
+
+        That is after the last byte, at an error or with `close`; at once where there is no body.
+        """
+        self._on_end = on_end
+        if self._left == 0 and not self._in_chunks:
+            self._end(complete=True)
+
+    def _end(self, *, complete: bool) -> None:
+        self.closed = True
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            # Where more came than the answer, nobody knows what it is.
+            on_end(complete and not self.will_close and not self._buffer)
+
+    @property
+    def length(self) -> int | None:
+        """Bytes still to come; None where that is not known before the end."""
+        return None if self._in_chunks else self._left
+
     def read(self, size: int | None = None) -> bytes:
         """So many bytes; fewer at the end, all of them without a size."""
         pieces: list[bytes] = []
@@ -151,9 +183,13 @@ class Answer:
         size = _PIECE if size is None or size < 0 else size
         if self.closed or size == 0:
             return b""
-        piece = self._read_chunks(size) if self._in_chunks else self._read_plain(size)
-        if not piece:
-            self.closed = True
+        try:
+            piece = self._read_chunks(size) if self._in_chunks else self._read_plain(size)
+        except BaseException:
+            self._end(complete=False)
+            raise
+        if not piece or (self._left == 0 and not self._in_chunks):
+            self._end(complete=True)
         return piece
 
     def _read_plain(self, size: int) -> bytes:
@@ -229,33 +265,38 @@ class Answer:
         if not self._fill():
             raise http.client.IncompleteRead(b"")
 
-    @property
-    def leftover(self) -> bool:
-        """Whether more came than the answer."""
-        return bool(self._buffer)
-
     def isclosed(self) -> bool:
         """As `http.client.HTTPResponse`: whether the body was read, or given up."""
         return self.closed
 
     def close(self) -> None:
         """Read no more of it."""
-        self.closed = True
+        self._end(complete=False)
 
     def __repr__(self) -> str:
         return f"<Answer {self.status}{' closed' if self.closed else ''}>"
 
 
-def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
-    fields: list[tuple[str, str]] = []
+def _fields(lines: Sequence[bytes]) -> list[Field]:
+    fields: list[Field] = []
     for line in lines:
-        text = line.rstrip(b"\r")
-        if text[:1] in (b" ", b"\t") and fields:  # older servers fold long values
-            name, value = fields.pop()
-            fields.append((name, f"{value} {text.strip().decode('latin-1')}"))
-            continue
-        found = _FIELD.fullmatch(text)
-        if found is None:
-            raise http.client.HTTPException("the model server's answer has a header that is none")
-        fields.append((found[1].decode("ascii"), found[2].decode("latin-1")))
+        if line[:1] in (b" ", b"\t") and fields:  # older servers fold long values
+            name, value, lower_name = fields.pop()
+            fields.append(Field(name, f"{value} {line.strip().decode('latin-1')}", lower_name))
+        elif len(line) > _MAX_REMEMBERED_LINE:
+            fields.append(_field(line))
+        else:
+            fields.append(_remembered_field(line))
     return fields
+
+
+def _field(line: bytes) -> Field:
+    found = _FIELD.fullmatch(line.rstrip(b"\r"))
+    if found is None:
+        raise http.client.HTTPException("the model server's answer has a header that is none")
+    name = found[1].decode("ascii")
+    return Field(name, found[2].decode("latin-1"), name.lower())
+
+
+# Most lines of a model server's head are the same in every answer.
+_remembered_field = functools.lru_cache(maxsize=512)(_field)

@@ -10,12 +10,13 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
 from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
+from pyworker.heads import KnownHead
 from pyworker.nowait import Receiver, send_all
 
 READ_SIZE = 64 * 1024
@@ -47,6 +48,9 @@ class ClientSocket:
         self.address = address
         self.server = server
         self.framing = framing
+        #: The head of its last request, and what every request of this connection has in its environ.
+        self.head: KnownHead | None = None
+        self.environ: Mapping[str, Any] = {}
         self.verdict = Verdict.MORE
         self.stage = Stage.HEAD
         self.deadline = 0.0
@@ -64,6 +68,11 @@ class ClientSocket:
     @property
     def is_tls(self) -> bool:
         return self._tls is not None
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether there may be something to read that epoll has told of already, or cannot tell of."""
+        return self.stirred or self.presence.is_gone or self._tls is not None
 
     # -- for the poller: nothing blocks ------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""That a client hung up while its request waits or is being answered: known to the poller, told to the request."""
+"""A client hung up while its request waits or is being answered: the poller knows, the request is told."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ import math
 import re
 from enum import Enum
 
+from pyworker.heads import KnownHead
+
 #: The largest head. gunicorn bounds its lines; this bounds the memory that many unfinished ones may take.
 MAX_HEAD = 64 * 1024
 #: A body up to this size is waited for without a thread: far more than a prompt, and little enough to be kept
@@ -42,20 +44,32 @@ class _Doubtful(Exception):
 class Framing:
     """The bytes of one request as they come. Not thread-safe."""
 
-    def __init__(self, max_body: int) -> None:
-        """max_body: a larger declared body is not waited for, since it will be refused."""
+    def __init__(self, max_body: int, known: KnownHead | None = None) -> None:
+        """max_body: a larger declared body is not waited for, since it will be refused.
+
+        known: the head of the connection's last request; often this one has it too.
+        """
         self.received = b""
+        #: The body of a whole request with the head that is known.
+        self.known_body: bytes | None = None
+        self._known = known
         self._max_body = max_body
         # Until the head is complete: where to go on looking for its end.
         self._searched = 0
         # From then on: where the body begins, its declared length, and where the next chunk's line begins.
         self._body_at = 0
         self._length = 0
+        self._length_at: tuple[int, int] | None = None
         self._chunk_at = 0
         self._expects = False
 
     def feed(self, data: bytes) -> Verdict:
         """More of it has come; no more once the verdict is another than MORE."""
+        if self._known is not None and not self.received:
+            self.known_body = self._known.body_in(data)
+            if self.known_body is not None:
+                self.received = data
+                return Verdict.WHOLE
         self.received = self.received + data if self.received else data
         if not self._body_at:
             end = self.received.find(b"\r\n\r\n", self._searched)
@@ -74,6 +88,17 @@ class Framing:
     def in_body(self) -> bool:
         """Whether the head is complete."""
         return self._body_at > 0
+
+    @property
+    def around_length(self) -> tuple[bytes, bytes] | None:
+        """The head before and behind the digits of its Content-Length; None where it has none.
+
+        Also None for one with an expectation, which asks for more than its bytes say.
+        """
+        if self._length_at is None or not self.in_body:
+            return None
+        start, end = self._length_at
+        return self.received[:start], self.received[end : self._body_at]
 
     @property
     def declared(self) -> int:
@@ -108,8 +133,8 @@ class Framing:
             raise _Doubtful
         head = self.received[: end + 2]
         length = None
-        for name, value in _FIELDS.findall(head):
-            kind = name.lower()
+        for found in _FIELDS.finditer(head):
+            kind, value = found[1].lower(), found[2]
             if kind == b"expect":
                 if value.lower() != b"100-continue":
                     raise _Doubtful
@@ -120,6 +145,9 @@ class Framing:
                 length = _chunked(value)
             else:
                 length = _counted(value, self._max_body)
+                self._length_at = found.span(2)
+        if self._expects:
+            self._length_at = None
         self._length = length or 0
         self._body_at = self._chunk_at = end + 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import socket
 from http.cookiejar import DefaultCookiePolicy
@@ -17,6 +18,8 @@ from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
 from pyworker.transport import ModelAdapter
 
 _CONNECT_TIMEOUT = 5.0
+# The callback of a session goes where its client said, so there may be any number.
+_KNOWN_PATHS = 64
 # NaN and infinity are no JSON.
 _STRICT = json.JSONEncoder(allow_nan=False)
 
@@ -66,6 +69,9 @@ class ModelClient:
         self.session = ModelSession(base_url, self._adapter)
         self._timeout = timeout
         self._is_plain = base_url.startswith("http://")
+        self._target = functools.lru_cache(maxsize=_KNOWN_PATHS)(
+            lambda path: self._adapter.target(self._prepare(path, None))
+        )
 
     @property
     def base_url(self) -> str:
@@ -79,12 +85,12 @@ class ModelClient:
         Raises `ModelUnreachable`, `ModelTimeout`, `Unprocessable` (a number that JSON cannot carry), or
         `pyworker.connection.Aborted`.
         """
-        request = self._prepare(path, payload)
+        body = _json(payload)
         limit = self._timeout if timeout is None else timeout
         try:
             if self._is_plain:
-                return self._adapter.call(request, call, limit)
-            return self._adapter.send(request, stream=True, timeout=limit)
+                return self._adapter.call(self._target(path), body, call, limit)
+            return self._adapter.send(self._prepare(path, body), stream=True, timeout=limit)
         except requests.exceptions.Timeout as error:
             raise ModelTimeout("the model server did not answer in time") from error
         except requests.exceptions.RequestException as error:
@@ -102,8 +108,7 @@ class ModelClient:
             return f"{self.base_url} cannot be reached ({error.strerror or error})"
         return ""
 
-    def _prepare(self, path: str, payload: object) -> requests.PreparedRequest:
-        body = _json(payload)
+    def _prepare(self, path: str, body: bytes | None) -> requests.PreparedRequest:
         request = requests.PreparedRequest()
         request.method = "POST"
         request.url = self.session.absolute(path)

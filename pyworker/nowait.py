@@ -1,7 +1,7 @@
 """`send` and `recv` that never wait, and therefore keep the interpreter while they last.
 
-The methods of `socket.socket` let other threads run during each system call. For a call that may block that is
-right. For one of a few microseconds it is what makes a threaded server slow: the thread has to queue for the
+The methods of `socket.socket` let other threads run during each system call. For a call that may block that
+is right. For one of a few microseconds it makes a threaded server slow: the thread has to queue for the
 interpreter again, behind every thread that woke up meanwhile.
 """
 

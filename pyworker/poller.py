@@ -1,11 +1,12 @@
 """Every client's connection while no thread of the pool works for it: reading, deadlines, lingering, closing.
 
-All of it runs on one thread that never blocks. A connection leaves for the pool with a whole request (or the
-head and beginning of a large one), and comes back by `give_back`, on the pool's thread. epoll tells each change
-once (edge-triggered), also while a connection is in the pool: that its client hung up is passed on at once,
-that it sent more is noted in `ClientSocket.stirred` for whoever gives it back. So a client that sends one
-request after the other costs no `epoll_ctl` at all; in every other case `_arm` makes epoll look again. Only the
-poller's thread adds and removes connections, hence their number is the length of its table and cannot drift.
+All of it runs on one thread that never blocks. A connection leaves for the pool with a whole request (or
+the head and beginning of a large one), and comes back by `give_back`, on the pool's thread. epoll tells each
+change once (edge-triggered), also while a connection is in the pool: that its client hung up is passed on at
+once, that it sent more is noted in `ClientSocket.stirred` for whoever gives it back. So a client that sends one
+request after the other costs no `epoll_ctl` at all; in every other case `_arm` makes epoll look again. Only
+the poller's thread adds and removes connections, hence their number is the length of its table and cannot
+drift.
 """
 
 from __future__ import annotations
@@ -327,7 +328,7 @@ class Poller:
         if rest is None:
             self._linger(client)
             return
-        client.framing = Framing(self._max_body)
+        client.framing = Framing(self._max_body, client.head)
         if rest:
             verdict = client.framing.feed(rest)
             if verdict is Verdict.MORE:
@@ -342,7 +343,7 @@ class Poller:
         else:
             self._enter(client, Stage.IDLE, self._keepalive)
             # Only after that: from here on the poller acts upon what comes.
-            if client.stirred or client.is_tls or client.armed_for != _TO_READ:
+            if client.needs_a_look or client.armed_for != _TO_READ:
                 self._arm(client, _TO_READ)
 
     def _linger(self, client: ClientSocket) -> None:

@@ -10,14 +10,19 @@ was not checked: an answer that breaks off is cut visibly.
 
 from __future__ import annotations
 
+import functools
+import http.client
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import flask
 import requests
 import urllib3
+from werkzeug.datastructures import Headers
 
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
+from pyworker.model_response import ModelResponse
 
 #: Bodies up to so many bytes are read whole before the client's answer starts.
 WHOLE_BELOW = 256 * 1024
@@ -42,23 +47,46 @@ _WRITTEN_HERE = frozenset({"server", "date", "content-length"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FOLD = re.compile(r"\s*[\r\n]+\s*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_DROPPED = HOP_BY_HOP | _WRITTEN_HERE
+_NONE: frozenset[str] = frozenset()
+_MAX_REMEMBERED = 256
 
 
 def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers that may travel on: not those of one connection, nor any that is malformed."""
-    unfolded = [(name, _FOLD.sub(" ", value)) for name, value in headers]
-    named = {
-        token.strip().lower()
-        for name, value in unfolded
-        if name.lower() == "connection"
-        for token in value.split(",")
-    }
-    dropped = HOP_BY_HOP | _WRITTEN_HERE | named
+    fields = [_judge(name, value) for name, value in headers]
+    named = {token for field in fields for token in field.named}
     return [
-        (name, value)
-        for name, value in unfolded
-        if name.lower() not in dropped and _NAME.fullmatch(name) and not _CONTROL.search(value)
+        (field.name, field.value)
+        for field in fields
+        if field.travels and not (named and field.name.lower() in named)
     ]
+
+
+class _Judged(NamedTuple):
+    """A header, unfolded; whether it may travel on; and which others it forbids to."""
+
+    name: str
+    value: str
+    travels: bool
+    named: frozenset[str]
+
+
+def _judge_anew(name: str, value: str) -> _Judged:
+    unfolded = _FOLD.sub(" ", value)
+    lower = name.lower()
+    may = lower not in _DROPPED and bool(_NAME.fullmatch(name)) and not _CONTROL.search(unfolded)
+    named = frozenset(t.strip().lower() for t in unfolded.split(",")) if lower == "connection" else _NONE
+    return _Judged(name, unfolded, may, named)
+
+
+_judge_remembered = functools.lru_cache(maxsize=512)(_judge_anew)
+
+
+def _judge(name: str, value: str) -> _Judged:
+    """Most headers of a model server are the same in every answer."""
+    long = len(value) > _MAX_REMEMBERED
+    return _judge_anew(name, value) if long else _judge_remembered(name, value)
 
 
 def json_response(model_response: requests.Response) -> flask.Response:
@@ -104,11 +132,11 @@ def iterate(model_response: requests.Response, *, before_head: bool = False) -> 
 
     before_head: nothing was sent to the client yet, so a break is a `ModelUnreachable` or `ModelTimeout`.
     """
-    raw: urllib3.HTTPResponse = model_response.raw
+    read = _reader(model_response)
     try:
-        while piece := raw.read1(_PIECE, decode_content=False):
+        while piece := read(_PIECE):
             yield piece
-    except (urllib3.exceptions.HTTPError, OSError) as error:
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
         raise _broken(error, before_head) from error
 
 
@@ -133,14 +161,38 @@ def _broken(error: Exception, before_head: bool) -> Exception:
     return ModelUnreachable("the model server broke off in the middle of its answer")
 
 
+class _Untyped(flask.Response):
+    """Without a Content-Type where the model's answer has none."""
+
+    default_mimetype = None
+
+
 def _response(body: bytes | Iterator[bytes], model_response: requests.Response) -> flask.Response:
-    response = flask.Response(body, status=model_response.status_code)
-    del response.headers["Content-Type"]
-    for name, value in end_to_end_headers(model_response.raw.headers.items()):
-        response.headers.add(name, value)
-    return response
+    headers = Headers(end_to_end_headers(_fields(model_response)))
+    return _Untyped(body, model_response.status_code, headers)
+
+
+# Of an answer that nobody has looked at yet, everything is known without making the objects of urllib3.
+
+
+def _reader(model_response: requests.Response) -> Callable[[int], bytes]:
+    """Reads what is here of the body, undecoded."""
+    if isinstance(model_response, ModelResponse):
+        return model_response.answer.read1
+    raw: urllib3.HTTPResponse = model_response.raw
+    return lambda size: raw.read1(size, decode_content=False)
+
+
+def _fields(model_response: requests.Response) -> Iterable[tuple[str, str]]:
+    if isinstance(model_response, ModelResponse):
+        return model_response.answer.msg.items()
+    raw: urllib3.HTTPResponse = model_response.raw
+    return raw.headers.items()
 
 
 def _declared_length(model_response: requests.Response) -> int | None:
+    """How many bytes of the body are still to come; None where that is not known."""
+    if isinstance(model_response, ModelResponse):
+        return model_response.answer.length
     raw: urllib3.HTTPResponse = model_response.raw
     return raw.length_remaining

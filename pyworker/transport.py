@@ -3,110 +3,44 @@
 `ModelAdapter` is mounted on the session for the model server's origin. It differs from the adapter that comes
 with requests in four ways: head and body leave in one `sendall`; connections are reused last in, first out;
 a request is repeated only where a *reused* connection broke before it returned a byte; and a call can be
-aborted from another thread at any moment (`ModelCall.abort`). Responses are handed out as an ordinary
-`requests.Response` whose `raw` is a `urllib3` response.
+aborted from another thread at any moment (`ModelCall.abort`). Responses behave as an ordinary
+`requests.Response` whose `raw` is a `urllib3` response; they are made when somebody looks (`model_response`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPHeaderDict, HTTPResponse
-from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import HTTPError
 
 from pyworker.answer import Answer
 from pyworker.connection import Aborted, Connection, ModelCall, StaleConnection
+from pyworker.model_response import Body, ModelResponse
 
 
-class _Body(HTTPResponse):
-    """The response as urllib3 shows it. Its connection goes back to the pool after the last byte only."""
+@dataclass(frozen=True)
+class Target:
+    """A request without its body. Immutable.
 
-    def __init__(self, answer: Answer, method: str, release: Callable[[bool], None]) -> None:
-        super().__init__(
-            body=cast("Any", answer),
-            headers=HTTPHeaderDict(answer.msg.items()),
-            status=answer.status,
-            version=answer.version,
-            reason=answer.reason,
-            preload_content=False,
-            decode_content=False,
-            original_response=cast("Any", answer),
-            enforce_content_length=True,
-            request_method=method,
-        )
-        self._answer = answer
-        self._release: Callable[[bool], None] | None = release
-        if self.length_remaining == 0:
-            self._end(complete=True)
+    start: its request line and headers, without the end of the last line.
+    """
 
-    def read(
-        self, amt: int | None = None, decode_content: bool | None = None, cache_content: bool = False
-    ) -> bytes:
-        with self._ending_at_error():
-            data = super().read(amt, decode_content, cache_content)
-        self._end_where_read(data, amt)
-        return data
+    method: str
+    start: bytes
+    request: requests.PreparedRequest
 
-    def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
-        try:
-            data = super().read1(amt, decode_content)
-        except BaseException:
-            self._end(complete=False)
-            raise
-        self._end_where_read(data, amt)
-        return data
-
-    def _raw_read(self, amt: int | None = None, *, read1: bool = False) -> bytes:
-        """As urllib3's, for a third of its time."""
-        try:
-            data = self._answer.read1(amt) if read1 else self._answer.read(amt)
-        except TimeoutError as error:
-            raise ReadTimeoutError(cast("Any", None), "", "Read timed out.") from error
-        except (http.client.HTTPException, OSError) as error:
-            raise ProtocolError(f"Connection broken: {error!r}", error) from error
-        self._fp_bytes_read += len(data)
-        if self.length_remaining is not None:
-            self.length_remaining -= len(data)
-        return data
-
-    def stream(
-        self, amt: int | None = 2**16, decode_content: bool | None = None
-    ) -> Generator[bytes, None, None]:
-        """Each piece as it comes, of at most `amt` bytes, whatever the framing."""
-        while piece := self.read1(amt, decode_content):
-            yield piece
-
-    def release_conn(self) -> None:
-        """Called by urllib3 whenever it closes its file; the connection itself is released by `_end`."""
-
-    def close(self) -> None:
-        super().close()
-        self._end(complete=False)
-
-    @contextlib.contextmanager
-    def _ending_at_error(self) -> Generator[None, None, None]:
-        """A body that breaks off takes its connection with it."""
-        try:
-            yield
-        except BaseException:
-            self._end(complete=False)
-            raise
-
-    def _end_where_read(self, data: bytes, amt: int | None) -> None:
-        if self.length_remaining == 0 or amt is None or (amt > 0 and not data):
-            self._end(complete=self.length_remaining in (None, 0))
-
-    def _end(self, *, complete: bool) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release(complete and not self._answer.will_close and not self._answer.leftover)
+    def head_for(self, length: int) -> bytes:
+        """The head of a request with a body of so many bytes."""
+        if length or self.method in ("POST", "PUT", "PATCH"):
+            return b"%b\r\nContent-Length: %d\r\n\r\n" % (self.start, length)
+        return self.start + b"\r\n\r\n"
 
 
 class ModelAdapter(HTTPAdapter):
@@ -141,50 +75,55 @@ class ModelAdapter(HTTPAdapter):
             proxy_map = dict(proxies) if proxies else None
             return super().send(request, stream, cast("Any", timeout), verify, cert, proxy_map)
         read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
-        response = self.call(request, ModelCall(), read_timeout)
+        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        response = self.call(self.target(request), body, ModelCall(), read_timeout)
         if not stream:
             _ = response.content
         return response
 
-    def call(
-        self, request: requests.PreparedRequest, call: ModelCall, timeout: float | None
-    ) -> requests.Response:
-        """Send, and return as soon as the head of the answer is here. Raises `Aborted` once `call` is."""
+    def target(self, request: requests.PreparedRequest) -> Target:
+        """What a request of this method, URL and headers sends, whatever its body."""
         self._authorize(request)
         method = request.method or "GET"
-        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
-        head = self._head(request, method, len(body))
+        lines = [f"{method} {request.path_url} HTTP/1.1", f"Host: {self._host}"]
+        for name, value in request.headers.items():
+            if name.lower() not in ("host", "content-length"):
+                lines.append(f"{name}: {_text(value)}")
+        return Target(method, "\r\n".join(lines).encode("latin-1"), request)
+
+    def call(self, target: Target, body: bytes, call: ModelCall, timeout: float | None) -> ModelResponse:
+        """Send, and return as soon as the head of the answer is here. Raises `Aborted` once `call` is.
+
+        The response's `request` is the target's.
+        """
         try:
-            connection, answer = self._exchange(method, head, body, call, timeout)
+            connection, answer = self._exchange(target, body, call, timeout)
         except Exception as error:
             call.attach(None)
             if call.aborted:
                 raise Aborted from error
-            raise _translated(error, request) from error
+            raise _translated(error, target.request) from error
 
         def release(reusable: bool) -> None:
             call.attach(None)
-            answer.close()
             self._give_back(connection, reusable and not call.aborted)
 
-        try:
-            return self.build_response(request, _Body(answer, method, release))
-        except HTTPError as error:  # such as two lengths that contradict each other
-            release(False)
-            raise _translated(error, request) from error
+        answer.call_at_end(release)
+        return ModelResponse(answer, lambda: self.build_response(target.request, Body(answer, target.method)))
 
     def _authorize(self, request: requests.PreparedRequest) -> None:
         if self._authorization is not None:
             request.headers["Authorization"] = self._authorization
 
     def _exchange(
-        self, method: str, head: bytes, body: bytes, call: ModelCall, timeout: float | None
+        self, target: Target, body: bytes, call: ModelCall, timeout: float | None
     ) -> tuple[Connection, Answer]:
+        head = target.head_for(len(body))
         while True:
             connection = self._take()
             try:
                 call.attach(connection.socket)
-                answer = connection.exchange(method, head, body, timeout)
+                answer = connection.exchange(target.method, head, body, timeout)
             except StaleConnection:
                 connection.close()
                 if call.aborted:
@@ -211,15 +150,6 @@ class ModelAdapter(HTTPAdapter):
             self._idle.append(connection)
         else:
             connection.close()
-
-    def _head(self, request: requests.PreparedRequest, method: str, length: int) -> bytes:
-        lines = [f"{method} {request.path_url} HTTP/1.1", f"Host: {self._host}"]
-        for name, value in request.headers.items():
-            if name.lower() not in ("host", "content-length"):
-                lines.append(f"{name}: {_text(value)}")
-        if length or method in ("POST", "PUT", "PATCH"):
-            lines.append(f"Content-Length: {length}")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def close(self) -> None:
         """Close every idle connection."""

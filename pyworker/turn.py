@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gunicorn.http.body import ChunkedReader, LengthReader
@@ -14,6 +15,7 @@ from gunicorn.http.wsgi import Response, create
 from pyworker.client_socket import ClientSocket
 from pyworker.disconnect import PRESENCE
 from pyworker.framing import Verdict
+from pyworker.heads import KnownHead, KnownHeads
 from pyworker.poller import BODY_BYTES_PER_SECOND, BODY_SECONDS
 
 _JOIN_LIMIT = 64 * 1024
@@ -62,21 +64,36 @@ class Source(Unreader):
             self._client.body_is_read()
 
 
-def parse(config: Any, client: ClientSocket) -> Request:
-    """The request as gunicorn's strict parser reads it; raises its errors."""
-    source = Source(client)
-    request: Any = Request(config, source, client.address)
-    source.is_past_head = True
-    # The poller has said so already where the client waited for it.
-    request._expected_100_continue = False
-    return request
+class ParsedRequest(Request):
+    """The request as gunicorn's strict parser reads it; to make one raises its errors."""
 
+    def __init__(self, config: Any, client: ClientSocket) -> None:
+        source = Source(client)
+        super().__init__(config, source, client.address)
+        source.is_past_head = True
+        # The poller has said so already where the client waited for it.
+        self._expected_100_continue = False
 
-def finish_body(request: Any) -> bytes:
-    """Pass over what the app did not read; the bytes behind the request. Raises the parser's errors."""
-    while request.body.read(_JOIN_LIMIT):
-        pass
-    return request.unreader.take_buffered()
+    @property
+    def goes_on(self) -> bool:
+        """Whether the rest of the request is still on its way."""
+        body: Any = self.body
+        source: Any = self.unreader
+        reader = body.reader
+        if body.failed:
+            return True
+        if source.is_whole:
+            return False
+        if isinstance(reader, LengthReader):
+            return reader.length > 0
+        return isinstance(reader, ChunkedReader) and reader.parser is not None
+
+    def finish(self) -> bytes:
+        """Pass over what the app did not read; the bytes behind the request. Raises the parser's errors."""
+        body: Any = self.body
+        while body.read(_JOIN_LIMIT):
+            pass
+        return self.unreader.take_buffered()
 
 
 class OneSendResponse(Response):
@@ -96,19 +113,7 @@ class OneSendResponse(Response):
 
     def should_close(self) -> bool:
         # Asked when the head is made and again at the end; the worker may begin to stop between the two.
-        return bool(super().should_close()) or self._is_stopping() or self._request_goes_on()
-
-    def _request_goes_on(self) -> bool:
-        body: Any = self.req.body
-        source: Any = self.req.unreader
-        reader = body.reader
-        if body.failed:
-            return True
-        if source.is_whole:
-            return False
-        if isinstance(reader, LengthReader):
-            return reader.length > 0
-        return isinstance(reader, ChunkedReader) and reader.parser is not None
+        return bool(super().should_close()) or self._is_stopping() or self.req.goes_on
 
     @property
     def is_whole(self) -> bool:
@@ -119,7 +124,9 @@ class OneSendResponse(Response):
     def send_headers(self) -> None:
         if self.headers_sent:
             return
-        lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+        lines = self.default_headers()
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers]
+        lines.append("\r\n")
         self._head = "".join(lines).encode("latin-1")
         self.headers_sent = True
 
@@ -145,20 +152,64 @@ class OneSendResponse(Response):
             self._client.send_all(data)
 
 
-def respond(
-    config: Any, client: ClientSocket, request: Request, is_stopping: Callable[[], bool]
-) -> tuple[OneSendResponse, dict[str, Any]]:
-    """The response to be, and the environ for the app."""
-    make: Any = create
-    response, environ = make(
-        request,
-        client.sock,
-        client.address,
-        client.server,
-        config,
-        response_class=OneSendResponse,
-        response_args=(client, is_stopping),
-    )
-    environ["wsgi.multithread"] = True
-    environ[PRESENCE] = client.presence
-    return response, environ
+# What differs between the requests of one head: what belongs to the connection, and to the one request.
+_OF_CONNECTION = (
+    "gunicorn.socket",
+    "REMOTE_ADDR",
+    "REMOTE_PORT",
+    "SERVER_NAME",
+    "SERVER_PORT",
+    PRESENCE,
+)
+_OF_REQUEST = ("CONTENT_LENGTH", "wsgi.input", "wsgi.early_hints")
+
+
+class Turns:
+    """Makes request, response and environ of what a connection brings into the pool. Thread-safe."""
+
+    def __init__(self, config: Any, is_stopping: Callable[[], bool]) -> None:
+        self._config = config
+        self._is_stopping = is_stopping
+        self._heads = KnownHeads()
+
+    def begin(self, client: ClientSocket) -> tuple[OneSendResponse, dict[str, Any]]:
+        """The response to be, and the environ for the app. Raises the parser's errors."""
+        head, body = client.head, client.framing.known_body
+        if head is None or body is None:
+            return self._parse(client)
+        response = OneSendResponse(head, client.sock, self._config, client, self._is_stopping)
+        environ = {**head.environ, **client.environ}
+        environ["CONTENT_LENGTH"] = str(len(body))
+        environ["wsgi.input"] = io.BytesIO(body)
+        return response, environ
+
+    def _parse(self, client: ClientSocket) -> tuple[OneSendResponse, dict[str, Any]]:
+        request = ParsedRequest(self._config, client)
+        make: Any = create
+        response, environ = make(
+            request,
+            client.sock,
+            client.address,
+            client.server,
+            self._config,
+            response_class=OneSendResponse,
+            response_args=(client, self._is_stopping),
+        )
+        environ["wsgi.multithread"] = True
+        environ[PRESENCE] = client.presence
+        self._learn(client, request, environ)
+        return response, environ
+
+    def _learn(self, client: ClientSocket, request: Any, environ: Mapping[str, Any]) -> None:
+        """Know the head of the connection's next request, should it be the same."""
+        around = client.framing.around_length
+        if around is None:
+            return
+        client.environ = {name: environ[name] for name in _OF_CONNECTION}
+        client.head = self._heads.find(*around)
+        if client.head is None:
+            others = {*_OF_CONNECTION, *_OF_REQUEST}
+            shared = {name: value for name, value in environ.items() if name not in others}
+            closes = bool(request.should_close())
+            client.head = KnownHead(*around, request.method, request.version, closes, shared)
+            self._heads.learn(client.head)

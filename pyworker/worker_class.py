@@ -40,7 +40,7 @@ from pyworker.app import worker_of
 from pyworker.client_socket import ClientSocket
 from pyworker.poller import Poller, error_answer
 from pyworker.thread_pool import ThreadPool
-from pyworker.turn import finish_body, parse, respond
+from pyworker.turn import OneSendResponse, Turns
 from pyworker.worker import Worker
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class HardenedThreadWorker(ThreadWorker):
     def init_process(self) -> None:
         """In the new process: everything is made here, and `run` is called from here."""
         self._pool = ThreadPool(self.cfg.threads, self.take_turn)
+        self._turns = Turns(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)
 
@@ -165,20 +166,20 @@ class HardenedThreadWorker(ThreadWorker):
     def _serve(self, client: ClientSocket) -> bytes | None:
         """Answer its request; what came behind it, or None to end the connection."""
         try:
-            request = parse(self.cfg, client)
+            response, environ = self._turns.begin(client)
         except errors.NoMoreData:
             reason = errors.LimitRequestHeaders("head too large") if client.framing.too_large else None
             raise reason or errors.InvalidRequestLine("not a request") from None
-        if not self._call_app(request, client):
+        if not self._call_app(response, environ):
             return None
         try:
-            return finish_body(request)
+            rest: bytes = response.req.finish()
         except (OSError, errors.ParseException):
             return None  # it is answered; where the next request begins is not known
+        return rest
 
-    def _call_app(self, request: Any, client: ClientSocket) -> bool:
+    def _call_app(self, response: OneSendResponse, environ: dict[str, Any]) -> bool:
         """Send the app's answer; whether the connection may carry another request."""
-        response, environ = respond(self.cfg, client, request, lambda: not self.alive)
         try:
             app: Any = self.wsgi
             body = app(environ, response.start_response)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.client_socket import ClientSocket
+from pyworker.disconnect import DisconnectWatcher
 from pyworker.poller import Poller
 from pyworker.thread_pool import ThreadPool
 from tests.support.http import RawClient
@@ -30,6 +31,7 @@ class Front:
         self.pool = ThreadPool(2, self._answer)
         self.poller = Poller(
             self.pool.submit,
+            DisconnectWatcher().tell,
             wrap_tls=None,
             max_connections=max_connections,
             max_large=1,
