@@ -18,17 +18,20 @@ The modules, lowest first; each imports only modules above it:
     reports        status reports and finished requests, as the wire spells them
     journal        finished requests on disk until they are accepted
     metrics        the ledger of requests
+    thread_pool    threads for requests, of which few run at once
     request_queue  first-in-first-out turns
+    nowait         system calls that keep the interpreter
     answer         the model server's answer, parsed as it comes
     connection     one connection to the model server, and a call on it that can be aborted
+    model_response the answer as handlers get it
     transport      the adapter of the session: a pool of such connections
     model_client   the pooled session on it
     responses      pass-through, JSON and stream for handlers
-    disconnect     the thread that notices a client hanging up
+    disconnect     the thread that tells a request that its client hung up
+    heads          heads of requests that were parsed before
     framing        where a client's request ends
     client_socket  one client's connection
     poller         all of them while no thread works for them: reading, deadlines, closing
-    thread_pool    threads for requests
     body           reading the client's body, however large and whoever sent it
     envelope       the client's body, taken apart
     exchange       what one request holds

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from pyworker.thread_pool import waiting
+
 T = TypeVar("T")
 
 _PIECE = 64 * 1024
@@ -254,7 +256,8 @@ class Answer:
         return piece
 
     def _fill(self) -> bool:
-        piece = self._connection.recv(_PIECE)
+        with waiting:
+            piece = self._connection.recv(_PIECE)
         if not piece:
             return False
         self._buffer = self._buffer + piece if self._buffer else piece

@@ -18,6 +18,7 @@ from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
 from pyworker.heads import KnownHead
 from pyworker.nowait import Receiver, send_all
+from pyworker.thread_pool import waiting
 
 READ_SIZE = 64 * 1024
 #: Seconds after which a client that takes nothing of its answer is given up.
@@ -132,13 +133,15 @@ class ClientSocket:
         if self._tls is None:
             send_all(self.sock, data)
         else:
-            self._tls.sendall(data)
+            with waiting:
+                self._tls.sendall(data)
 
     def read_within(self, size: int, seconds: float) -> bytes:
         """On a thread of the pool: some of a body; raises OSError where nothing comes in time."""
         self.sock.settimeout(seconds)
         try:
-            return self.sock.recv(size)
+            with waiting:
+                return self.sock.recv(size)
         finally:
             self.sock.settimeout(None if self._tls is None else SEND_SECONDS)
 

@@ -9,6 +9,7 @@ import threading
 
 from pyworker import nowait
 from pyworker.answer import Answer
+from pyworker.thread_pool import waiting
 
 # Above this, joining head and body costs more than the second system call.
 _JOIN_BELOW = 64 * 1024
@@ -61,7 +62,8 @@ class Connection:
     """A TCP connection to the model server. Used by one thread at a time."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=_CONNECT_TIMEOUT)
+        with waiting:
+            self.socket = socket.create_connection(address, timeout=_CONNECT_TIMEOUT)
         self._timeout: float | None = _CONNECT_TIMEOUT
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reused = False
@@ -85,8 +87,8 @@ class Connection:
         if len(body) <= _JOIN_BELOW:
             nowait.send_all(self.socket, head + body)
         else:
-            self.socket.sendall(head)
-            self.socket.sendall(body)
+            nowait.send_all(self.socket, head)
+            nowait.send_all(self.socket, body)
 
     @property
     def is_idle(self) -> bool:

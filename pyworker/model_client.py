@@ -15,7 +15,7 @@ from requests.structures import CaseInsensitiveDict
 
 from pyworker.connection import ModelCall
 from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
-from pyworker.transport import ModelAdapter
+from pyworker.transport import ModelAdapter, Target
 
 _CONNECT_TIMEOUT = 5.0
 # The callback of a session goes where its client said, so there may be any number.
@@ -69,9 +69,7 @@ class ModelClient:
         self.session = ModelSession(base_url, self._adapter)
         self._timeout = timeout
         self._is_plain = base_url.startswith("http://")
-        self._target = functools.lru_cache(maxsize=_KNOWN_PATHS)(
-            lambda path: self._adapter.target(self._prepare(path, None))
-        )
+        self._target = functools.lru_cache(maxsize=_KNOWN_PATHS)(self._make_target)
 
     @property
     def base_url(self) -> str:
@@ -107,6 +105,9 @@ class ModelClient:
         except OSError as error:
             return f"{self.base_url} cannot be reached ({error.strerror or error})"
         return ""
+
+    def _make_target(self, path: str) -> Target:
+        return self._adapter.target(self._prepare(path, None))
 
     def _prepare(self, path: str, body: bytes | None) -> requests.PreparedRequest:
         request = requests.PreparedRequest()

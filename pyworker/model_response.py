@@ -51,7 +51,7 @@ class ModelResponse(requests.Response):
         # Not the base's, which would make what `__getattr__` leaves for later.
         self.answer = answer
         self.status_code = answer.status
-        self._content = False
+        self._content: Any = False
         self._build: Callable[[], requests.Response] | None = build
 
     def __getattr__(self, name: str) -> Any:
@@ -60,8 +60,8 @@ class ModelResponse(requests.Response):
         if build is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         self._build = None
-        for attribute, value in vars(build()).items():
-            self.__dict__.setdefault(attribute, value)
+        # What was set in the meantime stays.
+        self.__dict__ = {**vars(build()), **self.__dict__}
         return getattr(self, name)
 
     def close(self) -> None:

@@ -12,6 +12,8 @@ import errno
 import os
 import socket
 
+from pyworker.thread_pool import waiting
+
 #: More than this is better sent with the interpreter let go: copying it takes as long as a hand-over.
 SMALL = 64 * 1024
 
@@ -39,7 +41,8 @@ def send_all(connection: socket.socket, data: bytes) -> None:
     """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take at once."""
     sent = send(connection.fileno(), data) if len(data) <= SMALL else 0
     if sent < len(data):
-        connection.sendall(memoryview(data)[sent:])
+        with waiting:
+            connection.sendall(memoryview(data)[sent:])
 
 
 def is_silent(descriptor: int) -> bool:

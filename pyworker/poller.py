@@ -3,10 +3,10 @@
 All of it runs on one thread that never blocks. A connection leaves for the pool with a whole request (or
 the head and beginning of a large one), and comes back by `give_back`, on the pool's thread. epoll tells each
 change once (edge-triggered), also while a connection is in the pool: that its client hung up is passed on at
-once, that it sent more is noted in `ClientSocket.stirred` for whoever gives it back. So a client that sends one
-request after the other costs no `epoll_ctl` at all; in every other case `_arm` makes epoll look again. Only
-the poller's thread adds and removes connections, hence their number is the length of its table and cannot
-drift.
+once, that it sent more is noted in `ClientSocket.stirred` for whoever gives it back. So a client that sends
+one request after the other costs no `epoll_ctl` at all; in every other case `_arm` makes epoll look again.
+Only the poller's thread adds and removes connections, hence their number is the length of its table and
+cannot drift.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Poller:
         self,
         submit: Callable[[ClientSocket], None],
         tell_gone: Callable[[Presence], None],
+        hasten: Callable[[], float],
         *,
         wrap_tls: WrapTls | None,
         max_connections: int,
@@ -73,12 +74,14 @@ class Poller:
         keepalive: float,
     ) -> None:
         """submit: have a thread work on this connection's request. keepalive: seconds before the next one.
-        tell_gone: a client whose request is in the pool has hung up. Neither may block.
+        tell_gone: a client whose request is in the pool has hung up.
+        hasten: have requests begun that wait for too long; when to call it again, in seconds. None may block.
 
         max_large: how many threads may be reading the rest of a large body at once.
         """
         self._submit = submit
         self._tell_gone = tell_gone
+        self._hasten = hasten
         self._wrap_tls = wrap_tls
         self._max_connections = max_connections
         self._max_body = max_body
@@ -117,7 +120,7 @@ class Poller:
         end = time.monotonic() + seconds
         woken = False
         while not woken and (left := end - time.monotonic()) > 0:
-            for descriptor, events in self._epoll.poll(left):
+            for descriptor, events in self._epoll.poll(min(left, self._hasten())):
                 if descriptor == self._wake_descriptor:
                     os.read(descriptor, 4096)
                     woken = True

@@ -14,6 +14,8 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 
+from pyworker.thread_pool import waiting
+
 
 class Slot:
     """A place in line, later the right to call the model. Thread-safe."""
@@ -28,7 +30,10 @@ class Slot:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the turn comes (True) or `timeout` seconds passed (False)."""
-        return self._turn.wait(timeout)
+        if self._turn.is_set():
+            return True
+        with waiting:
+            return self._turn.wait(timeout)
 
     def release(self) -> None:
         """Give it back; wakes whoever waits for it."""

@@ -1,16 +1,29 @@
-"""Threads for requests: made when they are needed, kept, and the last one used is used again first."""
+"""Threads for requests, made when they are needed and kept; few of them run at once.
+
+There is one interpreter. Where many threads want it together, much of their time goes into handing it on, and
+who gets it next is chance. So an item is begun, in the order of submission, only while fewer than `at_once` of
+the others run. A thread that waits for somebody else (`with waiting:`) does not count meanwhile: as many items
+as there are threads may be in hand, as long as they wait.
+
+Who waits without saying so is found out: where nothing was begun for a moment, `hasten` begins one more.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
+
+# Seconds without a beginning after which those that run are taken for waiting.
+_STALL = 0.01
 
 
 class ThreadPool(Generic[Item]):
@@ -19,43 +32,87 @@ class ThreadPool(Generic[Item]):
     The threads do not hold up the end of the process: what is still in hand then was cut.
     """
 
-    def __init__(self, limit: int, work: Callable[[Item], None]) -> None:
+    def __init__(self, limit: int, work: Callable[[Item], None], *, at_once: int) -> None:
         self._limit = limit
         self._work = work
-        # Guards the limit, _idle (threads that wait), _backlog (items that wait), _count and _is_closed.
+        self._at_once = at_once
+        # Guards the limit, _idle (threads without an item), _backlog (items without a thread), _count,
+        # _running (threads with an item that do not wait for somebody else), _begun_at and _is_closed.
         self._lock = threading.Lock()
         self._idle: list[_Place[Item]] = []
         self._backlog: deque[Item] = deque()
         self._count = 0
+        self._running = 0
+        self._begun_at = 0.0
         self._is_closed = False
 
     def submit(self, item: Item) -> None:
-        """Have it worked on, in the order of submission where all threads are busy."""
+        """Have it worked on, in the order of submission."""
         with self._lock:
-            place = self._idle.pop() if self._idle else None
-            is_new = place is None and self._count < self._limit
-            if is_new:
-                self._count += 1
-            elif place is None:
-                self._backlog.append(item)
-        if place is not None:
-            place.give(item)
-        elif is_new:
-            name = f"pyworker-request-{self._count}"
-            try:
-                threading.Thread(target=self._run, args=(item,), name=name, daemon=True).start()
-            except RuntimeError:
-                self._make_do()
-                self.submit(item)
+            self._backlog.append(item)
+            begin = self._next_to_begin()
+        begin()
 
-    def _make_do(self) -> None:
+    def hasten(self) -> float:
+        """Begin what has waited for too long; the seconds after which to ask again."""
+        if not self._backlog:
+            return math.inf
+        with self._lock:
+            late = self._begun_at + _STALL - time.monotonic()
+            begin = self._next_to_begin(at_once=self._limit) if late <= 0 else _nothing
+        begin()
+        return _STALL if late <= 0 else late
+
+    def pause(self) -> None:
+        """The calling thread of this pool begins to wait for somebody else."""
+        with self._lock:
+            self._running -= 1
+            begin = self._next_to_begin() if self._backlog else _nothing
+        begin()
+
+    def resume(self) -> None:
+        """It goes on."""
+        with self._lock:
+            self._running += 1
+
+    def _next_to_begin(self, at_once: int | None = None) -> Callable[[], None]:
+        """Under the lock; what it returns is to be called outside."""
+        if not self._backlog or self._running >= (at_once or self._at_once):
+            return _nothing
+        if self._idle:
+            place = self._idle.pop()
+            item = self._take()
+            return lambda: place.give(item)
+        if self._count >= self._limit:
+            return _nothing
+        self._count += 1
+        item = self._take()
+        return lambda: self._start(item)
+
+    def _take(self) -> Item:
+        self._running += 1
+        self._begun_at = time.monotonic()
+        return self._backlog.popleft()
+
+    def _start(self, item: Item) -> None:
+        name = f"pyworker-request-{self._count}"
+        try:
+            threading.Thread(target=self._run, args=(item,), name=name, daemon=True).start()
+        except RuntimeError:
+            self._make_do(item)
+
+    def _make_do(self, item: Item) -> None:
         """The system gives no more threads: go on with those that are here. Raises where there are none."""
         with self._lock:
+            self._running -= 1
             self._count -= 1
             self._limit = count = self._count
-        if not count:
-            raise RuntimeError("not one thread can be made")
+            if not count:
+                raise RuntimeError("not one thread can be made")
+            self._backlog.appendleft(item)
+            begin = self._next_to_begin()
         logger.error("no more than %d threads can be made; requests wait for them", count)
+        begin()
 
     def close(self) -> None:
         """Let the threads end once they have nothing to do."""
@@ -66,6 +123,7 @@ class ThreadPool(Generic[Item]):
             place.give(None)
 
     def _run(self, first: Item) -> None:
+        _here.pool = self
         place: _Place[Item] = _Place()
         item: Item | None = first
         while item is not None:
@@ -77,8 +135,9 @@ class ThreadPool(Generic[Item]):
 
     def _next(self, place: _Place[Item]) -> Item | None:
         with self._lock:
-            if self._backlog:
-                return self._backlog.popleft()
+            self._running -= 1
+            if self._backlog and self._running < self._at_once:
+                return self._take()
             if self._is_closed:
                 return None
             self._idle.append(place)
@@ -105,3 +164,26 @@ class _Place(Generic[Item]):
         self._given.acquire()
         item, self._item = self._item, None
         return item
+
+
+class _Waiting:
+    """`with waiting:` around everything on which a request may wait for somebody else. For any thread."""
+
+    def __enter__(self) -> None:
+        pool: ThreadPool[Any] | None = getattr(_here, "pool", None)
+        if pool is not None:
+            pool.pause()
+
+    def __exit__(self, *_: object) -> None:
+        pool: ThreadPool[Any] | None = getattr(_here, "pool", None)
+        if pool is not None:
+            pool.resume()
+
+
+# The pool of the thread that asks.
+_here = threading.local()
+waiting = _Waiting()
+
+
+def _nothing() -> None:
+    pass

@@ -91,9 +91,10 @@ class ParsedRequest(Request):
     def finish(self) -> bytes:
         """Pass over what the app did not read; the bytes behind the request. Raises the parser's errors."""
         body: Any = self.body
+        source: Any = self.unreader
         while body.read(_JOIN_LIMIT):
             pass
-        return self.unreader.take_buffered()
+        return source.take_buffered()
 
 
 class OneSendResponse(Response):
@@ -107,13 +108,14 @@ class OneSendResponse(Response):
         self, req: Any, sock: Any, cfg: Any, client: ClientSocket, is_stopping: Callable[[], bool]
     ) -> None:
         super().__init__(req, sock, cfg)
+        self.request: ParsedRequest | KnownHead = req
         self._client = client
         self._head = b""
         self._is_stopping = is_stopping
 
     def should_close(self) -> bool:
         # Asked when the head is made and again at the end; the worker may begin to stop between the two.
-        return bool(super().should_close()) or self._is_stopping() or self.req.goes_on
+        return bool(super().should_close()) or self._is_stopping() or self.request.goes_on
 
     @property
     def is_whole(self) -> bool:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Threads that run at once: one in the interpreter, and one that comes from a system call or goes to one.
+_AT_ONCE = 2
 _ROUND = 1.0
 _DRAIN_ROUND = 0.2
 #: A stop that reaches the whole process group comes twice: from its sender and through gunicorn's master.
@@ -76,7 +78,7 @@ class HardenedThreadWorker(ThreadWorker):
 
     def init_process(self) -> None:
         """In the new process: everything is made here, and `run` is called from here."""
-        self._pool = ThreadPool(self.cfg.threads, self.take_turn)
+        self._pool = ThreadPool(self.cfg.threads, self.take_turn, at_once=_AT_ONCE)
         self._turns = Turns(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)
@@ -86,6 +88,7 @@ class HardenedThreadWorker(ThreadWorker):
         self._poller = Poller(
             self._pool.submit,
             self._worker().watcher.tell,
+            self._pool.hasten,
             wrap_tls=self._wrap_tls if self.cfg.is_ssl else None,
             max_connections=self.cfg.worker_connections,
             max_large=max(1, self.cfg.threads // 4),
@@ -173,10 +176,9 @@ class HardenedThreadWorker(ThreadWorker):
         if not self._call_app(response, environ):
             return None
         try:
-            rest: bytes = response.req.finish()
+            return response.request.finish()
         except (OSError, errors.ParseException):
             return None  # it is answered; where the next request begins is not known
-        return rest
 
     def _call_app(self, response: OneSendResponse, environ: dict[str, Any]) -> bool:
         """Send the app's answer; whether the connection may carry another request."""

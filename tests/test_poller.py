@@ -16,11 +16,12 @@ import pytest
 from pyworker.client_socket import ClientSocket
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.poller import Poller
-from pyworker.thread_pool import ThreadPool
+from pyworker.thread_pool import ThreadPool, waiting
 from tests.support.http import RawClient
 from tests.support.waiting import wait_event, wait_until
 
 REQUEST = b"GET / HTTP/1.1\r\n\r\n"
+TOGETHER = b"GET /together HTTP/1.1\r\n\r\n"
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
@@ -28,10 +29,11 @@ class Front:
     """A poller on a thread of its own, with threads that answer every request at once."""
 
     def __init__(self, ending: ExitStack, max_connections: int) -> None:
-        self.pool = ThreadPool(2, self._answer)
+        self.pool = ThreadPool(4, self._answer, at_once=1)
         self.poller = Poller(
             self.pool.submit,
             DisconnectWatcher().tell,
+            self.pool.hasten,
             wrap_tls=None,
             max_connections=max_connections,
             max_large=1,
@@ -46,6 +48,7 @@ class Front:
         ending.callback(os.close, self._wake_write)
         self.poller.listen([listener], wake_read)
         self._stopping = False
+        self.both = threading.Barrier(2)
         thread = threading.Thread(target=self._serve)
         thread.start()
         ending.callback(self.pool.close)
@@ -65,6 +68,8 @@ class Front:
         os.write(self._wake_write, b"\0")
 
     def _answer(self, client: ClientSocket) -> None:
+        if client.framing.received == TOGETHER:
+            self.both.wait(10)
         client.sock.sendall(ANSWER)
         self.poller.give_back(client, b"")
 
@@ -109,6 +114,15 @@ def test_where_all_are_in_use_a_newcomer_waits(new_front: Callable[[int], Front]
         assert newcomer.head() == 204
 
 
+def test_a_request_that_waits_unnoticed_does_not_hold_up_the_next(new_front: Callable[[int], Front]) -> None:
+    front = new_front(2)
+    with ExitStack() as ending:
+        clients = [ending.enter_context(RawClient(front.url)) for _ in range(2)]
+        for client in clients:
+            client.send(TOGETHER)  # neither is answered without the other
+        assert [client.head() for client in clients] == [204, 204]
+
+
 def test_threads_take_what_waits_in_its_order() -> None:
     done: list[int] = []
     gate, finished = threading.Event(), threading.Event()
@@ -122,7 +136,7 @@ def test_threads_take_what_waits_in_its_order() -> None:
         if item == 10:
             finished.set()
 
-    pool = ThreadPool(1, work)
+    pool = ThreadPool(1, work, at_once=1)
     assert repr(pool) == "<ThreadPool [0 of 1 busy, 0 waiting]>"
     for item in range(1, 11):
         pool.submit(item)
@@ -143,7 +157,7 @@ def test_threads_are_made_when_they_are_needed_and_used_again() -> None:
         if item == "together":
             gate.wait(10)
 
-    pool = ThreadPool(5, work)
+    pool = ThreadPool(5, work, at_once=2)
     for _ in range(4):
         pool.submit("alone")
         wait_until(lambda: "[0 of" in repr(pool), "the thread is idle")
@@ -152,6 +166,46 @@ def test_threads_are_made_when_they_are_needed_and_used_again() -> None:
     pool.submit("together")
     gate.wait(10)
     assert len(set(names)) == 2
+    pool.close()
+
+
+def test_the_next_item_is_begun_when_one_waits_for_somebody_else() -> None:
+    gate, begun = threading.Event(), threading.Event()
+
+    def work(item: str) -> None:
+        if item == "waits":
+            with waiting:
+                gate.wait(10)
+        else:
+            begun.set()
+
+    pool = ThreadPool(5, work, at_once=1)
+    pool.submit("waits")
+    pool.submit("next")
+    wait_event(begun, "the next item")
+    gate.set()
+    wait_until(lambda: "[0 of" in repr(pool), "the threads are idle")
+    pool.close()
+
+
+def test_an_item_is_not_begun_while_another_runs_unless_that_takes_too_long() -> None:
+    gate = threading.Event()
+    begun: list[int] = []
+
+    def work(item: int) -> None:
+        begun.append(item)
+        gate.wait(10)
+
+    pool = ThreadPool(5, work, at_once=1)
+    assert pool.hasten() == float("inf"), "nothing is late"
+    pool.submit(1)
+    pool.submit(2)
+    wait_until(lambda: begun == [1], "the first item")
+    assert repr(pool) == "<ThreadPool [1 of 5 busy, 1 waiting]>"
+    wait_until(lambda: pool.hasten() == float("inf"), "the second is begun")
+    wait_until(lambda: begun == [1, 2], "the second item")
+    gate.set()
+    wait_until(lambda: "[0 of" in repr(pool), "the threads are idle")
     pool.close()
 
 
@@ -174,7 +228,7 @@ def work(item):
         finished.set()
 
 finished = threading.Event()
-pool = ThreadPool(10, work)
+pool = ThreadPool(10, work, at_once=10)
 for item in range(10):
     pool.submit(item)
 gate.set()
