@@ -21,7 +21,7 @@ _PIECE = 64 * 1024
 _MAX_HEAD = 64 * 1024
 _MAX_FIELDS = 100
 _MAX_INTERIM_ANSWERS = 16
-_MAX_REMEMBERED_LINE = 256
+_MAX_REMEMBERED = 1024
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(.*)", re.DOTALL)
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
@@ -32,27 +32,19 @@ _FIRST_SIZE = re.compile(_SIZE)
 _NEXT_SIZE = re.compile(rb"\r?\n" + _SIZE)
 
 
-class Field(NamedTuple):
-    """One line of a head."""
-
-    name: str
-    value: str
-    lower_name: str
-
-
 class Fields:
-    """Header fields in order of arrival, with what urllib3 and cookie jars ask of a message."""
+    """Header fields in order of arrival, with what urllib3 and cookie jars ask of a message. Immutable."""
 
-    def __init__(self, fields: Sequence[Field]) -> None:
+    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
         self._fields = fields
 
     def items(self) -> Iterator[tuple[str, str]]:
-        return ((name, value) for name, value, _ in self._fields)
+        return iter(self._fields)
 
     def get_all(self, name: str, default: T) -> list[str] | T:
         """Every value of a field, `default` where there is none."""
         wanted = name.lower()
-        return [value for _, value, lower_name in self._fields if lower_name == wanted] or default
+        return [value for name, value in self._fields if name.lower() == wanted] or default
 
     def tokens(self, name: str) -> list[str]:
         """The lower-case members of a field that is a list."""
@@ -61,6 +53,22 @@ class Fields:
 
     def __repr__(self) -> str:
         return f"<Fields [{len(self._fields)}]>"
+
+
+class Head(NamedTuple):
+    """The head of an answer, and what it says of the body. Immutable.
+
+    framing_fault: why an answer with this head cannot be read, where it is a final one.
+    """
+
+    version: int
+    status: int
+    reason: str
+    msg: Fields
+    will_close: bool
+    is_chunked: bool
+    length: int | None
+    framing_fault: str
 
 
 class Answer:
@@ -94,15 +102,22 @@ class Answer:
     def begin(self) -> None:
         """Read heads until a final one."""
         for _ in range(_MAX_INTERIM_ANSWERS):
-            self._parse_head(self._head())
+            raw = self._raw_head()
+            head = _parse_head(raw) if len(raw) > _MAX_REMEMBERED else _remembered_head(raw)
+            self.version, self.status, self.reason, self.msg = (
+                head.version,
+                head.status,
+                head.reason,
+                head.msg,
+            )
             if self.status >= 200:
-                self._decide_framing()
+                self._decide_framing(head)
                 return
             if self.status == http.client.SWITCHING_PROTOCOLS:
                 break
         raise http.client.HTTPException("the model server does not come to a final answer")
 
-    def _head(self) -> bytes:
+    def _raw_head(self) -> bytes:
         searched = 0
         while (end := _END_OF_HEAD.search(self._buffer, searched)) is None:
             searched = max(len(self._buffer) - 3, 0)
@@ -115,33 +130,16 @@ class Answer:
         head, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
         return head
 
-    def _parse_head(self, head: bytes) -> None:
-        first, *lines = head.split(b"\n")
-        status_line = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
-        if status_line is None or len(head) > _MAX_HEAD or len(lines) > _MAX_FIELDS:
-            raise http.client.HTTPException("the model server's answer has no proper head")
-        minor, status, reason = status_line.groups(b"")
-        self.version, self.status = 10 + int(minor), int(status)
-        self.reason = reason.decode("latin-1").strip()
-        self.msg = Fields(_fields(lines))
-
-    def _decide_framing(self) -> None:
-        lengths = set(self.msg.get_all("Content-Length", []))
-        if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
-            raise http.client.HTTPException("the model server's answer has no sensible Content-Length")
-        codings = self.msg.tokens("Transfer-Encoding")
-        if codings not in ([], ["chunked"]):
-            raise http.client.HTTPException(
-                "the model server's answer has a transfer coding that is not known"
-            )
-        connection = self.msg.tokens("Connection")
-        self.will_close = "close" in connection or (self.version == 10 and "keep-alive" not in connection)
+    def _decide_framing(self, head: Head) -> None:
+        if head.framing_fault:
+            raise http.client.HTTPException(head.framing_fault)
+        self.will_close = head.will_close
         if self._method == "HEAD" or self.status in (204, 304):
             self._left = 0
-        elif codings:
+        elif head.is_chunked:
             self._in_chunks = True
-        elif lengths:
-            self._left = int(lengths.pop())
+        elif head.length is not None:
+            self._left = head.length
         else:
             self._left, self.will_close = None, True
 
@@ -280,26 +278,49 @@ class Answer:
         return f"<Answer {self.status}{' closed' if self.closed else ''}>"
 
 
-def _fields(lines: Sequence[bytes]) -> list[Field]:
-    fields: list[Field] = []
+def _parse_head(raw: bytes) -> Head:
+    """Raises `http.client.HTTPException` for what is no head."""
+    first, *lines = raw.split(b"\n")
+    status_line = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
+    if status_line is None or len(raw) > _MAX_HEAD or len(lines) > _MAX_FIELDS:
+        raise http.client.HTTPException("the model server's answer has no proper head")
+    minor, status, reason = status_line.groups(b"")
+    version = 10 + int(minor)
+    msg = Fields(_fields(lines))
+    fault = ""
+    lengths = set(msg.get_all("Content-Length", []))
+    if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
+        fault = "the model server's answer has no sensible Content-Length"
+    codings = msg.tokens("Transfer-Encoding")
+    if codings not in ([], ["chunked"]):
+        fault = "the model server's answer has a transfer coding that is not known"
+    connection = msg.tokens("Connection")
+    return Head(
+        version,
+        int(status),
+        reason.decode("latin-1").strip(),
+        msg,
+        will_close="close" in connection or (version == 10 and "keep-alive" not in connection),
+        is_chunked=bool(codings),
+        length=int(lengths.pop()) if lengths and not fault else None,
+        framing_fault=fault,
+    )
+
+
+# A model server that is asked the same again and again gives the same head, at least within one second.
+_remembered_head = functools.lru_cache(maxsize=128)(_parse_head)
+
+
+def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
+    fields: list[tuple[str, str]] = []
     for line in lines:
-        if line[:1] in (b" ", b"\t") and fields:  # older servers fold long values
-            name, value, lower_name = fields.pop()
-            fields.append(Field(name, f"{value} {line.strip().decode('latin-1')}", lower_name))
-        elif len(line) > _MAX_REMEMBERED_LINE:
-            fields.append(_field(line))
-        else:
-            fields.append(_remembered_field(line))
+        text = line.rstrip(b"\r")
+        if text[:1] in (b" ", b"\t") and fields:  # older servers fold long values
+            name, value = fields.pop()
+            fields.append((name, f"{value} {text.strip().decode('latin-1')}"))
+            continue
+        found = _FIELD.fullmatch(text)
+        if found is None:
+            raise http.client.HTTPException("the model server's answer has a header that is none")
+        fields.append((found[1].decode("ascii"), found[2].decode("latin-1")))
     return fields
-
-
-def _field(line: bytes) -> Field:
-    found = _FIELD.fullmatch(line.rstrip(b"\r"))
-    if found is None:
-        raise http.client.HTTPException("the model server's answer has a header that is none")
-    name = found[1].decode("ascii")
-    return Field(name, found[2].decode("latin-1"), name.lower())
-
-
-# Most lines of a model server's head are the same in every answer.
-_remembered_field = functools.lru_cache(maxsize=512)(_field)

@@ -10,6 +10,7 @@ from typing import cast
 import flask
 import requests
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from pyworker import responses
 from pyworker.config import Settings
@@ -24,6 +25,18 @@ logger = logging.getLogger(__name__)
 
 EXTENSION = "pyworker"
 _DEFAULT_HEALTH = "/healthcheck"
+_BINDING = (
+    "REQUEST_METHOD",
+    "SCRIPT_NAME",
+    "PATH_INFO",
+    "wsgi.url_scheme",
+    "HTTP_HOST",
+    "SERVER_NAME",
+    "SERVER_PORT",
+    "HTTP_CONNECTION",
+    "HTTP_UPGRADE",
+)
+_MAX_ADAPTERS = 128
 
 
 def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
@@ -51,9 +64,32 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     return app
 
 
+class _WorkerApp(flask.Flask):
+    """Flask, but it remembers how it bound its routes to what its clients ask for again and again."""
+
+    def __init__(self) -> None:
+        # No folder of static files: everything that is not a route is 404.
+        super().__init__(__name__, static_folder=None)
+        self._adapters: dict[tuple[object, ...], MapAdapter] = {}
+
+    def create_url_adapter(self, request: flask.Request | None) -> MapAdapter | None:
+        """As Flask's; a MapAdapter does not change, so threads may share it."""
+        if request is None or request.environ.get("QUERY_STRING"):
+            return super().create_url_adapter(request)
+        # All that an adapter is made of.
+        key = tuple(map(request.environ.get, _BINDING))
+        adapter = self._adapters.get(key)
+        if adapter is None:
+            adapter = super().create_url_adapter(request)
+            if len(self._adapters) >= _MAX_ADAPTERS:
+                self._adapters.clear()
+            if adapter is not None:
+                self._adapters[key] = adapter
+        return adapter
+
+
 def _new_app(settings: Settings) -> flask.Flask:
-    # No folder of static files: everything that is not a route is 404.
-    app = flask.Flask(__name__, static_folder=None)
+    app = _WorkerApp()
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.register_error_handler(Exception, _answer_error)
     return app

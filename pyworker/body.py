@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import flask
 import pydantic_core
@@ -18,6 +18,7 @@ from pyworker.errors import BadRequest, BodyTooLarge, NotReady
 SMALL = 64 * 1024
 #: Bytes for larger bodies without that, for all that are here at once.
 UNSIGNED_BYTES = 32 * 2**20
+_UNREADABLE = "the body could not be read to its end"
 
 
 class BodyReader:
@@ -42,33 +43,42 @@ class BodyReader:
         declared = request.content_length
         if declared is not None and declared > limit:
             raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
-        # Of a body in chunks, one byte more tells whether it is too long.
-        request.max_content_length = limit + 1
         guard = _Guard(self._budget, self._check)
         try:
-            body = _read(request, declared, guard)
-            if len(body) > limit:
-                raise RequestEntityTooLarge
+            if declared is None or declared > SMALL:
+                body = _read_guarded(request, limit, guard)
+            else:
+                body = _read_small(request, declared)
             if declared is not None and len(body) != declared:
                 raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
             yield body
-        except RequestEntityTooLarge as error:
-            raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed") from error
         finally:
             guard.release()
 
 
-def _read(request: flask.Request, declared: int | None, guard: _Guard) -> bytes | bytearray:
+def _read_small(request: flask.Request, declared: int) -> bytes:
+    stream: IO[bytes] = request.environ["wsgi.input"]
     try:
-        if declared is not None and declared <= SMALL:
-            return request.get_data(cache=False)
-        body = bytearray()
+        return stream.read(declared)
+    except (OSError, ClientDisconnected) as error:
+        raise BadRequest(_UNREADABLE) from error
+
+
+def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytearray:
+    # Of a body in chunks, one byte more tells whether it is too long.
+    request.max_content_length = limit + 1
+    body = bytearray()
+    try:
         while piece := request.stream.read(SMALL):
             body += piece
             guard.admit(body)
-        return body
+        if len(body) > limit:
+            raise RequestEntityTooLarge
+    except RequestEntityTooLarge as error:
+        raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed") from error
     except (OSError, ClientDisconnected) as error:
-        raise BadRequest("the body could not be read to its end") from error
+        raise BadRequest(_UNREADABLE) from error
+    return body
 
 
 class _Budget:

@@ -14,13 +14,13 @@ import functools
 import http.client
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import flask
 import requests
 import urllib3
 from werkzeug.datastructures import Headers
 
+from pyworker.answer import Fields
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
 from pyworker.model_response import ModelResponse
 
@@ -47,46 +47,29 @@ _WRITTEN_HERE = frozenset({"server", "date", "content-length"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FOLD = re.compile(r"\s*[\r\n]+\s*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_DROPPED = HOP_BY_HOP | _WRITTEN_HERE
-_NONE: frozenset[str] = frozenset()
-_MAX_REMEMBERED = 256
 
 
 def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers that may travel on: not those of one connection, nor any that is malformed."""
-    fields = [_judge(name, value) for name, value in headers]
-    named = {token for field in fields for token in field.named}
+    unfolded = [(name, _FOLD.sub(" ", value)) for name, value in headers]
+    named = {
+        token.strip().lower()
+        for name, value in unfolded
+        if name.lower() == "connection"
+        for token in value.split(",")
+    }
+    dropped = HOP_BY_HOP | _WRITTEN_HERE | named
     return [
-        (field.name, field.value)
-        for field in fields
-        if field.travels and not (named and field.name.lower() in named)
+        (name, value)
+        for name, value in unfolded
+        if name.lower() not in dropped and _NAME.fullmatch(name) and not _CONTROL.search(value)
     ]
 
 
-class _Judged(NamedTuple):
-    """A header, unfolded; whether it may travel on; and which others it forbids to."""
-
-    name: str
-    value: str
-    travels: bool
-    named: frozenset[str]
-
-
-def _judge_anew(name: str, value: str) -> _Judged:
-    unfolded = _FOLD.sub(" ", value)
-    lower = name.lower()
-    may = lower not in _DROPPED and bool(_NAME.fullmatch(name)) and not _CONTROL.search(unfolded)
-    named = frozenset(t.strip().lower() for t in unfolded.split(",")) if lower == "connection" else _NONE
-    return _Judged(name, unfolded, may, named)
-
-
-_judge_remembered = functools.lru_cache(maxsize=512)(_judge_anew)
-
-
-def _judge(name: str, value: str) -> _Judged:
-    """Most headers of a model server are the same in every answer."""
-    long = len(value) > _MAX_REMEMBERED
-    return _judge_anew(name, value) if long else _judge_remembered(name, value)
+@functools.lru_cache(maxsize=128)
+def _end_to_end_fields(fields: Fields) -> tuple[tuple[str, str], ...]:
+    """As above; one head that a model server gives again and again is one object."""
+    return tuple(end_to_end_headers(fields.items()))
 
 
 def json_response(model_response: requests.Response) -> flask.Response:
@@ -168,8 +151,7 @@ class _Untyped(flask.Response):
 
 
 def _response(body: bytes | Iterator[bytes], model_response: requests.Response) -> flask.Response:
-    headers = Headers(end_to_end_headers(_fields(model_response)))
-    return _Untyped(body, model_response.status_code, headers)
+    return _Untyped(body, model_response.status_code, Headers(_travelling(model_response)))
 
 
 # Of an answer that nobody has looked at yet, everything is known without making the objects of urllib3.
@@ -183,11 +165,11 @@ def _reader(model_response: requests.Response) -> Callable[[int], bytes]:
     return lambda size: raw.read1(size, decode_content=False)
 
 
-def _fields(model_response: requests.Response) -> Iterable[tuple[str, str]]:
+def _travelling(model_response: requests.Response) -> Iterable[tuple[str, str]]:
     if isinstance(model_response, ModelResponse):
-        return model_response.answer.msg.items()
+        return _end_to_end_fields(model_response.answer.msg)
     raw: urllib3.HTTPResponse = model_response.raw
-    return raw.headers.items()
+    return end_to_end_headers(raw.headers.items())
 
 
 def _declared_length(model_response: requests.Response) -> int | None:

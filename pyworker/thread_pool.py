@@ -1,9 +1,9 @@
 """Threads for requests, made when they are needed and kept; few of them run at once.
 
-There is one interpreter. Where many threads want it together, much of their time goes into handing it on, and
-who gets it next is chance. So an item is begun, in the order of submission, only while fewer than `at_once` of
-the others run. A thread that waits for somebody else (`with waiting:`) does not count meanwhile: as many items
-as there are threads may be in hand, as long as they wait.
+There is one interpreter. Where many threads want it together, much of their time goes into handing it on,
+and who gets it next is chance. So an item is begun, in the order of submission, only while fewer than
+`at_once` of the others run. A thread that waits for somebody else (`with waiting:`) does not count meanwhile: as many
+items as there are threads may be in hand, as long as they wait.
 
 Who waits without saying so is found out: where nothing was begun for a moment, `hasten` begins one more.
 """

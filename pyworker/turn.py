@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from gunicorn.http.body import ChunkedReader, LengthReader
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import Unreader
 from gunicorn.http.wsgi import Response, create
+from gunicorn.util import http_date
 
 from pyworker.client_socket import ClientSocket
 from pyworker.disconnect import PRESENCE
@@ -97,6 +99,11 @@ class ParsedRequest(Request):
         return source.take_buffered()
 
 
+@functools.lru_cache(maxsize=2)
+def _date(seconds: int) -> str:
+    return http_date(seconds)
+
+
 class OneSendResponse(Response):
     """gunicorn's response, but the head leaves together with the first piece of the body: one system call.
 
@@ -122,6 +129,16 @@ class OneSendResponse(Response):
         """Whether as many bytes went out as the head said."""
         omits_body: bool = getattr(self, "_omits_body")  # noqa: B009
         return self.response_length is None or omits_body or self.sent >= self.response_length
+
+    def default_headers(self) -> list[str]:
+        """As the base's, which writes the same date out each time."""
+        major, minor = cast("tuple[int, int]", self.request.version)
+        connection = "upgrade" if self.upgrade else "close" if self.should_close() else "keep-alive"
+        framing = "Transfer-Encoding: chunked\r\n" if self.chunked else ""
+        return [
+            f"HTTP/{major}.{minor} {self.status}\r\nServer: {self.version}\r\n"
+            f"Date: {_date(int(time.time()))}\r\nConnection: {connection}\r\n{framing}"
+        ]
 
     def send_headers(self) -> None:
         if self.headers_sent:
