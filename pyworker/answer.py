@@ -204,6 +204,10 @@ class Answer:
 
     def _read_chunks(self, size: int) -> bytes:
         """Of all chunks that are here already: a reader that is behind catches up in larger pieces."""
+        if not self._left and len(self._buffer) <= 2 and self._chunk_size is _NEXT_SIZE:
+            self._fill_or_fail()  # nothing of the next chunk is here yet
+            if piece := self._single_chunk(size):
+                return piece
         pieces: list[bytes] = []
         while size > 0 and (self._left or self._next_chunk(wait=not pieces)):
             if not self._buffer:
@@ -215,6 +219,18 @@ class Answer:
             self._left = (self._left or 0) - len(piece)
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _single_chunk(self, size: int) -> bytes:
+        """The chunk in the buffer where that holds exactly one, as with most tokens; else empty."""
+        buffer = self._buffer
+        found = _NEXT_SIZE.match(buffer)
+        if found is None:
+            return b""
+        count, start = int(found[1], 16), found.end()
+        if not 0 < count <= size or len(buffer) != start + count + 2 or not buffer.endswith(b"\r\n"):
+            return b""
+        self._buffer = b"\r\n"
+        return buffer[start:-2]
 
     def _next_chunk(self, *, wait: bool) -> bool:
         """Whether another chunk begins; without `wait` only one whose size is here already."""

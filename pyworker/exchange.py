@@ -130,18 +130,18 @@ class Exchange:
         length = response.calculate_content_length() if response.is_sequence else None
         if length is not None:
             response.content_length = length
-        # `iter_encoded` is the body as bytes, whatever the handler made it of.
-        response.response = self._until_last_byte(response.iter_encoded(), response.content_length, outcome)
+        response.response = self._until_last_byte(response.response, response.content_length, outcome)
         if response.status_code < 200 or response.status_code in (204, 304):
             self.tracker.end(outcome)  # no body will be asked for
         response.call_on_close(self.close)
         return response
 
     def _until_last_byte(
-        self, body: Iterable[bytes], length: int | None, outcome: Outcome
+        self, body: Iterable[bytes | str], length: int | None, outcome: Outcome
     ) -> Iterator[bytes]:
         try:
-            for piece in body:
+            for part in body:
+                piece = part.encode() if isinstance(part, str) else part
                 if length is not None:
                     length -= len(piece)
                     if length <= 0:

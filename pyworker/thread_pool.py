@@ -2,8 +2,8 @@
 
 There is one interpreter. Where many threads want it together, much of their time goes into handing it on,
 and who gets it next is chance. So an item is begun, in the order of submission, only while fewer than
-`at_once` of the others run. A thread that waits for somebody else (`with waiting:`) does not count meanwhile: as many
-items as there are threads may be in hand, as long as they wait.
+`at_once` of the others run. A thread that waits for somebody else (`with waiting:`) does not count
+meanwhile: as many items as there are threads may be in hand, as long as they wait.
 
 Who waits without saying so is found out: where nothing was begun for a moment, `hasten` begins one more.
 """
@@ -170,18 +170,30 @@ class _Waiting:
     """`with waiting:` around everything on which a request may wait for somebody else. For any thread."""
 
     def __enter__(self) -> None:
-        pool: ThreadPool[Any] | None = getattr(_here, "pool", None)
-        if pool is not None:
+        pool = _here.pool
+        if pool is None:
+            return
+        _here.depth += 1
+        if _here.depth == 1:
             pool.pause()
 
     def __exit__(self, *_: object) -> None:
-        pool: ThreadPool[Any] | None = getattr(_here, "pool", None)
-        if pool is not None:
+        pool = _here.pool
+        if pool is None:
+            return
+        _here.depth -= 1
+        if _here.depth == 0:
             pool.resume()
 
 
-# The pool of the thread that asks.
-_here = threading.local()
+class _Here(threading.local):
+    """Of the calling thread: its pool, where it belongs to one, and how deep it is in `with waiting:`."""
+
+    pool: ThreadPool[Any] | None = None
+    depth = 0
+
+
+_here = _Here()
 waiting = _Waiting()
 
 

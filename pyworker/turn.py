@@ -150,6 +150,10 @@ class OneSendResponse(Response):
         self.headers_sent = True
 
     def write(self, arg: bytes) -> None:
+        if self.headers_sent and self.chunked and arg and not self._head:
+            self.sent += len(arg)  # as the base does, for each token of a stream
+            self._client.send_all(b"%X\r\n%b\r\n" % (len(arg), arg))
+            return
         super().write(arg)
         if self._head:
             self._send(b"")  # an empty piece, or one that this status does not have

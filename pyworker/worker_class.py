@@ -27,6 +27,7 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -39,7 +40,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from pyworker.app import worker_of
 from pyworker.client_socket import ClientSocket
 from pyworker.poller import Poller, error_answer
-from pyworker.thread_pool import ThreadPool
+from pyworker.thread_pool import ThreadPool, waiting
 from pyworker.turn import OneSendResponse, Turns
 from pyworker.worker import Worker
 
@@ -186,9 +187,7 @@ class HardenedThreadWorker(ThreadWorker):
             app: Any = self.wsgi
             body = app(environ, response.start_response)
             try:
-                for piece in body:
-                    response.write(piece)
-                response.close()
+                _send(response, iter(body))
             finally:
                 if hasattr(body, "close"):
                     body.close()
@@ -224,3 +223,19 @@ class HardenedThreadWorker(ThreadWorker):
 
     def __repr__(self) -> str:
         return f"<HardenedThreadWorker {self._poller!r} {self._pool!r}>"
+
+
+def _send(response: OneSendResponse, pieces: Iterator[bytes]) -> None:
+    for piece in pieces:
+        response.write(piece)
+        if response.chunked or not response.is_whole:
+            break
+    else:
+        response.close()
+        return
+    # One that comes in pieces waits for the model or the client most of the time, and must not keep others
+    # from being begun.
+    with waiting:
+        for piece in pieces:
+            response.write(piece)
+    response.close()
