@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pyworker import allocator
 from pyworker.app import worker_of
 from pyworker.beacon import INTERVAL, Beacon, Failure
 from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
@@ -116,6 +117,7 @@ def when_ready(server: Arbiter) -> None:
 
 def post_fork(_server: Arbiter, worker: Worker) -> None:
     """Make the app in the new process and start its threads there."""
+    allocator.tune()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         # Until gunicorn installs the worker's handlers, the master's would swallow these.
         signal.signal(number, signal.SIG_DFL)

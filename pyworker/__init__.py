@@ -10,6 +10,7 @@ Two data paths:
 The modules, lowest first; each imports only modules above it:
 
     errors         error families, each with its HTTP status
+    allocator      settings of the C library
     tls            the certificate served with, read again when its files change
     config         environment → frozen, validated Settings
     data_types     what a worker's author implements, and what travels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import IO, Any, cast
@@ -18,6 +19,8 @@ from pyworker.errors import BadRequest, BodyTooLarge, NotReady
 SMALL = 64 * 1024
 #: Bytes for larger bodies without that, for all that are here at once.
 UNSIGNED_BYTES = 32 * 2**20
+# Of a body whose sender is known.
+_PIECE = 2**20
 _UNREADABLE = "the body could not be read to its end"
 
 
@@ -33,7 +36,7 @@ class BodyReader:
         self._budget = _Budget(UNSIGNED_BYTES)
 
     @contextlib.contextmanager
-    def reading(self, request: flask.Request, limit: int | None = None) -> Generator[bytes | bytearray]:
+    def reading(self, request: flask.Request, limit: int | None = None) -> Generator[bytes]:
         """The whole body, of `limit` bytes at most, for as long as it takes to find out who sent it.
 
         Raises `BodyTooLarge`, `BadRequest` where it ended early, `NotReady` where too much unsigned is here
@@ -64,21 +67,22 @@ def _read_small(request: flask.Request, declared: int) -> bytes:
         raise BadRequest(_UNREADABLE) from error
 
 
-def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytearray:
+def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytes:
     # Of a body in chunks, one byte more tells whether it is too long.
     request.max_content_length = limit + 1
-    body = bytearray()
+    # Gives its bytes away without a copy, which neither a bytearray nor a list of pieces does.
+    body = io.BytesIO()
     try:
-        while piece := request.stream.read(SMALL):
-            body += piece
+        while piece := request.stream.read(_PIECE if guard.is_signed else SMALL):
+            body.write(piece)
             guard.admit(body)
-        if len(body) > limit:
+        if body.tell() > limit:
             raise RequestEntityTooLarge
     except RequestEntityTooLarge as error:
         raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed") from error
     except (OSError, ClientDisconnected) as error:
         raise BadRequest(_UNREADABLE) from error
-    return body
+    return body.getvalue()
 
 
 class _Budget:
@@ -111,26 +115,27 @@ class _Guard:
     def __init__(self, budget: _Budget, check: Callable[[AuthData], None]) -> None:
         self._budget = budget
         self._check = check
-        self._signed = False
+        self.is_signed = False
         self._taken = 0
 
-    def admit(self, body: bytearray) -> None:
+    def admit(self, body: io.BytesIO) -> None:
         """Raises where this much of the body is too much, or is signed by somebody else."""
-        if self._signed or len(body) < SMALL:
+        length = body.tell()
+        if self.is_signed or length < SMALL:
             return
         if self._taken == 0:
-            auth_data = leading_auth_data(body)
+            auth_data = leading_auth_data(body.getvalue())
             if auth_data is not None:
                 self._check(auth_data)
-                self._signed = True
+                self.is_signed = True
                 return
-        if not self._budget.take(len(body) - self._taken):
+        if not self._budget.take(length - self._taken):
             raise NotReady(
                 f"no room for a body whose auth_data does not come within its first {SMALL} bytes; "
                 "put it before the payload",
                 retry_after=1.0,
             )
-        self._taken = len(body)
+        self._taken = length
 
     def release(self) -> None:
         """The body is gone, or known to be signed."""
@@ -139,7 +144,7 @@ class _Guard:
             self._taken = 0
 
 
-def leading_auth_data(beginning: bytearray) -> AuthData | None:
+def leading_auth_data(beginning: bytes) -> AuthData | None:
     """The `auth_data` of a JSON object that has only begun; None unless it is there to its end."""
     text = beginning.decode("utf-8", "ignore")  # the cut may lie within a character
     try:

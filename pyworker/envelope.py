@@ -27,16 +27,27 @@ MISSING_PART = "field missing"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Envelope(Generic[T]):
     """One request as its client sent it."""
 
     auth_data: AuthData
-    payload: T
+    _payload: T | None
     session_id: str | None
 
+    @property
+    def payload(self) -> T:
+        """What is meant for the model."""
+        assert self._payload is not None, "it was taken"
+        return self._payload
 
-def parse_envelope(body: bytes | bytearray, payload_cls: type[T]) -> Envelope[T]:
+    def take_payload(self) -> T:
+        """The same, but from now on it belongs to the caller alone: a large one is to go when it was sent."""
+        payload, self._payload = self.payload, None
+        return payload
+
+
+def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
     """One strict pass over the JSON: no NaN, no lone surrogate, bounded depth and integers.
 
     Raises `Unprocessable` for what is no JSON object, and `JsonDataException` with a message for each field
@@ -81,7 +92,7 @@ def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(parts)
 
 
-def _translated(error: ValidationError, body: bytes | bytearray, payload_cls: type[Any]) -> Unprocessable:
+def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> Unprocessable:
     try:
         message: object = pydantic_core.from_json(body)
     except ValueError:

@@ -78,12 +78,16 @@ class ModelClient:
     def post(
         self, path: str, payload: object, call: ModelCall, *, timeout: float | None = None
     ) -> requests.Response:
-        """POST `payload` and return once the head of the answer is here; its body is still on the way.
+        """`post_encoded` of what `encode` makes of the payload."""
+        return self.post_encoded(path, encode(payload), call, timeout=timeout)
 
-        Raises `ModelUnreachable`, `ModelTimeout`, `Unprocessable` (a number that JSON cannot carry), or
-        `pyworker.connection.Aborted`.
+    def post_encoded(
+        self, path: str, body: bytes, call: ModelCall, *, timeout: float | None = None
+    ) -> requests.Response:
+        """POST this JSON and return once the head of the answer is here; its body is still on the way.
+
+        Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.connection.Aborted`.
         """
-        body = _json(payload)
         limit = self._timeout if timeout is None else timeout
         try:
             if self._is_plain:
@@ -132,8 +136,11 @@ class ModelClient:
         return f"<ModelClient {self._adapter!r}>"
 
 
-def _json(payload: object) -> bytes:
-    """The payload as JSON, of a large one with no second copy; raises `Unprocessable`."""
+def encode(payload: object) -> bytes:
+    """The payload as JSON, of a large one with no second copy.
+
+    Raises `Unprocessable` for a number or text that JSON cannot carry.
+    """
     try:
         encoded = pydantic_core.to_json(payload)
         if b"NaN" in encoded or b"Infinity" in encoded:

@@ -18,7 +18,7 @@ from pyworker.errors import ClientGone, InvalidSession, NotReady, Overloaded
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.metrics import Kind, Metrics, RequestTracker
-from pyworker.model_client import ModelClient
+from pyworker.model_client import ModelClient, encode
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
@@ -76,7 +76,7 @@ class Pipeline:
         registers = [self.open_exchanges] if session is None else [self.open_exchanges, session.exchanges]
         exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers)
         try:
-            return self._forward(route, request, envelope.payload, exchange)
+            return self._forward(route, request, envelope, exchange)
         except BaseException as error:
             exchange.fail()
             if exchange.gone and isinstance(error, Exception):
@@ -136,7 +136,7 @@ class Pipeline:
         return _too_busy(reason, in_hand, load / throughput if throughput > 0 else 0.0)
 
     def _forward(
-        self, route: Route, request: flask.Request, payload: ApiPayload, exchange: Exchange
+        self, route: Route, request: flask.Request, envelope: Envelope[ApiPayload], exchange: Exchange
     ) -> flask.Response:
         presence: Presence | None = request.environ.get(PRESENCE)
         if presence is not None:
@@ -148,8 +148,10 @@ class Pipeline:
             raise Aborted
         exchange.tracker.start_work()
         handler = route.handler
-        body = handler.generate_payload_json(payload)
-        model_response = self._client.post(handler.endpoint, body, exchange.call)
+        # Not kept in a variable: while the model works, a large prompt is held once at most.
+        model_response = self._client.post_encoded(
+            handler.endpoint, encode(handler.generate_payload_json(envelope.take_payload())), exchange.call
+        )
         exchange.hold(model_response)
         return exchange.deliver(handler.generate_client_response(request, model_response))
 

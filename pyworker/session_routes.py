@@ -125,6 +125,6 @@ class SessionViews:
         return parse_fields(SessionRequest, cast("Mapping[str, Any]", message))
 
 
-def _raw_auth_data(body: bytes | bytearray) -> dict[str, Any]:
+def _raw_auth_data(body: bytes) -> dict[str, Any]:
     """As it was sent, of a body that was parsed before."""
     return pydantic_core.from_json(body)["auth_data"]

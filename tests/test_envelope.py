@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -82,6 +83,14 @@ def test_a_good_envelope() -> None:
     envelope = parse({"auth_data": AUTH, "payload": {"prompt": "hi"}, "session_id": "abc"})
 
     assert envelope == Envelope(AuthData("s", "http://a:1", "e", 100, 1, None), Chat("hi"), "abc")
+
+
+def test_a_payload_that_was_taken_is_not_kept() -> None:
+    envelope = parse({"auth_data": AUTH, "payload": {"prompt": "hi"}})
+    payload = weakref.ref(envelope.payload)
+
+    assert envelope.take_payload() == Chat("hi")
+    assert payload() is None
 
 
 @pytest.mark.parametrize("extra", [{}, {"session_id": None}])

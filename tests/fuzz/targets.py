@@ -65,7 +65,7 @@ ANSWERS = [
 
 def envelope(data: bytes) -> None:
     """The client's body."""
-    leading_auth_data(bytearray(data))
+    leading_auth_data(data)
     try:
         found = parse_envelope(data, Chat)
     except Unprocessable as error:
