@@ -12,8 +12,8 @@ _M_ARENA_MAX = -8
 # first freed block of 10 MB would make glibc keep all up to that size. Well above the pieces in which bodies
 # are read.
 _LARGE = 4 * 2**20
-# Nearly always one thread allocates at a time, for there is one interpreter; an arena for each thread would keep
-# what that thread has freed.
+# Nearly always one thread allocates at a time, for there is one interpreter; an arena for each thread would
+# keep what that thread has freed.
 _ARENAS = 1
 
 
