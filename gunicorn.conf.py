@@ -16,7 +16,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyworker import allocator
-from pyworker.app import worker_of
 from pyworker.beacon import INTERVAL, Beacon, Failure
 from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
 from pyworker.errors import ConfigError
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.config import Config
     from gunicorn.workers.base import Worker
+
+    from pyworker.worker import Worker as PyworkerWorker
 
 try:
     _settings = Settings.from_env()
@@ -121,9 +122,8 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         # Until gunicorn installs the worker's handlers, the master's would swallow these.
         signal.signal(number, signal.SIG_DFL)
-    application: Any = worker.app
     try:
-        pyworker_worker = worker_of(application.wsgi())
+        pyworker_worker = _pyworker_of(worker)
         pyworker_worker.check_can_serve()
     except ConfigError as error:
         logging.getLogger("pyworker").error("cannot start: %s", error)
@@ -155,4 +155,12 @@ def worker_exit(_server: Arbiter, worker: Worker) -> None:
     """Join the threads and send the last report. Also called in the master, where nothing was started."""
     application: Any = worker.app
     if application.callable is not None:
-        worker_of(application.callable).close()
+        _pyworker_of(worker).close()
+
+
+def _pyworker_of(worker: Worker) -> PyworkerWorker:
+    # Not above: this file is read by the master too, which has no use for the memory of the app.
+    from pyworker.app import worker_of
+
+    application: Any = worker.app
+    return worker_of(application.wsgi())

@@ -64,6 +64,21 @@ before there is an environment; `doctor/`, which looks for what is wrong on an i
 model server.
 """
 
-from pyworker.app import create_app
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import flask
+
+    from pyworker.config import Settings
 
 __all__ = ["create_app"]
+
+
+def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
+    """`pyworker.app.create_app`: the WSGI app of the worker `name`."""
+    # Not above: gunicorn's master needs some of the modules, and has no use for the memory of all.
+    from pyworker.app import create_app as create
+
+    return create(name, settings)

@@ -108,7 +108,8 @@ class SignatureVerifier:
         self._on_stale_key = on_stale_key
         self._unsecured = unsecured
         self._replay = ReplayWindow()
-        # Guards _key, _verified (signatures of the current form that were good, newest last) and _asked_at.
+        # Guards _key, _verified (signatures of the current form that were good and their URLs, which were this
+        # worker's; newest last) and _asked_at.
         self._lock = threading.Lock()
         self._key: RSA.RsaKey | None = None
         self._verified: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -145,6 +146,11 @@ class SignatureVerifier:
         key = self._key
         if key is None:
             raise NotReady("the autoscaler's public key is not here yet")
+        if (
+            auth_data.url,
+            auth_data.signature,
+        ) in self._verified:  # one lookup: atomic, and a miss costs a check
+            return None
         if self._own_origin is not None and origin(auth_data.url) != self._own_origin:
             raise Unauthorized("the signature was made for the URL of another worker")
         if self._is_current(key, auth_data):
@@ -156,14 +162,11 @@ class SignatureVerifier:
         raise Unauthorized("the signature does not verify")
 
     def _is_current(self, key: RSA.RsaKey, auth_data: AuthData) -> bool:
-        known = (auth_data.url, auth_data.signature)
-        if known in self._verified:  # one dict lookup: atomic, and a miss only costs the check below
-            return True
         if not _matches(key, current_message(auth_data.url), auth_data.signature):
             return False
         with self._lock:
             if key is self._key:
-                self._verified[known] = None
+                self._verified[auth_data.url, auth_data.signature] = None
                 while len(self._verified) > _CACHED_SIGNATURES:
                     self._verified.popitem(last=False)
         return True

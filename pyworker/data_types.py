@@ -104,6 +104,11 @@ def _adapter(cls: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(cls)
 
 
+@functools.cache
+def _field_names(cls: type[ApiPayload]) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
 @dataclass
 class ApiPayload(ABC):
     """The part of a request that is meant for the model. Subclass it as a dataclass.
@@ -129,7 +134,7 @@ class ApiPayload(ABC):
 
     def generate_payload_json(self) -> dict[str, Any]:
         """What is sent to the model server; by default every field by its name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: getattr(self, name) for name in _field_names(type(self))}
 
     @classmethod
     def prepare(cls, settings: Settings) -> None:

@@ -88,16 +88,12 @@ class Exchange:
         self._watcher = watcher
         self._presence: Presence | None = None
         self._model_response: requests.Response | None = None
-        self._gone = threading.Event()
+        #: Whether the client hung up. Set once, by whichever thread noticed.
+        self.gone = False
         self.was_cut: Cut | None = None
         self._registers = registers
         for register in registers:
             register.add(self)
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client hung up."""
-        return self._gone.is_set()
 
     def watch(self, presence: Presence) -> None:
         """Notice from now on when this client hangs up."""
@@ -106,7 +102,7 @@ class Exchange:
 
     def client_gone(self) -> None:
         """The client hung up: leave the queue, end the call to the model."""
-        self._gone.set()
+        self.gone = True
         if self.tracker.end(Outcome.CANCELLED):
             logger.info("499 request %d: the client hung up", self.tracker.request_idx)
         self.call.abort()
@@ -130,7 +126,9 @@ class Exchange:
         length = response.calculate_content_length() if response.is_sequence else None
         if length is not None:
             response.content_length = length
-        response.response = self._until_last_byte(response.response, response.content_length, outcome)
+        else:
+            length = response.content_length
+        response.response = self._until_last_byte(response.response, length, outcome)
         if response.status_code < 200 or response.status_code in (204, 304):
             self.tracker.end(outcome)  # no body will be asked for
         response.call_on_close(self.close)

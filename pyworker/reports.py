@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 PROTOCOL_VERSION = "1.1.0"
 
@@ -17,8 +18,7 @@ class Outcome(Enum):
     REJECTED = "Rejected"
 
 
-@dataclass(frozen=True)
-class FinishedRequest:
+class FinishedRequest(NamedTuple):
     """One entry of `/delete_requests/`. Times are epoch seconds, 0 where not reached."""
 
     request_idx: int
@@ -37,15 +37,8 @@ class FinishedRequest:
         return cls(request_idx, success, outcome.value, entered, started, completed)
 
     def to_wire(self) -> dict[str, object]:
-        """The JSON object that is sent. Written out: there may be thousands of them each second."""
-        return {
-            "request_idx": self.request_idx,
-            "success": self.success,
-            "status": self.status,
-            "entered_queue_at": self.entered_queue_at,
-            "work_started_at": self.work_started_at,
-            "work_completed_at": self.work_completed_at,
-        }
+        """The JSON object that is sent."""
+        return self._asdict()
 
 
 @dataclass(frozen=True)

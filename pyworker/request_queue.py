@@ -50,12 +50,14 @@ class Admission(ABC):
 
 
 class Unlimited(Admission):
-    """Everybody's turn is now: the null queue. Stateless."""
+    """Everybody's turn is now: the null queue. Its one slot is for all."""
+
+    def __init__(self) -> None:
+        self._slot = Slot(_nothing_to_release)
+        self._slot.grant()
 
     def enter(self) -> Slot:
-        slot = Slot(_nothing_to_release)
-        slot.grant()
-        return slot
+        return self._slot
 
 
 def _nothing_to_release(_: Slot) -> None:

@@ -37,15 +37,15 @@ from gunicorn.http import errors
 from gunicorn.workers import base
 from gunicorn.workers.gthread import ThreadWorker
 
-from pyworker.app import worker_of
 from pyworker.client_socket import ClientSocket
 from pyworker.poller import Poller, error_answer
 from pyworker.thread_pool import ThreadPool, waiting
 from pyworker.turn import OneSendResponse, Turns
-from pyworker.worker import Worker
 
 if TYPE_CHECKING:
     import flask
+
+    from pyworker.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +125,9 @@ class HardenedThreadWorker(ThreadWorker):
             self._poller.serve(_DRAIN_ROUND)
 
     def _worker(self) -> Worker:
+        # Not above: the master loads this module too, and has no use for the memory of the app.
+        from pyworker.app import worker_of
+
         return worker_of(cast("flask.Flask", self.app.wsgi()))
 
     # -- signal handlers ---------------------------------------------------------------------------------

@@ -124,6 +124,16 @@ def test_errors_are_json(make_app: MakeApp) -> None:
     assert client.post("/generate", data=b"{").get_json() == {"error": "invalid JSON"}
 
 
+def test_where_a_route_is_said_to_be_depends_on_the_host_each_time(make_app: MakeApp) -> None:
+    client = make_app("hello_world").test_client()
+    for host in ("a", "b:81", "a"):
+        answer = client.get(headers={"Host": host}, environ_overrides={"PATH_INFO": "//ping"})
+        assert (answer.status_code, answer.headers["Location"]) == (308, f"http://{host}/ping")
+    paths = [f"/{number}" for number in range(300)]
+    assert {client.get(path).status_code for path in paths} == {404}
+    assert client.get("/ping", query_string={"a": "b"}).data == client.get("/ping").data == b"pong"
+
+
 def test_a_body_above_the_limit(make_app: MakeApp) -> None:
     client = make_app(max_body_bytes=1000).test_client()
     assert client.post("/pass", data=b" " * 1000).status_code == 422

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,6 +196,20 @@ def test_no_module_makes_threads_or_files_when_it_is_imported() -> None:
     assert found == []
 
 
+def test_what_gunicorn_s_master_imports_does_not_bring_the_app() -> None:
+    program = (
+        "import runpy, sys\n"
+        "import pyworker.worker_class\n"
+        "runpy.run_path('gunicorn.conf.py')\n"
+        "print(sorted({'flask', 'requests', 'pydantic', 'Crypto', 'pyworker.app'} & set(sys.modules)))\n"
+    )
+    identity = {"CONTAINER_ID": "1", "REPORT_ADDR": "http://127.0.0.1:1", "WORKER_PORT": "0"}
+
+    done = run_python("-c", program, variables=identity)
+
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def test_importing_a_worker_is_light_and_silent() -> None:
     program = (
         "import sys\n"
@@ -205,7 +220,7 @@ def test_importing_a_worker_is_light_and_silent() -> None:
         "        calls.append((event, arguments))\n"
         "sys.addaudithook(watch)\n"
         "import threading\n"
-        "import pyworker, workers.hello_world.server\n"
+        "import pyworker.app, workers.hello_world.server\n"
         "heavy = {'transformers', 'nltk', 'torch', 'tokenizers', 'huggingface_hub', 'gunicorn'}\n"
         "heavy.add('cryptography')\n"
         "heavy |= {'hdrh', 'rich'}  # of the load test\n"
@@ -240,10 +255,13 @@ def test_a_core_module_stands_without_the_libraries_of_the_edge(module: str) -> 
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
-def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=ROOT,
+        env={**os.environ, **(variables or {})},
         capture_output=True,
         text=True,
         timeout=IMPORT_DEADLINE,

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
@@ -514,7 +514,7 @@ def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
 
     [record] = metrics.finished(5)
 
-    assert list(asdict(record)) == [
+    assert list(record.to_wire()) == [
         "request_idx",
         "success",
         "status",

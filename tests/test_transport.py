@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -312,6 +313,33 @@ def test_bytes_that_come_later_drop_the_connection(scripted_model: ScriptedServe
         wait_event(sent, "the bytes that nobody asked for")
         assert post(client) == b"the right one"
     assert [request.connection for request in scripted_model.requests()] == [1, 2]
+
+
+def test_a_response_that_is_looked_at_late_is_one_of_requests(scripted_model: ScriptedServer) -> None:
+    scripted_model.script(
+        "/answer", whole(b'{"a": [1]}', "Set-Cookie: b=c", "Content-Type: application/json")
+    )
+    with model_client(scripted_model) as client:
+        answer = client.post("/answer", {"x": 1}, ModelCall())
+        answer.reason = "set by a handler"
+        assert answer.ok
+        assert answer.json() == {"a": [1]}
+        assert answer.headers["content-TYPE"] == "application/json"
+        assert dict(answer.cookies.items()) == {"b": "c"}
+        assert answer.url == answer.request.url == scripted_model.url + "/answer"
+        assert answer.reason == "set by a handler"
+        assert answer.encoding == "utf-8"
+        with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+            getattr(answer, "nonsense")  # noqa: B009
+        copied = pickle.loads(pickle.dumps(answer))
+        assert (copied.status_code, copied.content) == (200, answer.content)
+
+
+def test_a_response_that_nobody_looks_at_is_closed(scripted_model: ScriptedServer) -> None:
+    scripted_model.script("/answer", head("Content-Length: 10"), b"half", Act.HANG)
+    with model_client(scripted_model) as client:
+        client.post("/answer", None, ModelCall()).close()
+        assert scripted_model.request("/answer").gone.wait(DEADLINE)
 
 
 def test_an_answer_that_is_not_read_drops_its_connection(scripted_model: ScriptedServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -62,6 +63,64 @@ def test_requests_in_a_row_byte_by_byte(front: Stack) -> None:
         for byte in PING + post + PING:
             client.send(bytes([byte]))
         assert [client.answer().status for _ in range(3)] == [200] * 3
+
+
+def test_a_head_that_comes_again_brings_a_body_of_its_own(front: Stack) -> None:
+    front.model.script("/pass", whole(b"{}"))
+    prompts = ["one", "two and a half", "", "three" * 1000, "one"]
+    with RawClient(front.url) as client:
+        for prompt in prompts:
+            client.send(request_bytes("POST", "/pass", front.envelope(prompt)))
+            assert client.answer().status == 200
+    received = [json.loads(request.body)["prompt"] for request in front.model.requests("/pass")]
+    assert received == prompts
+
+
+@pytest.mark.parametrize(
+    ("found", "changed", "status"),
+    [
+        (b"Host:", b"Host :", 400),
+        (b"Content-Length:", b"Content-Length: 1\r\nContent-Length:", 400),
+        (b"Content-Length: ", b"Content-Length: +", 400),
+        (b"POST /pass", b"POST /pasz", 404),
+        (b"POST", b"PUT", 405),
+        (b"Host:", b"Connection: close\r\nHost:", 200),
+    ],
+)
+def test_a_head_that_differs_from_the_last_one_is_parsed(
+    front: Stack, found: bytes, changed: bytes, status: int
+) -> None:
+    front.model.script("/pass", whole(b"{}"))
+    usual = request_bytes("POST", "/pass", front.envelope())
+    assert found in usual
+    with RawClient(front.url) as client:
+        for _ in range(3):
+            client.send(usual)
+            assert client.answer().status == 200
+        client.send(usual.replace(found, changed, 1))
+        assert client.answer().status == status
+        if status in (200, 400):
+            assert client.rest() == b""
+        else:
+            client.send(usual)
+            assert client.answer().status == 200
+
+
+def test_a_request_that_comes_while_the_one_before_is_answered(front: Stack) -> None:
+    gate = threading.Event()
+    front.model.once("/pass", gate, whole(b"first"))
+    front.model.once("/pass", whole(b"second"))
+    post = request_bytes("POST", "/pass", front.envelope())
+    with RawClient(front.url) as client:
+        client.send(post)
+        front.model.request("/pass")
+        client.send(post[:10])
+        # Seen by the poller by the time that it has answered somebody else.
+        assert ask(front.url, "GET", "/ping").body == b"pong"
+        gate.set()
+        assert client.answer().body == b"first"
+        client.send(post[10:])
+        assert client.answer().body == b"second"
 
 
 def test_a_request_cut_anywhere(front: Stack) -> None:

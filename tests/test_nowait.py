@@ -1,0 +1,87 @@
+"""System calls that do not wait: what they say where there is nothing, an end or an error."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pyworker import nowait
+
+LARGE = os.urandom(4 * 2**20)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        yield near, far
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+@pytest.mark.parametrize("size", [1, nowait.SMALL, nowait.SMALL + 1, len(LARGE)])
+def test_all_is_sent_however_slowly_it_is_taken(pair: tuple[socket.socket, socket.socket], size: int) -> None:
+    near, far = pair
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    sending = threading.Thread(target=nowait.send_all, args=(near, LARGE[:size]))
+    sending.start()
+    found = b""
+    while len(found) < size:
+        found += far.recv(1000)
+    sending.join()
+    assert found == LARGE[:size]
+
+
+def test_where_the_buffer_is_full_nothing_is_sent(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, _ = pair
+    while sent := nowait.send(near.fileno(), LARGE):
+        assert 0 < sent <= len(LARGE)
+    assert nowait.send(near.fileno(), b"x") == 0
+
+
+def test_what_there_is_to_receive(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    receiver = nowait.Receiver(4)
+    assert receiver.receive(near.fileno()) is None
+    assert nowait.is_silent(near.fileno())
+    far.sendall(b"\0hello")
+    near.recv(1, socket.MSG_PEEK)  # waits until it is here
+    assert not nowait.is_silent(near.fileno())
+    assert [receiver.receive(near.fileno()) for _ in range(3)] == [b"\0hel", b"lo", None]
+    far.close()
+    assert near.recv(1) == b""
+    assert receiver.receive(near.fileno()) == b""
+    assert not nowait.is_silent(near.fileno()), "the end is something to read"
+
+
+def test_a_reset_is_an_error_as_of_a_socket(pair: tuple[socket.socket, socket.socket]) -> None:
+    near, far = pair
+    far.sendall(b"x")
+    near.recv(1, socket.MSG_PEEK)
+    reset(far)
+    assert not nowait.is_silent(near.fileno())
+    near.recv(1)
+    with pytest.raises(ConnectionResetError):
+        near.recv(1)
+    with pytest.raises(BrokenPipeError):
+        nowait.send(near.fileno(), b"x")
+    with pytest.raises(BrokenPipeError):
+        nowait.send_all(near, LARGE)
+
+
+def test_a_descriptor_that_is_none() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        nowait.send(-1, b"x")
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        nowait.Receiver(10).receive(-1)
