@@ -10,7 +10,7 @@ from typing import cast
 import flask
 import requests
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import MapAdapter, RequestRedirect
+from werkzeug.routing import MapAdapter
 
 from pyworker import responses
 from pyworker.config import Settings
@@ -155,8 +155,6 @@ def _answer_http_exception(error: HTTPException) -> flask.Response:
     for name, value in error.get_headers():
         if name.lower() in ("allow", "retry-after"):
             answer.headers[name] = value
-    if isinstance(error, RequestRedirect):
-        answer.headers["Location"] = error.new_url
     return answer
 
 

@@ -108,8 +108,8 @@ class SignatureVerifier:
         self._on_stale_key = on_stale_key
         self._unsecured = unsecured
         self._replay = ReplayWindow()
-        # Guards _key, _verified (signatures of the current form that were good and their URLs, which were this
-        # worker's; newest last) and _asked_at.
+        # Guards _key, _verified (signatures of the current form that were good, with their URLs, which were
+        # this worker's; newest last) and _asked_at.
         self._lock = threading.Lock()
         self._key: RSA.RsaKey | None = None
         self._verified: OrderedDict[tuple[str, str], None] = OrderedDict()
