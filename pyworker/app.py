@@ -19,6 +19,7 @@ from pyworker.health import HealthProbe
 from pyworker.loopback import LoopbackServer
 from pyworker.registry import load_worker
 from pyworker.session_routes import SessionViews
+from pyworker.thread_pool import waiting
 from pyworker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,9 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
     @blueprint.get("/healthcheck")
     def healthcheck() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
         try:
-            return responses.copy(probe.fetch())
+            with waiting:
+                answer = probe.fetch()
+            return responses.copy(answer)
         except requests.exceptions.RequestException as error:
             raise NotReady("the model server's health cannot be asked: it does not answer") from error
 

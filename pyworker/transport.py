@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 from pyworker.answer import Answer
 from pyworker.connection import Aborted, Connection, ModelCall, StaleConnection
 from pyworker.model_response import Body, ModelResponse
+from pyworker.thread_pool import waiting
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class ModelAdapter(HTTPAdapter):
         if not self._is_plain or not _is_whole(request.body):
             self._authorize(request)
             proxy_map = dict(proxies) if proxies else None
-            return super().send(request, stream, cast("Any", timeout), verify, cert, proxy_map)
+            with waiting:
+                return super().send(request, stream, cast("Any", timeout), verify, cert, proxy_map)
         read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
         body = request.body.encode() if isinstance(request.body, str) else request.body or b""
         response = self.call(self.target(request), body, ModelCall(), read_timeout)

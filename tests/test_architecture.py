@@ -203,7 +203,7 @@ def test_what_gunicorn_s_master_imports_does_not_bring_the_app() -> None:
         "runpy.run_path('gunicorn.conf.py')\n"
         "print(sorted({'flask', 'requests', 'pydantic', 'Crypto', 'pyworker.app'} & set(sys.modules)))\n"
     )
-    identity = {"CONTAINER_ID": "1", "REPORT_ADDR": "http://127.0.0.1:1", "WORKER_PORT": "3000"}
+    identity = {"CONTAINER_ID": "1", "REPORT_ADDR": "http://127.0.0.1:1", "CHECK_URL": "false"}
 
     done = run_python("-c", program, variables=identity)
 
