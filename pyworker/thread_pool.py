@@ -37,12 +37,14 @@ class ThreadPool(Generic[Item]):
         self._work = work
         self._at_once = at_once
         # Guards the limit, _idle (threads without an item), _backlog (items without a thread), _count,
-        # _running (threads with an item that do not wait for somebody else), _begun_at and _is_closed.
+        # _running (threads with an item that do not wait for somebody else), _allowed (how many of those
+        # there may be now), _begun_at and _is_closed.
         self._lock = threading.Lock()
         self._idle: list[_Place[Item]] = []
         self._backlog: deque[Item] = deque()
         self._count = 0
         self._running = 0
+        self._allowed = at_once
         self._begun_at = 0.0
         self._is_closed = False
 
@@ -58,10 +60,13 @@ class ThreadPool(Generic[Item]):
         if not self._backlog:
             return math.inf
         with self._lock:
-            late = self._begun_at + _STALL - time.monotonic()
-            begin = self._next_to_begin(at_once=self._limit) if late <= 0 else _nothing
+            left = self._begun_at + _STALL - time.monotonic()
+            if left <= 0:
+                # Those that run are taken for waiting, until nothing is left to begin.
+                self._allowed = max(self._allowed, self._running) + 1
+            begin = self._next_to_begin()
         begin()
-        return _STALL if late <= 0 else late
+        return _STALL if left <= 0 else left
 
     def pause(self) -> None:
         """The calling thread of this pool begins to wait for somebody else."""
@@ -75,9 +80,9 @@ class ThreadPool(Generic[Item]):
         with self._lock:
             self._running += 1
 
-    def _next_to_begin(self, at_once: int | None = None) -> Callable[[], None]:
+    def _next_to_begin(self) -> Callable[[], None]:
         """Under the lock; what it returns is to be called outside."""
-        if not self._backlog or self._running >= (at_once or self._at_once):
+        if not self._backlog or self._running >= self._allowed:
             return _nothing
         if self._idle:
             place = self._idle.pop()
@@ -136,7 +141,9 @@ class ThreadPool(Generic[Item]):
     def _next(self, place: _Place[Item]) -> Item | None:
         with self._lock:
             self._running -= 1
-            if self._backlog and self._running < self._at_once:
+            if not self._backlog:
+                self._allowed = self._at_once
+            elif self._running < self._allowed:
                 return self._take()
             if self._is_closed:
                 return None

@@ -12,13 +12,13 @@ What each thread does, and what it owns:
   at once (`thread_pool`), and they do not hold up the end of the process.
 * Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
   pipe (`self.PIPE`) makes the poller return, and `run` acts.
-* The disconnect watcher, `pyworker-disconnect`, is told by the poller that a client in the pool has hung up, and
-  tells its request, which the poller must not wait for.
+* The disconnect watcher, `pyworker-disconnect`, is told by the poller that a client in the pool has hung up,
+  and tells its request, which the poller must not wait for.
 
 So a slow client has no thread: it gets one with its whole request, or with the first 64 KiB of a larger body,
 whose rest has a deadline of its own there (`turn.Source`), and a quarter of the threads at most.
 
-A head that a client sends again is not parsed again (`heads`): what the parser made of the same bytes is used.
+A head that a client sends again is not parsed again (`heads`): what the parser made of these bytes is used.
 
 gunicorn is pinned to a narrow range, since what is built upon here is its inside: test_worker_class_pin.py
 names each part and fails when one changes.

@@ -209,6 +209,27 @@ def test_an_item_is_not_begun_while_another_runs_unless_that_takes_too_long() ->
     pool.close()
 
 
+def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> None:
+    gate, finished = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def work(item: str) -> None:
+        if item == "stuck":
+            gate.wait(10)
+        done.append(item)
+        if item == "last":
+            finished.set()
+
+    pool = ThreadPool(5, work, at_once=1)
+    for item in ("stuck", "stuck", *["quick"] * 100, "last"):
+        pool.submit(item)
+    wait_until(lambda: pool.hasten() > 0 and len(done) > 0, "a quick one is done")
+    wait_event(finished, "all others, without being asked again")
+    gate.set()
+    wait_until(lambda: "[0 of" in repr(pool), "the threads are idle")
+    pool.close()
+
+
 SHORT_OF_THREADS = """
 import resource, threading
 from pyworker.thread_pool import ThreadPool
