@@ -176,15 +176,8 @@ class OneSendResponse(Response):
 
 
 # What differs between the requests of one head: what belongs to the connection, and to the one request.
-_OF_CONNECTION = (
-    "gunicorn.socket",
-    "REMOTE_ADDR",
-    "REMOTE_PORT",
-    "SERVER_NAME",
-    "SERVER_PORT",
-    PRESENCE,
-)
-_OF_REQUEST = ("CONTENT_LENGTH", "wsgi.input", "wsgi.early_hints")
+_OF_CONNECTION = ("gunicorn.socket", "REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT", PRESENCE)
+_OF_REQUEST = ("CONTENT_LENGTH", "wsgi.input")
 
 
 class Turns:
@@ -219,6 +212,8 @@ class Turns:
             response_args=(client, self._is_stopping),
         )
         environ["wsgi.multithread"] = True
+        # It would send a head of its own, before the one that leaves with the body.
+        del environ["wsgi.early_hints"]
         environ[PRESENCE] = client.presence
         self._learn(client, request, environ)
         return response, environ
