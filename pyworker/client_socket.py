@@ -1,24 +1,29 @@
 """One client's connection: reading without blocking for the poller, blocking for a thread of the pool.
 
-A plain socket always stays in blocking mode, and the poller reads with MSG_DONTWAIT: no mode to switch
-between two requests. TLS cannot do that, so there the mode changes with the owner.
+A plain socket always stays in blocking mode, and the poller reads with MSG_DONTWAIT. TLS cannot do that: it
+never blocks, and a thread of the pool waits by `poll`. So there is no mode to switch between two requests.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
 from pyworker.heads import KnownHead
-from pyworker.nowait import Receiver, send_all
+from pyworker.nowait import Receiver, is_silent, send_all
 from pyworker.thread_pool import waiting
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 READ_SIZE = 64 * 1024
 #: Seconds after which a client that takes nothing of its answer is given up.
@@ -72,8 +77,11 @@ class ClientSocket:
 
     @property
     def needs_a_look(self) -> bool:
-        """Whether there may be something to read that epoll has told of already, or cannot tell of."""
-        return self.stirred or self.presence.is_gone or self._tls is not None
+        """Whether there may be something to read that epoll has told of already."""
+        if self._tls is None:
+            return self.stirred or self.presence.is_gone
+        # TLS takes one record at a time and leaves the next one in the socket.
+        return not is_silent(self.descriptor)
 
     # -- for the poller: nothing blocks ------------------------------------------------------------------
 
@@ -112,44 +120,55 @@ class ClientSocket:
 
     # -- between the two ---------------------------------------------------------------------------------
 
-    def enter_pool(self) -> None:
-        """From here on reading and writing block."""
-        if self._tls is not None:
-            # SO_SNDTIMEO means nothing to it: it would try again for ever.
-            self._tls.settimeout(SEND_SECONDS)
-
     def leave_pool(self) -> bytes:
-        """From here on nothing blocks. What TLS has read ahead: it would not make the socket readable."""
-        if self._tls is None:
-            return b""
-        self._tls.settimeout(0)
+        """What TLS has read ahead: it would not make the socket readable. Raises OSError."""
         pending = b""
-        while count := self._tls.pending():
+        while self._tls is not None and (count := self._tls.pending()):
             pending += self._tls.recv(count)
         return pending
 
+    # -- for a thread of the pool: it may block ------------------------------------------------------------
+
     def send_all(self, data: bytes) -> None:
-        """On a thread of the pool; raises OSError where the client does not take it in time."""
+        """Raises OSError where the client does not take it in time."""
         if self._tls is None:
             send_all(self.sock, data)
-        else:
-            with waiting:
-                self._tls.sendall(data)
+            return
+        view, sent = memoryview(data), 0
+        while sent < len(data):
+            sent += self._patiently(self._tls.send, view[sent:], SEND_SECONDS)
 
     def read_within(self, size: int, seconds: float) -> bytes:
-        """On a thread of the pool: some of a body; raises OSError where nothing comes in time."""
+        """Some of a body; raises OSError where nothing comes in time."""
+        if self._tls is not None:
+            return self._patiently(self._tls.recv, size, seconds)
         self.sock.settimeout(seconds)
         try:
             with waiting:
                 return self.sock.recv(size)
         finally:
-            self.sock.settimeout(None if self._tls is None else SEND_SECONDS)
+            self.sock.settimeout(None)
+
+    def _patiently(self, act: Callable[[Argument], Result], argument: Argument, seconds: float) -> Result:
+        """`act`, as soon as TLS can do it; raises TimeoutError where that is not within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return act(argument)
+            except ssl.SSLWantReadError:
+                events = select.POLLIN
+            except ssl.SSLWantWriteError:
+                events = select.POLLOUT
+            poll = select.poll()
+            poll.register(self.descriptor, events)
+            with waiting:
+                if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+                    raise TimeoutError("the client was too slow")
 
     def say_goodbye(self) -> None:
         """Tell the client that nothing more comes; it may still send. From whichever thread owns it."""
         if self._tls is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._tls.settimeout(0)
                 self._tls.unwrap()  # never waits for the client's own goodbye
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)

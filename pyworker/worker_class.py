@@ -159,17 +159,16 @@ class HardenedThreadWorker(ThreadWorker):
         """One request of a connection, until that is given back."""
         rest: bytes | None = None
         try:
-            client.enter_pool()
             rest = self._serve(client)
         except errors.ParseException as error:
-            self.handle_error(None, client.sock, client.address, error)
+            self.handle_error(None, client, client.address, error)
         except (TimeoutError, BlockingIOError):  # the latter from SO_SNDTIMEO
             logger.info("gave up on a client that did not take its answer")
         except OSError as error:
             logger.debug("a connection broke: %s", type(error).__name__)
         except Exception as error:
             logger.exception("a request failed inside the server")
-            self.handle_error(None, client.sock, client.address, error)
+            self.handle_error(None, client, client.address, error)
         finally:
             self._poller.give_back(client, rest)
 
@@ -225,7 +224,7 @@ class HardenedThreadWorker(ThreadWorker):
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             message = "internal error of the worker; its log says more"
         with contextlib.suppress(OSError):  # the client may be gone
-            client.sendall(error_answer(status, message))
+            client.send_all(error_answer(status, message))
 
     def __repr__(self) -> str:
         return f"<HardenedThreadWorker {self._poller!r} {self._pool!r}>"
