@@ -22,7 +22,8 @@ The modules, lowest first; each imports only modules above it:
     thread_pool    threads for requests, of which few run at once
     request_queue  first-in-first-out turns
     nowait         system calls that keep the interpreter
-    answer         the model server's answer, parsed as it comes
+    answer_head    the head of the model server's answer
+    answer         the model server's answer as it comes
     connection     one connection to the model server, and a call on it that can be aborted
     model_response the answer as handlers get it
     transport      the adapter of the session: a pool of such connections
@@ -32,6 +33,7 @@ The modules, lowest first; each imports only modules above it:
     heads          heads of requests that were parsed before
     framing        where a client's request ends
     client_socket  one client's connection
+    acceptor       new connections
     poller         all of them while no thread works for them: reading, deadlines, closing
     body           reading the client's body, however large and whoever sent it
     envelope       the client's body, taken apart

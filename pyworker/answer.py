@@ -1,74 +1,21 @@
-"""The model server's answer on the wire: its head, strictly parsed, and its body as it comes.
-
-`http.client` would do, at a fifth of the time that a small request costs. What it refuses is refused here,
-and also a head that breaks off or leaves the length of the body in doubt.
-"""
+"""The model server's answer on the wire, as it comes: its head, and its body in whatever framing."""
 
 from __future__ import annotations
 
-import functools
 import http.client
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
 
+from pyworker.answer_head import MAX_FIELDS, MAX_HEAD, Fields, Head, parse_head
 from pyworker.thread_pool import waiting
 
-T = TypeVar("T")
-
 _PIECE = 64 * 1024
-_MAX_HEAD = 64 * 1024
-_MAX_FIELDS = 100
 _MAX_INTERIM_ANSWERS = 16
-_MAX_REMEMBERED = 1024
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(.*)", re.DOTALL)
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-# Within what an integer of 64 bits can hold; ASCII digits, which `\d` of a text is not.
-_LENGTH = re.compile("[0-9]{1,18}")
 _SIZE = rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n"
 _FIRST_SIZE = re.compile(_SIZE)
 _NEXT_SIZE = re.compile(rb"\r?\n" + _SIZE)
-
-
-class Fields:
-    """Header fields in order of arrival, with what urllib3 and cookie jars ask of a message. Immutable."""
-
-    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
-        self._fields = fields
-
-    def items(self) -> Iterator[tuple[str, str]]:
-        return iter(self._fields)
-
-    def get_all(self, name: str, default: T) -> list[str] | T:
-        """Every value of a field, `default` where there is none."""
-        wanted = name.lower()
-        return [value for name, value in self._fields if name.lower() == wanted] or default
-
-    def tokens(self, name: str) -> list[str]:
-        """The lower-case members of a field that is a list."""
-        values = self.get_all(name, [])
-        return [token.strip().lower() for value in values for token in value.split(",")] if values else []
-
-    def __repr__(self) -> str:
-        return f"<Fields [{len(self._fields)}]>"
-
-
-class Head(NamedTuple):
-    """The head of an answer, and what it says of the body. Immutable.
-
-    framing_fault: why an answer with this head cannot be read, where it is a final one.
-    """
-
-    version: int
-    status: int
-    reason: str
-    msg: Fields
-    will_close: bool
-    is_chunked: bool
-    length: int | None
-    framing_fault: str
 
 
 class Answer:
@@ -77,7 +24,8 @@ class Answer:
     What it raises is an OSError or an `http.client.HTTPException`.
     """
 
-    msg: Fields
+    #: Of the final answer, once `begin` has returned.
+    head: Head
 
     def __init__(self, connection: socket.socket, method: str) -> None:
         """Nothing is read yet; call `begin`."""
@@ -92,9 +40,6 @@ class Answer:
         self.received = False
         self.closed = False
         self.will_close = True
-        self.version = 11
-        self.status = 0
-        self.reason = ""
         self._on_end: Callable[[bool], None] | None = None
 
     # -- the head ----------------------------------------------------------------------------------------
@@ -102,18 +47,11 @@ class Answer:
     def begin(self) -> None:
         """Read heads until a final one."""
         for _ in range(_MAX_INTERIM_ANSWERS):
-            raw = self._raw_head()
-            head = _parse_head(raw) if len(raw) > _MAX_REMEMBERED else _remembered_head(raw)
-            self.version, self.status, self.reason, self.msg = (
-                head.version,
-                head.status,
-                head.reason,
-                head.msg,
-            )
-            if self.status >= 200:
-                self._decide_framing(head)
+            self.head = parse_head(self._raw_head())
+            if self.head.status >= 200:
+                self._decide_framing()
                 return
-            if self.status == http.client.SWITCHING_PROTOCOLS:
+            if self.head.status == http.client.SWITCHING_PROTOCOLS:
                 break
         raise http.client.HTTPException("the model server does not come to a final answer")
 
@@ -121,7 +59,7 @@ class Answer:
         searched = 0
         while (end := _END_OF_HEAD.search(self._buffer, searched)) is None:
             searched = max(len(self._buffer) - 3, 0)
-            if len(self._buffer) > _MAX_HEAD:
+            if len(self._buffer) > MAX_HEAD:
                 raise http.client.HTTPException("the head of the model server's answer is too long")
             if not self._fill():
                 if not self.received:
@@ -130,11 +68,12 @@ class Answer:
         head, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
         return head
 
-    def _decide_framing(self, head: Head) -> None:
+    def _decide_framing(self) -> None:
+        head = self.head
         if head.framing_fault:
             raise http.client.HTTPException(head.framing_fault)
         self.will_close = head.will_close
-        if self._method == "HEAD" or self.status in (204, 304):
+        if self._method == "HEAD" or head.status in (204, 304):
             self._left = 0
         elif head.is_chunked:
             self._in_chunks = True
@@ -160,6 +99,11 @@ class Answer:
         if on_end is not None:
             # Where more came than the answer, nobody knows what it is.
             on_end(complete and not self.will_close and not self._buffer)
+
+    @property
+    def msg(self) -> Fields:
+        """The header fields; what cookie jars ask for."""
+        return self.head.msg
 
     @property
     def length(self) -> int | None:
@@ -236,7 +180,7 @@ class Answer:
         """Whether another chunk begins; without `wait` only one whose size is here already."""
         while (found := self._chunk_size.match(self._buffer)) is None:
             # The end of the chunk before, and a line that should have been the size.
-            if self._buffer.count(b"\n") > (self._chunk_size is _NEXT_SIZE) or len(self._buffer) > _MAX_HEAD:
+            if self._buffer.count(b"\n") > (self._chunk_size is _NEXT_SIZE) or len(self._buffer) > MAX_HEAD:
                 raise http.client.HTTPException("the model server's answer has a chunk of no sensible size")
             if not wait:
                 return False
@@ -250,9 +194,9 @@ class Answer:
         return left > 0
 
     def _skip_trailers(self) -> None:
-        for _ in range(_MAX_FIELDS):
+        for _ in range(MAX_FIELDS):
             while (end := self._buffer.find(b"\n")) < 0:
-                if len(self._buffer) > _MAX_HEAD:
+                if len(self._buffer) > MAX_HEAD:
                     raise http.client.HTTPException("the model server's answer has endless trailers")
                 self._fill_or_fail()
             line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
@@ -291,52 +235,5 @@ class Answer:
         self._end(complete=False)
 
     def __repr__(self) -> str:
-        return f"<Answer {self.status}{' closed' if self.closed else ''}>"
-
-
-def _parse_head(raw: bytes) -> Head:
-    """Raises `http.client.HTTPException` for what is no head."""
-    first, *lines = raw.split(b"\n")
-    status_line = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
-    if status_line is None or len(raw) > _MAX_HEAD or len(lines) > _MAX_FIELDS:
-        raise http.client.HTTPException("the model server's answer has no proper head")
-    minor, status, reason = status_line.groups(b"")
-    version = 10 + int(minor)
-    msg = Fields(_fields(lines))
-    fault = ""
-    lengths = set(msg.get_all("Content-Length", []))
-    if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
-        fault = "the model server's answer has no sensible Content-Length"
-    codings = msg.tokens("Transfer-Encoding")
-    if codings not in ([], ["chunked"]):
-        fault = "the model server's answer has a transfer coding that is not known"
-    connection = msg.tokens("Connection")
-    return Head(
-        version,
-        int(status),
-        reason.decode("latin-1").strip(),
-        msg,
-        will_close="close" in connection or (version == 10 and "keep-alive" not in connection),
-        is_chunked=bool(codings),
-        length=int(lengths.pop()) if lengths and not fault else None,
-        framing_fault=fault,
-    )
-
-
-# A model server that is asked the same again and again gives the same head, at least within one second.
-_remembered_head = functools.lru_cache(maxsize=128)(_parse_head)
-
-
-def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
-    fields: list[tuple[str, str]] = []
-    for line in lines:
-        text = line.rstrip(b"\r")
-        if text[:1] in (b" ", b"\t") and fields:  # older servers fold long values
-            name, value = fields.pop()
-            fields.append((name, f"{value} {text.strip().decode('latin-1')}"))
-            continue
-        found = _FIELD.fullmatch(text)
-        if found is None:
-            raise http.client.HTTPException("the model server's answer has a header that is none")
-        fields.append((found[1].decode("ascii"), found[2].decode("latin-1")))
-    return fields
+        status = self.head.status if self.received else "awaited"
+        return f"<Answer {status}{' closed' if self.closed else ''}>"

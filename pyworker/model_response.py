@@ -22,9 +22,9 @@ class Body(HTTPResponse):
         super().__init__(
             body=cast("Any", answer),
             headers=HTTPHeaderDict(answer.msg.items()),
-            status=answer.status,
-            version=answer.version,
-            reason=answer.reason,
+            status=answer.head.status,
+            version=answer.head.version,
+            reason=answer.head.reason,
             preload_content=False,
             decode_content=False,
             original_response=cast("Any", answer),
@@ -50,7 +50,7 @@ class ModelResponse(requests.Response):
         """build: make the response in full; called once at most."""
         # Not the base's, which would make what `__getattr__` leaves for later.
         self.answer = answer
-        self.status_code = answer.status
+        self.status_code = answer.head.status
         self._content: Any = False
         self._build: Callable[[], requests.Response] | None = build
 

@@ -12,7 +12,6 @@ cannot drift.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
+from pyworker.acceptor import Acceptor
 from pyworker.client_socket import READ_SIZE, SEND_SECONDS, ClientSocket, Stage
 from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
@@ -45,9 +45,6 @@ DRAIN_SECONDS = 5.0
 LINE_SECONDS = 30.0
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 2**20
-_ACCEPT_PAUSE = 1.0
-_ACCEPTS_AT_ONCE = 64
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # What epoll tells of a connection: also in the pool; where a thread reads from it; where nobody reads yet.
 _TO_READ = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -90,12 +87,10 @@ class Poller:
         self._receiver = Receiver(READ_SIZE)
         # Taken by the poller's thread, given back by the pool's.
         self._large = threading.Semaphore(max_large)
-        # Owned by the poller's thread: descriptor -> connection, or listener with its address;
-        # and those who wait for their turn with a large body.
+        # Owned by the poller's thread: descriptor -> connection, who brings new ones, and those who wait for
+        # their turn with a large body.
         self._clients: dict[int, ClientSocket] = {}
-        self._listeners: dict[int, tuple[Any, Any]] = {}
-        self._is_accepting = False
-        self._accept_again_at = 0.0
+        self._acceptor = Acceptor(self._epoll, self._has_room, self._welcome)
         self._in_line: deque[ClientSocket] = deque()
         self._wake_descriptor = -1
         # Set once by the poller's thread; until then nobody's deadline is cut.
@@ -110,10 +105,9 @@ class Poller:
 
     def listen(self, listeners: Iterable[Any], wake_descriptor: int) -> None:
         """Accept from these; return early from `serve` when something can be read from that descriptor."""
-        self._listeners = {listener.fileno(): (listener, listener.getsockname()) for listener in listeners}
         self._wake_descriptor = wake_descriptor
         self._epoll.register(wake_descriptor, select.EPOLLIN)
-        self._accept_or_not(True)
+        self._acceptor.listen(listeners)
 
     def serve(self, seconds: float) -> None:
         """Work for so long, or until woken; then look at the deadlines."""
@@ -132,8 +126,7 @@ class Poller:
     def _dispatch(self, descriptor: int, events: int) -> None:
         client = self._clients.get(descriptor)
         if client is None:
-            if descriptor in self._listeners:
-                self._accept_all(self._listeners[descriptor])
+            self._acceptor.accept_from(descriptor)
             return
         if events & _IS_GONE:
             self._note_gone(client)
@@ -173,44 +166,10 @@ class Poller:
         else:
             self._read(client)
 
-    # -- accepting ---------------------------------------------------------------------------------------
+    # -- newcomers ---------------------------------------------------------------------------------------
 
-    def _accept_or_not(self, wanted: bool) -> None:
-        if wanted == self._is_accepting:
-            return
-        for descriptor in self._listeners:
-            if wanted:
-                self._epoll.register(descriptor, select.EPOLLIN)
-            else:
-                self._epoll.unregister(descriptor)
-        self._is_accepting = wanted
-
-    def _accept_all(self, listening: tuple[Any, Any]) -> None:
-        listener, own_address = listening
-        for _ in range(_ACCEPTS_AT_ONCE):
-            is_full = len(self._clients) >= self._max_connections
-            least_used = self._least_used() if is_full else None
-            if is_full and least_used is None:
-                self._pause_accepting("as many are connected as there may be")
-                return
-            try:
-                connection, address = listener.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._pause_accepting(error.strerror)
-                return
-            if least_used is not None:
-                self._close(least_used)
-            self._welcome(connection, address, own_address)
-
-    def _pause_accepting(self, reason: str | None) -> None:
-        """Leave the others in the backlog."""
-        logger.error("no new clients for %g s: %s", _ACCEPT_PAUSE, reason)
-        self._accept_again_at = time.monotonic() + _ACCEPT_PAUSE
-        self._accept_or_not(False)
+    def _has_room(self) -> bool:
+        return len(self._clients) < self._max_connections or self._least_used() is not None
 
     def _least_used(self) -> ClientSocket | None:
         """Who has been of no use for the longest time; None where all are in use."""
@@ -218,6 +177,8 @@ class Poller:
         return min(idle, key=lambda client: client.deadline, default=None)
 
     def _welcome(self, connection: socket.socket, address: Any, own_address: Any) -> None:
+        if len(self._clients) >= self._max_connections and (least_used := self._least_used()) is not None:
+            self._close(least_used)
         try:
             client = ClientSocket(connection, address, own_address, Framing(self._max_body))
             if self._wrap_tls is not None:
@@ -360,10 +321,7 @@ class Poller:
 
     def drain(self) -> None:
         """Refuse new clients; what is being sent has a short time to arrive, and nobody stays for more."""
-        self._accept_or_not(False)
-        for listener, _ in self._listeners.values():
-            listener.close()
-        self._listeners = {}
+        self._acceptor.close()
         # What is here already is a request to be answered.
         for descriptor, events in self._epoll.poll(0):
             if descriptor != self._wake_descriptor:
@@ -392,8 +350,7 @@ class Poller:
                 self._close(client)
         if late:
             logger.info("hung up on %d clients that were too slow to send their request", late)
-        if not self._is_accepting and now >= self._accept_again_at:
-            self._accept_or_not(True)
+        self._acceptor.resume_if_due(now)
 
     def _expire(self, client: ClientSocket) -> None:
         if client.stage is Stage.IN_LINE:

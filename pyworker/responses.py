@@ -22,7 +22,7 @@ import urllib3
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
-from pyworker.answer import Fields
+from pyworker.answer_head import Fields
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
 from pyworker.model_response import ModelResponse
 

@@ -57,16 +57,19 @@ class ThreadPool(Generic[Item]):
 
     def hasten(self) -> float:
         """Begin what has waited for too long; the seconds after which to ask again."""
-        if not self._backlog:
-            return math.inf
         with self._lock:
+            if not self._backlog or not (self._idle or self._count < self._limit):
+                return (
+                    math.inf
+                )  # no thread is left to begin with; the next one that is done goes on by itself
             left = self._begun_at + _STALL - time.monotonic()
-            if left <= 0:
-                # Those that run are taken for waiting, until nothing is left to begin.
-                self._allowed = max(self._allowed, self._running) + 1
+            if left > 0:
+                return left
+            # Those that run are taken for waiting, until nothing is left to begin.
+            self._allowed = self._running + 1
             begin = self._next_to_begin()
         begin()
-        return _STALL if left <= 0 else left
+        return _STALL
 
     def pause(self) -> None:
         """The calling thread of this pool begins to wait for somebody else."""

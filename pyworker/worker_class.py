@@ -192,7 +192,7 @@ class HardenedThreadWorker(ThreadWorker):
             app: Any = self.wsgi
             body = app(environ, response.start_response)
             try:
-                _send(response, iter(body))
+                _send_pieces(response, iter(body))
             finally:
                 if hasattr(body, "close"):
                     body.close()
@@ -230,7 +230,7 @@ class HardenedThreadWorker(ThreadWorker):
         return f"<HardenedThreadWorker {self._poller!r} {self._pool!r}>"
 
 
-def _send(response: OneSendResponse, pieces: Iterator[bytes]) -> None:
+def _send_pieces(response: OneSendResponse, pieces: Iterator[bytes]) -> None:
     for piece in pieces:
         response.write(piece)
         if response.chunked or not response.is_whole:

@@ -136,7 +136,7 @@ def test_a_crowd_that_does_not_read_does_not_slow_down_a_good_one(front: Stack) 
             began = time.monotonic()
             assert ask(front.url, "GET", "/ping").body == b"pong"
             assert front.post("/json").status in (200, 429)
-            assert time.monotonic() - began < 10, "far less than a send may take"
+            assert time.monotonic() - began < 2
 
 
 def test_those_who_send_without_reading_get_no_threads(front: Stack) -> None:

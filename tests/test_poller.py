@@ -209,6 +209,23 @@ def test_an_item_is_not_begun_while_another_runs_unless_that_takes_too_long() ->
     pool.close()
 
 
+def test_where_all_threads_are_in_use_there_is_nothing_to_hasten() -> None:
+    gate = threading.Event()
+
+    def work(_: int) -> None:
+        with waiting:
+            gate.wait(10)
+
+    pool = ThreadPool(2, work, at_once=1)
+    for item in range(3):
+        pool.submit(item)
+    wait_until(lambda: repr(pool) == "<ThreadPool [2 of 2 busy, 1 waiting]>", "both threads are in use")
+    assert pool.hasten() == float("inf")
+    gate.set()
+    wait_until(lambda: repr(pool) == "<ThreadPool [0 of 2 busy, 0 waiting]>", "all is done")
+    pool.close()
+
+
 def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> None:
     gate, finished = threading.Event(), threading.Event()
     done: list[str] = []
