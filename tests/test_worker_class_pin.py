@@ -46,10 +46,16 @@ PINNED: list[tuple[Any, str, str]] = [
     (body.Body, "`failed`, `reader`", "2a2afc0b6a50"),
     (body.LengthReader, "`length` is what is still to be read", "3b01bc7c21a2"),
     (body.ChunkedReader, "`parser` is None once the body was read", "c1aa79e0ae04"),
-    (wsgi.create, "`response_class`; sends 100 Continue unless told otherwise", "2c35d4a2dc62"),
+    (
+        wsgi.create,
+        "`response_class`; sends 100 Continue unless told otherwise; what in the environ differs between "
+        "requests with the same head (`turn._OF_CONNECTION`, `_OF_REQUEST`)",
+        "2c35d4a2dc62",
+    ),
     (
         wsgi.Response,
-        "its parts that are overridden: should_close, send_headers, write, _emit_body, close",
+        "its parts that are overridden: should_close, default_headers, send_headers, write, _emit_body, close; "
+        "of a request it asks no more than method, version and should_close (`heads.KnownHead` has these)",
         "d67f8e6b29d7",
     ),
     (errors, "names of the errors and which is a ParseException; NoMoreData is an OSError", "348906eec2ca"),
