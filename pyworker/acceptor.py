@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pyworker.client_socket import set_options
+
 logger = logging.getLogger(__name__)
 
 _PAUSE = 1.0
@@ -33,7 +35,9 @@ class Acceptor:
 
     def listen(self, listeners: Iterable[Any]) -> None:
         """Accept from these; have epoll tell of them."""
-        self._listeners = {listener.fileno(): (listener, listener.getsockname()) for listener in listeners}
+        for listener in listeners:
+            set_options(listener)
+            self._listeners[listener.fileno()] = listener, listener.getsockname()
         self._accept_or_not(True)
 
     def _accept_or_not(self, wanted: bool) -> None:

@@ -29,6 +29,9 @@ READ_SIZE = 64 * 1024
 #: Seconds after which a client that takes nothing of its answer is given up.
 SEND_SECONDS = 60
 _SEND_TIMEOUT = struct.pack("ll", SEND_SECONDS, 0)  # struct timeval
+#: Bytes of an answer that may wait in the kernel for a client that does not read. Without a bound it takes
+#: megabytes of each, and a few hundred such clients leave no memory to the connections of all others.
+UNSENT_BYTES = 256 * 1024
 
 
 class Stage(Enum):
@@ -69,7 +72,6 @@ class ClientSocket:
         #: To be called once the rest of a large body needs no thread any more; any number of times.
         self.body_is_read: Callable[[], None] = _nothing
         self._tls: ssl.SSLSocket | None = None
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
 
     @property
     def is_tls(self) -> bool:
@@ -185,6 +187,13 @@ class ClientSocket:
 
     def __repr__(self) -> str:
         return f"<ClientSocket {self.descriptor} {self.stage.value} {self.framing!r}>"
+
+
+def set_options(listener: Any) -> None:
+    """Bound how long and how much an answer may wait, for all that this socket accepts: they inherit it."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
+    with contextlib.suppress(OSError):  # no TCP, but a socket in the file system
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
 
 
 def _nothing() -> None:

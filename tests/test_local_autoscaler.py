@@ -368,12 +368,24 @@ def seconds_of(url: str) -> float:
     return time.monotonic() - begun
 
 
-def test_connections_are_bounded(signer: Signer) -> None:
-    def app(_environ: object, start_response: Callable[[str, list[tuple[str, str]]], object]) -> list[bytes]:
-        start_response("200 OK", [("Content-Length", "2")])
-        return [b"ok"]
+def ok_app(_environ: object, start_response: Callable[[str, list[tuple[str, str]]], object]) -> list[bytes]:
+    start_response("200 OK", [("Content-Length", "2")])
+    return [b"ok"]
 
-    server = LocalServer(app, name="pyworker-bounded", max_connections=2)
+
+def test_a_connection_of_no_use_ends_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    server = LocalServer(ok_app, name="pyworker-idle", idle_seconds=0.05)
+    server.start()
+    try:
+        with tests_http.RawClient(server.url) as client:
+            assert client.socket.recv(1) == b""
+    finally:
+        server.stop()
+    assert "timed out" not in caplog.text
+
+
+def test_connections_are_bounded() -> None:
+    server = LocalServer(ok_app, name="pyworker-bounded", max_connections=2)
     server.start()
     try:
         kept = [tests_http.RawClient(server.url) for _ in range(2)]

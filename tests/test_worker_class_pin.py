@@ -54,8 +54,9 @@ PINNED: list[tuple[Any, str, str]] = [
     ),
     (
         wsgi.Response,
-        "its parts that are overridden: should_close, default_headers, send_headers, write, _emit_body, close; "
-        "of a request it asks no more than method, version and should_close (`heads.KnownHead` has these)",
+        "its parts that are overridden: should_close, default_headers, send_headers, write, _emit_body, "
+        "close; of a request it asks no more than method, version and should_close "
+        "(`heads.KnownHead` has these)",
         "d67f8e6b29d7",
     ),
     (errors, "names of the errors and which is a ParseException; NoMoreData is an OSError", "348906eec2ca"),

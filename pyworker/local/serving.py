@@ -42,10 +42,13 @@ class _Handler(WSGIRequestHandler):
     """Serves one connection on a thread of its own; not shared."""
 
     protocol_version = "HTTP/1.1"
-    timeout = IDLE_SECONDS
     # Head and body leave in one packet: apart, a kept connection waits 40 ms for a delayed acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        self.request.settimeout(cast("_Server", self.server).idle_seconds)
+        super().setup()
 
     def run_wsgi(self) -> None:
         body = self._read_body()
@@ -113,19 +116,31 @@ class _Handler(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """No access log."""
 
+    def log_error(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name for it
+        """As the base's, but that a client keeps a connection without using it is no error."""
+        if not (args and isinstance(args[0], TimeoutError)):
+            super().log_error(format, *args)
+
 
 class _Server(ThreadedWSGIServer):
     """Keeps account of its connections, so that stopping can end and join every one of them."""
 
     def __init__(
-        self, name: str, host: str, port: int, app: WSGIApplication, fd: int, max_connections: int
+        self,
+        name: str,
+        address: tuple[str, int],
+        app: WSGIApplication,
+        fd: int,
+        max_connections: int,
+        idle_seconds: float,
     ) -> None:
+        self.idle_seconds = idle_seconds
         self._name = name
         self._max_connections = max_connections
         # Guards the table of open connections and their threads.
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
-        super().__init__(host, port, app, _Handler, fd=fd)
+        super().__init__(*address, app, _Handler, fd=fd)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
         """On the one thread that accepts: False ends the connection at once."""
@@ -179,8 +194,11 @@ class LocalServer:
         host: str = "127.0.0.1",
         port: int = 0,
         max_connections: int = MAX_CONNECTIONS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
+        """idle_seconds: for how long a client may keep a connection without using it."""
         self._app = app
+        self._idle_seconds = idle_seconds
         self._max_connections = max_connections
         self._name = name
         self._host = host
@@ -196,7 +214,12 @@ class LocalServer:
             # The port stays the same when the server is started again, as clients know it.
             self._port = int(listener.getsockname()[1])
             self._server = _Server(
-                self._name, self._host, self._port, self._app, listener.fileno(), self._max_connections
+                self._name,
+                (self._host, self._port),
+                self._app,
+                listener.fileno(),
+                self._max_connections,
+                self._idle_seconds,
             )
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name=self._name, daemon=True
