@@ -137,9 +137,11 @@ class _Server(ThreadedWSGIServer):
         self.idle_seconds = idle_seconds
         self._name = name
         self._max_connections = max_connections
-        # Guards the table of open connections and their threads.
+        # Guards the table of open connections and their threads, and the threads whose connection is closed
+        # already.
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
+        self._ending: list[threading.Thread] = []
         super().__init__(*address, app, _Handler, fd=fd)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
@@ -164,7 +166,9 @@ class _Server(ThreadedWSGIServer):
 
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
-            self._connections.pop(request, None)
+            thread = self._connections.pop(request, None)
+            if thread is not None:
+                self._ending = [thread, *(other for other in self._ending if other.is_alive())]
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -175,11 +179,12 @@ class _Server(ThreadedWSGIServer):
     def hang_up(self) -> None:
         """End every open connection and wait for its thread."""
         with self._lock:
-            connections = dict(self._connections)
+            connections = list(self._connections)
+            threads = [*self._connections.values(), *self._ending]
         for connection in connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        for thread in connections.values():
+        for thread in threads:
             thread.join(STOP_SECONDS)
 
 
