@@ -24,6 +24,7 @@ The modules, lowest first; each imports only modules above it:
     nowait         system calls that keep the interpreter
     answer_head    the head of the model server's answer
     answer         the model server's answer as it comes
+    model_stream   a body that hands it on as it comes
     connection     one connection to the model server, and a call on it that can be aborted
     model_response the answer as handlers get it
     transport      the adapter of the session: a pool of such connections
@@ -57,6 +58,8 @@ The modules, lowest first; each imports only modules above it:
     loopback       the plain port for the model server's callbacks
     app            create_app: routes, error handler
     turn           gunicorn's parser and response for one request
+    delivery       the answer on its way to the client
+    relay          those that wait for the model server, on one thread
     worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python
 

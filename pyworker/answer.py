@@ -6,8 +6,10 @@ import http.client
 import re
 import socket
 from collections.abc import Callable
+from enum import Enum
 
 from pyworker.answer_head import MAX_FIELDS, MAX_HEAD, Fields, Head, parse_head
+from pyworker.nowait import Receiver
 from pyworker.thread_pool import waiting
 
 _PIECE = 64 * 1024
@@ -16,6 +18,14 @@ _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _SIZE = rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n"
 _FIRST_SIZE = re.compile(_SIZE)
 _NEXT_SIZE = re.compile(rb"\r?\n" + _SIZE)
+
+
+class Arrival(Enum):
+    """What has come of a body."""
+
+    NOTHING = "nothing that could be read"
+    PIECE = "a piece that `read1` returns without waiting"
+    MORE = "an end, an error, or something else that only `read1` can tell"
 
 
 class Answer:
@@ -37,6 +47,8 @@ class Answer:
         self._left: int | None = 0
         self._in_chunks = False
         self._chunk_size = _FIRST_SIZE
+        # What `take_in` and `give_up_waiting` leave for the next read.
+        self._fault: OSError | None = None
         self.received = False
         self.closed = False
         self.will_close = True
@@ -136,6 +148,52 @@ class Answer:
             self._end(complete=True)
         return piece
 
+    # -- the body, without waiting -----------------------------------------------------------------------
+
+    @property
+    def descriptor(self) -> int:
+        """Of its connection."""
+        return self._connection.fileno()
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds of silence after which it is given up."""
+        return self._connection.gettimeout()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether more of the body can come from nowhere but the connection."""
+        return not self.closed and len(self._buffer) <= (2 if self._in_chunks and not self._left else 0)
+
+    def take_in(self, receiver: Receiver) -> Arrival:
+        """Take what the connection has, where epoll says that it has something."""
+        try:
+            data = receiver.receive(self._connection.fileno())
+        except OSError as error:
+            self._fault = error
+            return Arrival.MORE
+        if data is None:
+            return Arrival.NOTHING
+        if not data:
+            return Arrival.MORE
+        self._buffer += data
+        if not self._in_chunks or self._left:
+            return Arrival.PIECE
+        found = self._chunk_size.match(self._buffer)
+        if found is None:
+            # Most likely the beginning of a size; not where a whole line is none.
+            is_begun = self._buffer.count(b"\n") <= (self._chunk_size is _NEXT_SIZE)
+            return Arrival.NOTHING if is_begun and len(self._buffer) <= MAX_HEAD else Arrival.MORE
+        if int(found[1], 16) == 0:
+            return Arrival.MORE
+        return Arrival.PIECE if len(self._buffer) > found.end() else Arrival.NOTHING
+
+    def give_up_waiting(self) -> None:
+        """It was silent for too long: from now on, to wait for it raises TimeoutError."""
+        self._fault = TimeoutError("the model server was silent for too long")
+
+    # -- the framing -------------------------------------------------------------------------------------
+
     def _read_plain(self, size: int) -> bytes:
         if self._left == 0:
             return b""
@@ -148,8 +206,9 @@ class Answer:
 
     def _read_chunks(self, size: int) -> bytes:
         """Of all chunks that are here already: a reader that is behind catches up in larger pieces."""
-        if not self._left and len(self._buffer) <= 2 and self._chunk_size is _NEXT_SIZE:
-            self._fill_or_fail()  # nothing of the next chunk is here yet
+        if not self._left and self._chunk_size is _NEXT_SIZE:
+            if len(self._buffer) <= 2:
+                self._fill_or_fail()  # nothing of the next chunk is here yet
             if piece := self._single_chunk(size):
                 return piece
         pieces: list[bytes] = []
@@ -214,6 +273,8 @@ class Answer:
         return piece
 
     def _fill(self) -> bool:
+        if self._fault is not None:
+            raise self._fault
         with waiting:
             piece = self._connection.recv(_PIECE)
         if not piece:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
 from pyworker.heads import KnownHead
-from pyworker.nowait import Receiver, is_silent, send_all
+from pyworker.nowait import Receiver, is_silent, send, send_all
 from pyworker.thread_pool import waiting
 
 Argument = TypeVar("Argument")
@@ -119,6 +119,17 @@ class ClientSocket:
             return True
         self.may_still_send -= count
         return count > 0 and self.may_still_send > 0
+
+    # -- for the relay: nothing blocks -------------------------------------------------------------------
+
+    def send_what_fits(self, data: bytes) -> int:
+        """How many of these bytes were taken at once; raises OSError."""
+        if self._tls is None:
+            return send(self.descriptor, data)
+        try:
+            return self._tls.send(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
 
     # -- between the two ---------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import flask
@@ -16,6 +16,7 @@ from pyworker.connection import ModelCall
 from pyworker.disconnect import DisconnectWatcher, Presence
 from pyworker.errors import NotReady, PyworkerError, RequestError
 from pyworker.metrics import RequestTracker
+from pyworker.model_stream import ModelStream
 from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
 
@@ -128,7 +129,9 @@ class Exchange:
             response.content_length = length
         else:
             length = response.content_length
-        response.response = self._until_last_byte(response.response, length, outcome)
+        body = response.response
+        pieces = self._until_last_byte(body, length, outcome)
+        response.response = ModelStream(pieces, body.answer) if isinstance(body, ModelStream) else pieces
         if response.status_code < 200 or response.status_code in (204, 304):
             self.tracker.end(outcome)  # no body will be asked for
         response.call_on_close(self.close)
@@ -136,7 +139,7 @@ class Exchange:
 
     def _until_last_byte(
         self, body: Iterable[bytes | str], length: int | None, outcome: Outcome
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes, None, None]:
         try:
             for part in body:
                 piece = part.encode() if isinstance(part, str) else part

@@ -25,6 +25,7 @@ from werkzeug.wsgi import ClosingIterator
 from pyworker.answer_head import Fields
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
 from pyworker.model_response import ModelResponse
+from pyworker.model_stream import ModelStream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -100,7 +101,10 @@ def pass_through(model_response: requests.Response) -> flask.Response:
 
 def stream(model_response: requests.Response) -> flask.Response:
     """The model's answer, passed on piece by piece by a generator."""
-    response = _response(iterate(model_response), model_response)
+    body: Iterator[bytes] = iterate(model_response)
+    if isinstance(model_response, ModelResponse):
+        body = ModelStream(iterate(model_response), model_response.answer)
+    response = _response(body, model_response)
     length = _declared_length(model_response)
     if length is not None:
         # Safe, because `iterate` raises where the body turns out shorter.
@@ -115,7 +119,7 @@ def copy(model_response: requests.Response) -> flask.Response:
     return response
 
 
-def iterate(model_response: requests.Response, *, before_head: bool = False) -> Iterator[bytes]:
+def iterate(model_response: requests.Response, *, before_head: bool = False) -> Generator[bytes, None, None]:
     """The body's bytes as they arrive, never decoded. Raises `ModelBroken` where it breaks off.
 
     before_head: nothing was sent to the client yet, so a break is a `ModelUnreachable` or `ModelTimeout`.
@@ -158,6 +162,9 @@ class _ModelAnswer(flask.Response):
         """As the base's, but pieces that are bytes already are not looked at once more."""
         body: object = self.response  # pyright: ignore[reportUnknownMemberType]
         has_body = self.status_code not in (204, 304) and environ["REQUEST_METHOD"] != "HEAD"
+        if has_body and isinstance(body, ModelStream):
+            body.call_on_close(self.close)
+            return body
         if has_body and isinstance(body, Generator):
             return ClosingIterator(cast("Iterator[bytes]", body), self.close)
         return super().get_app_iter(environ)

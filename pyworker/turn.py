@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from gunicorn.http.body import ChunkedReader, LengthReader
+from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import Unreader
 from gunicorn.http.wsgi import Response, create
@@ -130,6 +131,15 @@ class OneSendResponse(Response):
         omits_body: bool = getattr(self, "_omits_body")  # noqa: B009
         return self.response_length is None or omits_body or self.sent >= self.response_length
 
+    def rest(self) -> bytes | None:
+        """At the end: what the client sent behind its request, or None to end the connection."""
+        if self.should_close() or not self.is_whole:
+            return None
+        try:
+            return self.request.finish()
+        except (OSError, ParseException):
+            return None  # it is answered; where the next request begins is not known
+
     def default_headers(self) -> list[str]:
         """As the base's, which writes the same date out each time."""
         major, minor = cast("tuple[int, int]", self.request.version)
@@ -152,14 +162,14 @@ class OneSendResponse(Response):
     def write(self, arg: bytes) -> None:
         if self.headers_sent and self.chunked and arg and not self._head:
             self.sent += len(arg)  # as the base does, for each token of a stream
-            self._client.send_all(b"%X\r\n%b\r\n" % (len(arg), arg))
+            self._client.send_all(chunk(arg))
             return
         super().write(arg)
         if self._head:
             self._send(b"")  # an empty piece, or one that this status does not have
 
     def _emit_body(self, data: bytes) -> None:
-        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        self._send(chunk(data) if self.chunked else data)
 
     def close(self) -> None:
         self.send_headers()
@@ -173,6 +183,11 @@ class OneSendResponse(Response):
             self._client.send_all(head)
         if data:
             self._client.send_all(data)
+
+
+def chunk(data: bytes) -> bytes:
+    """A piece of a chunked body; not the last one, so not empty."""
+    return b"%X\r\n%b\r\n" % (len(data), data)
 
 
 # What differs between the requests of one head: what belongs to the connection, and to the one request.

@@ -30,7 +30,6 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator
 from http import HTTPStatus
 from types import FrameType
 from typing import TYPE_CHECKING, Any, cast
@@ -41,9 +40,12 @@ from gunicorn.workers import base
 from gunicorn.workers.gthread import ThreadWorker
 
 from pyworker.client_socket import ClientSocket
+from pyworker.delivery import Delivery
 from pyworker.poller import Poller, error_answer
-from pyworker.thread_pool import ThreadPool, waiting
-from pyworker.turn import OneSendResponse, Turns
+from pyworker.relay import Relay
+from pyworker.runtime import Loop
+from pyworker.thread_pool import ThreadPool
+from pyworker.turn import Turns
 
 if TYPE_CHECKING:
     import flask
@@ -82,7 +84,11 @@ class HardenedThreadWorker(ThreadWorker):
 
     def init_process(self) -> None:
         """In the new process: everything is made here, and `run` is called from here."""
-        self._pool = ThreadPool(self.cfg.threads, self.take_turn, at_once=_AT_ONCE)
+        self._pool: ThreadPool[ClientSocket | Delivery] = ThreadPool(
+            self.cfg.threads, self.take_turn, at_once=_AT_ONCE
+        )
+        self._relay = Relay(self._pool.submit_first)
+        self._relay_thread = Loop("pyworker-relay", self._relay.step, on_stop=self._relay.wake)
         self._turns = Turns(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)
@@ -100,6 +106,7 @@ class HardenedThreadWorker(ThreadWorker):
             keepalive=self.cfg.keepalive,
         )
         self._poller.listen(self.sockets, self.PIPE[0])
+        self._relay_thread.start()
         while self.alive:
             self.notify()
             self._poller.serve(_ROUND)
@@ -108,6 +115,8 @@ class HardenedThreadWorker(ThreadWorker):
         self.alive = False
         self._drain()
         self._poller.close()
+        self._relay_thread.stop()
+        self._relay_thread.join(_ROUND)
         self._pool.close()
 
     def _wrap_tls(self, connection: socket.socket) -> Any:
@@ -155,11 +164,17 @@ class HardenedThreadWorker(ThreadWorker):
 
     # -- threads of the pool -----------------------------------------------------------------------------
 
-    def take_turn(self, client: ClientSocket) -> None:
-        """One request of a connection, until that is given back."""
+    def take_turn(self, item: ClientSocket | Delivery) -> None:
+        """One request of a connection, or what is left of its answer; until that is parked or given back."""
+        client = item.client if isinstance(item, Delivery) else item
+        parked: Delivery | None = None
         rest: bytes | None = None
         try:
-            rest = self._serve(client)
+            delivery = item if isinstance(item, Delivery) else self._begin(item)
+            if delivery.go_on():
+                rest = delivery.rest()
+            else:
+                parked = delivery
         except errors.ParseException as error:
             self.handle_error(None, client, client.address, error)
         except (TimeoutError, BlockingIOError):  # the latter from SO_SNDTIMEO
@@ -170,41 +185,20 @@ class HardenedThreadWorker(ThreadWorker):
             logger.exception("a request failed inside the server")
             self.handle_error(None, client, client.address, error)
         finally:
-            self._poller.give_back(client, rest)
+            if parked is None:
+                self._poller.give_back(client, rest)
+            else:
+                self._relay.park(parked)
 
-    def _serve(self, client: ClientSocket) -> bytes | None:
-        """Answer its request; what came behind it, or None to end the connection."""
+    def _begin(self, client: ClientSocket) -> Delivery:
+        """Parse its request and have the app answer it."""
         try:
             response, environ = self._turns.begin(client)
         except errors.NoMoreData:
             reason = errors.LimitRequestHeaders("head too large") if client.framing.too_large else None
             raise reason or errors.InvalidRequestLine("not a request") from None
-        if not self._call_app(response, environ):
-            return None
-        try:
-            return response.request.finish()
-        except (OSError, errors.ParseException):
-            return None  # it is answered; where the next request begins is not known
-
-    def _call_app(self, response: OneSendResponse, environ: dict[str, Any]) -> bool:
-        """Send the app's answer; whether the connection may carry another request."""
-        try:
-            app: Any = self.wsgi
-            body = app(environ, response.start_response)
-            try:
-                _send_pieces(response, iter(body))
-            finally:
-                if hasattr(body, "close"):
-                    body.close()
-        except OSError:
-            raise
-        except Exception:
-            if not response.headers_sent:
-                raise
-            # Another answer in the middle of this one would spoil it.
-            logger.exception("a request failed in the middle of its answer")
-            return False
-        return not response.should_close() and response.is_whole
+        app: Any = self.wsgi
+        return Delivery(client, response, app(environ, response.start_response))
 
     # -- errors before the app, on threads of the pool ----------------------------------------------------
 
@@ -227,20 +221,4 @@ class HardenedThreadWorker(ThreadWorker):
             client.send_all(error_answer(status, message))
 
     def __repr__(self) -> str:
-        return f"<HardenedThreadWorker {self._poller!r} {self._pool!r}>"
-
-
-def _send_pieces(response: OneSendResponse, pieces: Iterator[bytes]) -> None:
-    for piece in pieces:
-        response.write(piece)
-        if response.chunked or not response.is_whole:
-            break
-    else:
-        response.close()
-        return
-    # One that comes in pieces waits for the model or the client most of the time, and must not keep others
-    # from being begun.
-    with waiting:
-        for piece in pieces:
-            response.write(piece)
-    response.close()
+        return f"<HardenedThreadWorker {self._poller!r} {self._pool!r} {self._relay!r}>"

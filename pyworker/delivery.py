@@ -1,0 +1,135 @@
+"""An answer on its way to the client: on a thread of the pool, or parked while the model server is silent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from pyworker.answer import Arrival
+from pyworker.client_socket import ClientSocket
+from pyworker.model_stream import ModelStream
+from pyworker.nowait import Receiver
+from pyworker.thread_pool import waiting
+from pyworker.turn import OneSendResponse, chunk
+
+logger = logging.getLogger(__name__)
+
+
+class Delivery:
+    """The body of one response, sent piece by piece. Belongs to one thread at a time.
+
+    A thread of the pool calls `go_on`, which may wait. Where that returns False the rest is parked: another
+    thread calls `pass_on` each time the model server says more, until that returns False, and `go_on` again.
+    """
+
+    def __init__(self, client: ClientSocket, response: OneSendResponse, body: Any) -> None:
+        """body: what the app returned; it is closed by `go_on` in the end."""
+        self.client = client
+        self._response = response
+        self._body = body
+        self._pieces: Iterator[bytes] = iter(body)
+        # Only where it can be parked.
+        self._stream = body if isinstance(body, ModelStream) and response.chunked else None
+        self._is_broken = False
+        # Left by `pass_on` for `go_on`: what the client did not take at once, and what went wrong.
+        self._unsent = b""
+        self._error: Exception | None = None
+        self.deadline: float | None = None
+
+    # -- on a thread of the pool -------------------------------------------------------------------------
+
+    def go_on(self) -> bool:
+        """Send what comes: True at the end, False where the rest is to be parked.
+
+        Raises OSError where the client is gone, and the app's error where nothing was sent yet.
+        """
+        is_over = True
+        try:
+            is_over = self._send()
+        except OSError:
+            raise
+        except Exception:
+            if not self._response.headers_sent:
+                raise
+            # Another answer in the middle of this one would spoil it.
+            logger.exception("a request failed in the middle of its answer")
+            self._is_broken = True
+        finally:
+            if is_over and hasattr(self._body, "close"):
+                self._body.close()
+        return is_over
+
+    def _send(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        if self._unsent:
+            # A client that does not keep up needs a thread for all the rest.
+            self.stay()
+            self.client.send_all(self._unsent)
+        for piece in self._pieces:
+            self._response.write(piece)
+            if self._waits_for_model:
+                return False
+            if self._response.chunked or not self._response.is_whole:
+                break
+        else:
+            self._response.close()
+            return True
+        # One that comes in pieces waits for the model or the client most of the time, and must not keep
+        # others from being begun.
+        with waiting:
+            for piece in self._pieces:
+                self._response.write(piece)
+                if self._waits_for_model:
+                    return False
+        self._response.close()
+        return True
+
+    @property
+    def _waits_for_model(self) -> bool:
+        return self._stream is not None and self._stream.answer.is_drained
+
+    def rest(self) -> bytes | None:
+        """After the end: what the client sent behind its request, or None to end the connection."""
+        return None if self._is_broken else self._response.rest()
+
+    # -- while it is parked: nothing waits ---------------------------------------------------------------
+
+    @property
+    def descriptor(self) -> int:
+        """Of the connection to the model server."""
+        assert self._stream is not None
+        return self._stream.answer.descriptor
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for which the model server may be silent."""
+        assert self._stream is not None
+        return self._stream.answer.timeout
+
+    def stay(self) -> None:
+        """It cannot be parked: it keeps its thread until the end."""
+        self._stream = None
+
+    def give_up_waiting(self) -> None:
+        """The model server was silent for too long; `go_on` will tell."""
+        assert self._stream is not None
+        self._stream.answer.give_up_waiting()
+
+    def pass_on(self, receiver: Receiver) -> bool:
+        """What the model server has said; False where `go_on` is to be called."""
+        assert self._stream is not None
+        try:
+            arrival = self._stream.answer.take_in(receiver)
+            if arrival is not Arrival.PIECE:
+                return arrival is Arrival.NOTHING
+            data = chunk(next(self._pieces))
+            sent = self.client.send_what_fits(data)
+        except Exception as error:  # noqa: BLE001 - raised again by `go_on`
+            self._error = error
+            return False
+        if sent < len(data):
+            self._unsent = data[sent:]
+            return False
+        return self._stream.answer.is_drained

@@ -1,0 +1,114 @@
+"""Streams that wait for the model server: all of them on one thread, instead of one on each.
+
+A thread that waits for each token of its stream has to be woken for each, and then to queue for the
+interpreter. Here one thread waits for all of them and passes on whatever has come. It never blocks: what
+might (a client that does not take it, the end of an answer, an error) goes back to the pool.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from pyworker.nowait import Receiver
+
+_ROUND = 1.0
+_READ_SIZE = 64 * 1024
+
+
+class Stream(Protocol):
+    """What can be parked. It belongs to the relay meanwhile."""
+
+    #: When the model server will have been silent for too long (monotonic); None for never.
+    deadline: float | None
+
+    @property
+    def descriptor(self) -> int:
+        """Of the connection to the model server."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds for which the model server may be silent."""
+        ...
+
+    def pass_on(self, receiver: Receiver) -> bool:
+        """What has come; False to leave the relay. Never waits, never raises."""
+        ...
+
+    def give_up_waiting(self) -> None:
+        """The model server was silent for too long."""
+        ...
+
+    def stay(self) -> None:
+        """It cannot be parked."""
+        ...
+
+
+Parked = TypeVar("Parked", bound=Stream)
+
+
+class Relay(Generic[Parked]):
+    """One thread runs `step`; `park` and `wake` may be called from any."""
+
+    def __init__(self, resume: Callable[[Parked], None]) -> None:
+        """resume: have a thread of the pool go on with this one; must not block."""
+        self._resume = resume
+        self._epoll = select.epoll()
+        self._receiver = Receiver(_READ_SIZE)
+        self._wake_descriptor = os.eventfd(0)
+        self._epoll.register(self._wake_descriptor, select.EPOLLIN)
+        # Added to by any thread, taken from by the relay's alone: descriptor to the model server -> stream.
+        self._parked: dict[int, Parked] = {}
+        self._sweep_at = 0.0
+
+    def park(self, stream: Parked) -> None:
+        """Pass on what comes for this one. It is the relay's from here on."""
+        descriptor, timeout = stream.descriptor, stream.timeout
+        stream.deadline = None if timeout is None else time.monotonic() + timeout
+        self._parked[descriptor] = stream
+        try:
+            self._epoll.register(descriptor, select.EPOLLIN)
+        except OSError:  # the system watches over no more of them
+            del self._parked[descriptor]
+            stream.stay()
+            self._resume(stream)
+
+    def step(self) -> float:
+        """Wait until model servers say something, and pass it on."""
+        events = self._epoll.poll(_ROUND)
+        now = time.monotonic()
+        for descriptor, _ in events:
+            stream = self._parked.get(descriptor)
+            if stream is None:
+                os.eventfd_read(self._wake_descriptor)
+            elif not stream.pass_on(self._receiver):
+                self._release(descriptor)
+            elif stream.deadline is not None:
+                stream.deadline = now + (stream.timeout or 0.0)
+        if now >= self._sweep_at:
+            self._sweep_at = now + _ROUND
+            self._sweep(now)
+        return 0.0
+
+    def _sweep(self, now: float) -> None:
+        for descriptor, stream in list(self._parked.items()):
+            if stream.deadline is not None and stream.deadline <= now:
+                stream.give_up_waiting()
+                self._release(descriptor)
+
+    def _release(self, descriptor: int) -> None:
+        stream = self._parked.pop(descriptor)
+        # Before anybody else may close it.
+        self._epoll.unregister(descriptor)
+        self._resume(stream)
+
+    def wake(self) -> None:
+        """Make `step` return at once."""
+        os.eventfd_write(self._wake_descriptor, 1)
+
+    def __repr__(self) -> str:
+        return f"<Relay [{len(self._parked)} parked]>"
