@@ -72,6 +72,9 @@ class ClientSocket:
         #: To be called once the rest of a large body needs no thread any more; any number of times.
         self.body_is_read: Callable[[], None] = _nothing
         self._tls: ssl.SSLSocket | None = None
+        # Whether TLS may hold the rest of a record. `receive` asks for more than one has; and to ask TLS lets
+        # go of the interpreter.
+        self._is_ahead = False
 
     @property
     def is_tls(self) -> bool:
@@ -136,8 +139,10 @@ class ClientSocket:
     def leave_pool(self) -> bytes:
         """What TLS has read ahead: it would not make the socket readable. Raises OSError."""
         pending = b""
-        while self._tls is not None and (count := self._tls.pending()):
-            pending += self._tls.recv(count)
+        if self._tls is not None and self._is_ahead:
+            self._is_ahead = False
+            while count := self._tls.pending():
+                pending += self._tls.recv(count)
         return pending
 
     # -- for a thread of the pool: it may block ------------------------------------------------------------
@@ -154,7 +159,9 @@ class ClientSocket:
     def read_within(self, size: int, seconds: float) -> bytes:
         """Some of a body; raises OSError where nothing comes in time."""
         if self._tls is not None:
-            return self._patiently(self._tls.recv, size, seconds)
+            data = self._patiently(self._tls.recv, size, seconds)
+            self._is_ahead = len(data) == size
+            return data
         self.sock.settimeout(seconds)
         try:
             with waiting:
