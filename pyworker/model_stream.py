@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+
+from typing_extensions import Self
 
 from pyworker.answer import Answer
 
 
-class ModelStream(Iterator[bytes]):
+class ModelStream:
     """Each piece is one `read1` of `answer`, and nothing else is waited for.
 
     So a server that knows this class may look whether something is there, and ask for the next piece only
@@ -22,6 +24,9 @@ class ModelStream(Iterator[bytes]):
     def call_on_close(self, on_close: Callable[[], None]) -> None:
         """Have this called by `close`."""
         self._on_close = on_close
+
+    def __iter__(self) -> Self:
+        return self
 
     def __next__(self) -> bytes:
         return next(self.pieces)

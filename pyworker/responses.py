@@ -14,6 +14,7 @@ import functools
 import http.client
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
+from types import GeneratorType
 from typing import TYPE_CHECKING, cast
 
 import flask
@@ -101,10 +102,9 @@ def pass_through(model_response: requests.Response) -> flask.Response:
 
 def stream(model_response: requests.Response) -> flask.Response:
     """The model's answer, passed on piece by piece by a generator."""
-    body: Iterator[bytes] = iterate(model_response)
-    if isinstance(model_response, ModelResponse):
-        body = ModelStream(iterate(model_response), model_response.answer)
-    response = _response(body, model_response)
+    pieces = iterate(model_response)
+    is_ours = isinstance(model_response, ModelResponse)
+    response = _response(ModelStream(pieces, model_response.answer) if is_ours else pieces, model_response)
     length = _declared_length(model_response)
     if length is not None:
         # Safe, because `iterate` raises where the body turns out shorter.
@@ -165,12 +165,12 @@ class _ModelAnswer(flask.Response):
         if has_body and isinstance(body, ModelStream):
             body.call_on_close(self.close)
             return body
-        if has_body and isinstance(body, Generator):
+        if has_body and isinstance(body, GeneratorType):
             return ClosingIterator(cast("Iterator[bytes]", body), self.close)
         return super().get_app_iter(environ)
 
 
-def _response(body: bytes | Iterator[bytes], model_response: requests.Response) -> flask.Response:
+def _response(body: bytes | Iterable[bytes], model_response: requests.Response) -> flask.Response:
     return _ModelAnswer(body, model_response.status_code, Headers(_travelling(model_response)))
 
 

@@ -10,6 +10,8 @@ What each thread does, and what it owns:
   answer, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
   thread; the poller only notes in it what epoll tells meanwhile. They are made when needed, few of them run
   at once (`thread_pool`), and they do not hold up the end of the process.
+* The relay, `pyworker-relay`, has the answers whose next piece the model server has not sent yet, with their
+  `ClientSocket`, from `park` until it gives them back to the pool. It never blocks, as the poller.
 * Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
   pipe (`self.PIPE`) makes the poller return, and `run` acts.
 * The disconnect watcher, `pyworker-disconnect`, is told by the poller that a client in the pool has hung up,

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from pyworker import nowait
+from tests.support.sockets import Ends, connected, reset
 
 LARGE = os.urandom(4 * 2**20)
 
 
 @pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a TCP connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-    with near, far:
-        yield near, far
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+def pair() -> Iterator[Ends]:
+    with connected() as ends:
+        yield ends
 
 
 @pytest.mark.parametrize("size", [1, nowait.SMALL, nowait.SMALL + 1, len(LARGE)])
-def test_all_is_sent_however_slowly_it_is_taken(pair: tuple[socket.socket, socket.socket], size: int) -> None:
+def test_all_is_sent_however_slowly_it_is_taken(pair: Ends, size: int) -> None:
     near, far = pair
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     sending = threading.Thread(target=nowait.send_all, args=(near, LARGE[:size]))
@@ -43,14 +34,14 @@ def test_all_is_sent_however_slowly_it_is_taken(pair: tuple[socket.socket, socke
     assert found == LARGE[:size]
 
 
-def test_where_the_buffer_is_full_nothing_is_sent(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_where_the_buffer_is_full_nothing_is_sent(pair: Ends) -> None:
     near, _ = pair
     while sent := nowait.send(near.fileno(), LARGE):
         assert 0 < sent <= len(LARGE)
     assert nowait.send(near.fileno(), b"x") == 0
 
 
-def test_what_there_is_to_receive(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_what_there_is_to_receive(pair: Ends) -> None:
     near, far = pair
     receiver = nowait.Receiver(4)
     assert receiver.receive(near.fileno()) is None
@@ -65,7 +56,7 @@ def test_what_there_is_to_receive(pair: tuple[socket.socket, socket.socket]) -> 
     assert not nowait.is_silent(near.fileno()), "the end is something to read"
 
 
-def test_a_reset_is_an_error_as_of_a_socket(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_reset_is_an_error_as_of_a_socket(pair: Ends) -> None:
     near, far = pair
     far.sendall(b"x")
     near.recv(1, socket.MSG_PEEK)

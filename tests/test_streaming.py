@@ -216,6 +216,7 @@ TRUNCATED: dict[str, list[Step]] = {
         Act.CLOSE,
     ],
     "shorter than its length": [head(EVENTS, f"Content-Length: {2**20}"), FIRST, Act.CLOSE],
+    "until the end, reset": [head(EVENTS, "Connection: close"), FIRST, Act.RESET],
     "length, reset": [head(EVENTS, f"Content-Length: {2**20}"), FIRST, Act.RESET],
 }
 

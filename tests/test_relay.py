@@ -1,0 +1,296 @@
+"""Streams that wait for the model server: on one thread, exact, and not in each other's way."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import queue
+import select
+import socket
+import threading
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyworker.answer import Answer, Arrival
+from pyworker.nowait import Receiver
+from pyworker.relay import Relay
+from pyworker.runtime import Loop
+from tests.support.http import RawClient, next_request_idx
+from tests.support.process import WorkerProcess
+from tests.support.scripted import Act, chunk, head, whole
+from tests.support.sockets import Ends, connected, reset
+from tests.support.stack import NewStack, Stack
+from tests.support.waiting import DEADLINE, wait_until
+
+HEAD = head("Transfer-Encoding: chunked")
+#: More than the worker's and the client's end of a connection hold together.
+MUCH = os.urandom(2**23)
+
+
+def threads_of(worker: WorkerProcess) -> int:
+    return len(list(Path(f"/proc/{worker.worker_pid}/task").iterdir()))
+
+
+@contextlib.contextmanager
+def streams(stack: Stack, path: str, count: int) -> Generator[list[RawClient]]:
+    """So many that have got their first piece."""
+    with contextlib.ExitStack() as closing:
+        clients = [closing.enter_context(stack.open(path)) for _ in range(count)]
+        for client in clients:
+            assert client.head() == 200
+            assert client.chunk() == b"one"
+        yield clients
+
+
+@pytest.fixture
+def pair() -> Iterator[Ends]:
+    with connected() as ends:
+        yield ends
+
+
+# -- in a worker -----------------------------------------------------------------------------------------
+
+
+def test_streams_that_wait_need_no_threads(new_stack: NewStack) -> None:
+    stack = new_stack({"WORKER_THREADS": "64"})
+    stack.start_ready()
+    gate = threading.Event()
+    stack.model.script("/stream", HEAD, chunk(b"one"), gate, chunk(b"two"), chunk(b""))
+    assert stack.post("/pass").status == 200
+    before = threads_of(stack.worker)
+    with contextlib.ExitStack() as closing:
+        # One after the other, so that a thread may take the next when it is done with the last.
+        clients = [closing.enter_context(streams(stack, "/stream", 1))[0] for _ in range(40)]
+        stack.wait_in_hand(40)
+        assert threads_of(stack.worker) - before < 10
+        gate.set()
+        for client in clients:
+            assert client.chunk() == b"two"
+            assert client.chunk() == b""
+    stack.wait_in_hand(0)
+
+
+def test_one_that_is_not_read_holds_up_no_other(front: Stack) -> None:
+    gates = [threading.Event(), threading.Event()]
+    front.model.script("/stream", HEAD, chunk(b"one"), gates[0], chunk(MUCH), chunk(b""))
+    front.model.script("/pass", HEAD, chunk(b"one"), gates[1], chunk(b"two"), chunk(b""))
+    with streams(front, "/stream", 3) as slow, streams(front, "/pass", 3) as quick:
+        gates[0].set()
+        # What the worker cannot get rid of stays with the model server.
+        front.model.wait_for(lambda: len(front.model.requests("/stream")) == 3, "three that send much")
+        gates[1].set()
+        for client in quick:
+            assert client.chunk() == b"two"
+            assert client.chunk() == b""
+        for client in slow:
+            received = b""
+            while piece := client.chunk():
+                received += piece
+            assert received == MUCH
+    front.wait_in_hand(0)
+
+
+def test_a_stream_that_comes_byte_by_byte_is_exact(stack: Stack) -> None:
+    rest = chunk(b"two") + b"5;a=b\r\nthree\r\n0\r\nX-Sum: 1\r\n\r\n"
+    gate = threading.Event()
+    stack.model.script("/stream", HEAD, chunk(b"one"), gate, *(rest[i : i + 1] for i in range(len(rest))))
+    with streams(stack, "/stream", 1) as [client]:
+        gate.set()
+        received = b""
+        while piece := client.chunk():
+            received += piece
+        assert received == b"twothree"
+        assert stack.post("/pass").status == 200
+
+
+def test_a_client_that_leaves_while_its_stream_is_stuck(stack: Stack) -> None:
+    gate = threading.Event()
+    stack.model.script("/stream", HEAD, chunk(b"one"), gate, chunk(MUCH), Act.HANG)
+    request_idx = next_request_idx()
+    with stack.open("/stream", request_idx=request_idx) as client:
+        client.until(b"one")
+        gate.set()
+        client.exactly(2**20)  # it has begun
+    assert stack.outcome(request_idx) == "Cancelled"
+    assert stack.model.request("/stream").gone.wait(DEADLINE)
+
+
+def test_a_stream_over_a_kept_connection_is_followed_by_requests(stack: Stack) -> None:
+    gate = threading.Event()
+    stack.model.script("/stream", HEAD, chunk(b"one"), gate, chunk(b"two"), chunk(b""))
+    stack.model.script("/pass", whole(b"later"))
+    with streams(stack, "/stream", 1) as [client]:
+        # The next request is here before the answer of this one ends.
+        client.post("/pass", stack.envelope())
+        gate.set()
+        assert client.chunk() == b"two"
+        assert client.chunk() == b""
+        assert client.answer().body == b"later"
+
+
+# -- an answer without waiting ---------------------------------------------------------------------------
+
+#: What comes at once, and what is made of it: None for nothing, bytes for a piece, "more" for all the rest.
+ARRIVALS: dict[str, list[tuple[bytes, bytes | str | None]]] = {
+    "a size in two": [(b"5", None), (b"\r\nhello\r\n", b"hello")],
+    "the end of a size": [(b"5\r", None), (b"\nhello\r\n", b"hello")],
+    "a size alone": [(b"5\r\n", None), (b"hello\r\n", b"hello")],
+    "a chunk in two": [(b"5\r\nhe", b"he"), (b"llo\r\n", b"llo")],
+    "the end of a chunk": [(b"5\r\nhello", b"hello"), (b"\r", None), (b"\n3\r\nyou\r\n", b"you")],
+    "two chunks": [(b"5\r\nhello\r\n3\r\nyou\r\n", b"helloyou")],
+    "a chunk and a half": [(b"5\r\nhello\r\n3\r\nyo", b"helloyo"), (b"u\r\n", b"u")],
+    "an extension": [(b"5;a=b\r\nhello\r\n", b"hello")],
+    "the end": [(b"5\r\nhello\r\n", b"hello"), (b"0\r\n\r\n", "more")],
+    "the end in two": [(b"5\r\nhello\r\n", b"hello"), (b"0\r\n", "more")],
+    "an endless size": [(b"5" * 70000, "more")],
+    "no size": [(b"5\r\nhello\r\n", b"hello"), (b"x\r\n", "more")],
+}
+
+
+@pytest.mark.parametrize("case", ARRIVALS)
+def test_what_has_arrived_is_told_without_waiting(pair: Ends, case: str) -> None:
+    near, far = pair
+    answer, receiver = chunked_answer(near, far), Receiver(2**17)
+    assert answer.take_in(receiver) is Arrival.NOTHING
+    for data, expected in ARRIVALS[case]:
+        far.sendall(data)
+        arrival = answer.take_in(receiver)
+        if expected is None:
+            assert arrival is Arrival.NOTHING
+        elif isinstance(expected, bytes):
+            assert arrival is Arrival.PIECE
+            assert answer.read1() == expected
+            assert answer.is_drained
+        else:
+            assert arrival is Arrival.MORE
+
+
+def test_an_end_is_for_the_one_that_may_wait(pair: Ends) -> None:
+    near, far = pair
+    answer = chunked_answer(near, far)
+    far.shutdown(socket.SHUT_WR)
+    assert answer.take_in(Receiver(100)) is Arrival.MORE
+    with pytest.raises(http.client.IncompleteRead):
+        answer.read1()
+
+
+def test_a_reset_is_not_forgotten(pair: Ends) -> None:
+    """Asked a second time, the system tells of an ordinary end, which an answer without a length may have."""
+    near, far = pair
+    far.sendall(b"HTTP/1.1 200 OK\r\n\r\none")
+    answer = Answer(near, "GET")
+    answer.begin()
+    assert answer.read1() == b"one"
+    reset(far)
+    assert select.select([near], [], [], DEADLINE)[0]
+    assert answer.take_in(Receiver(100)) is Arrival.MORE
+    with pytest.raises(ConnectionResetError):
+        answer.read1()
+
+
+def test_one_that_was_given_up_is_late_at_once(pair: Ends) -> None:
+    answer = chunked_answer(*pair)
+    answer.give_up_waiting()
+    with pytest.raises(TimeoutError):
+        answer.read1()
+
+
+def chunked_answer(near: socket.socket, far: socket.socket) -> Answer:
+    """One that has begun."""
+    far.sendall(HEAD)
+    answer = Answer(near, "GET")
+    answer.begin()
+    return answer
+
+
+# -- the relay alone -------------------------------------------------------------------------------------
+
+
+class Pipe:
+    """Collects what comes through a socket, until that ends."""
+
+    def __init__(self, near: socket.socket, timeout: float | None = None) -> None:
+        self._near = near
+        self.timeout = timeout
+        self.deadline: float | None = None
+        self.collected = b""
+        self.is_late = False
+        self.stays = False
+
+    @property
+    def descriptor(self) -> int:
+        return self._near.fileno()
+
+    def pass_on(self, receiver: Receiver) -> bool:
+        data = receiver.receive(self.descriptor)
+        self.collected += data or b""
+        return data != b""
+
+    def give_up_waiting(self) -> None:
+        self.is_late = True
+
+    def stay(self) -> None:
+        self.stays = True
+
+
+@pytest.fixture
+def resumed() -> queue.SimpleQueue[Pipe]:
+    return queue.SimpleQueue()
+
+
+@pytest.fixture
+def relay(resumed: queue.SimpleQueue[Pipe]) -> Iterator[Relay[Pipe]]:
+    relay = Relay(resumed.put)
+    thread = Loop("pyworker-relay", relay.step, on_stop=relay.wake)
+    thread.start()
+    yield relay
+    thread.stop()
+    assert thread.join(DEADLINE)
+
+
+def test_what_comes_is_passed_on_until_the_end(
+    relay: Relay[Pipe], resumed: queue.SimpleQueue[Pipe], pair: Ends
+) -> None:
+    pipe = Pipe(pair[0])
+    relay.park(pipe)
+    pair[1].sendall(b"one")
+    wait_until(lambda: pipe.collected == b"one", "the first piece")
+    assert "1 parked" in repr(relay)
+    pair[1].sendall(b"two")
+    pair[1].shutdown(socket.SHUT_WR)
+    assert resumed.get(timeout=DEADLINE) is pipe
+    assert (pipe.collected, pipe.is_late, pipe.stays) == (b"onetwo", False, False)
+    assert "0 parked" in repr(relay)
+
+
+def test_one_that_is_silent_for_too_long_is_given_back(
+    relay: Relay[Pipe], resumed: queue.SimpleQueue[Pipe], pair: Ends
+) -> None:
+    pipe = Pipe(pair[0], timeout=0.01)
+    relay.park(pipe)
+    assert resumed.get(timeout=DEADLINE) is pipe
+    assert pipe.is_late
+
+
+def test_each_word_moves_the_deadline(relay: Relay[Pipe], pair: Ends) -> None:
+    pipe = Pipe(pair[0], timeout=3600.0)
+    relay.park(pipe)
+    first = pipe.deadline
+    pair[1].sendall(b"one")
+    assert first is not None
+    wait_until(lambda: (pipe.deadline or 0) > first, "a later deadline")
+
+
+def test_what_cannot_be_watched_keeps_its_thread(
+    relay: Relay[Pipe], resumed: queue.SimpleQueue[Pipe], tmp_path: Path
+) -> None:
+    """epoll refuses a file, as it does where the system's limit is reached."""
+    with (tmp_path / "file").open("wb") as file:
+        pipe = Pipe(file)  # pyright: ignore[reportArgumentType] - it has what is asked for: a descriptor
+        relay.park(pipe)
+    assert resumed.get(timeout=DEADLINE) is pipe
+    assert pipe.stays
+    assert "0 parked" in repr(relay)
