@@ -15,6 +15,10 @@ from pyworker.turn import OneSendResponse, chunk
 
 logger = logging.getLogger(__name__)
 
+# A stream with larger pieces is better off on a thread, which lets others run while it copies; and so is one
+# whose client does not keep up, since a thread may wait.
+_BULK = 32 * 1024
+
 
 class Delivery:
     """The body of one response, sent piece by piece. Belongs to one thread at a time.
@@ -64,9 +68,8 @@ class Delivery:
         if self._error is not None:
             raise self._error
         if self._unsent:
-            # A client that does not keep up needs a thread for all the rest.
-            self.stay()
             self.client.send_all(self._unsent)
+            self._unsent = b""
         for piece in self._pieces:
             self._response.write(piece)
             if self._waits_for_model:
@@ -109,7 +112,7 @@ class Delivery:
         return self._stream.answer.timeout
 
     def stay(self) -> None:
-        """It cannot be parked: it keeps its thread until the end."""
+        """It is not to be parked again: it has a thread until the end."""
         self._stream = None
 
     def give_up_waiting(self) -> None:
@@ -129,7 +132,8 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - raised again by `go_on`
             self._error = error
             return False
-        if sent < len(data):
-            self._unsent = data[sent:]
+        self._unsent = data[sent:]
+        if self._unsent or len(data) > _BULK:
+            self.stay()
             return False
         return self._stream.answer.is_drained

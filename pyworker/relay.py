@@ -44,7 +44,7 @@ class Stream(Protocol):
         ...
 
     def stay(self) -> None:
-        """It cannot be parked."""
+        """It is not to be parked again."""
         ...
 
 
@@ -72,7 +72,7 @@ class Relay(Generic[Parked]):
         self._parked[descriptor] = stream
         try:
             self._epoll.register(descriptor, select.EPOLLIN)
-        except OSError:  # the system watches over no more of them
+        except (OSError, ValueError):  # the system watches no more of them, or the process ends
             del self._parked[descriptor]
             stream.stay()
             self._resume(stream)
@@ -109,6 +109,11 @@ class Relay(Generic[Parked]):
     def wake(self) -> None:
         """Make `step` return at once."""
         os.eventfd_write(self._wake_descriptor, 1)
+
+    def close(self) -> None:
+        """After the last `step`."""
+        self._epoll.close()
+        os.close(self._wake_descriptor)
 
     def __repr__(self) -> str:
         return f"<Relay [{len(self._parked)} parked]>"

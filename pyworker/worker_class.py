@@ -90,7 +90,9 @@ class HardenedThreadWorker(ThreadWorker):
             self.cfg.threads, self.take_turn, at_once=_AT_ONCE
         )
         self._relay = Relay(self._pool.submit_first)
-        self._relay_thread = Loop("pyworker-relay", self._relay.step, on_stop=self._relay.wake)
+        self._relay_thread = Loop(
+            "pyworker-relay", self._relay.step, on_stop=self._relay.wake, on_end=self._relay.close
+        )
         self._turns = Turns(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)

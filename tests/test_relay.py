@@ -244,11 +244,15 @@ def resumed() -> queue.SimpleQueue[Pipe]:
 @pytest.fixture
 def relay(resumed: queue.SimpleQueue[Pipe]) -> Iterator[Relay[Pipe]]:
     relay = Relay(resumed.put)
-    thread = Loop("pyworker-relay", relay.step, on_stop=relay.wake)
+    thread = Loop("pyworker-relay", relay.step, on_stop=relay.wake, on_end=relay.close)
     thread.start()
     yield relay
     thread.stop()
     assert thread.join(DEADLINE)
+    with socket.socket() as connection:
+        late = Pipe(connection)
+        relay.park(late)  # by a request that ends after the relay
+    assert late.stays
 
 
 def test_what_comes_is_passed_on_until_the_end(
