@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -61,7 +62,8 @@ class Relay(Generic[Parked]):
         self._receiver = Receiver(_READ_SIZE)
         self._wake_descriptor = os.eventfd(0)
         self._epoll.register(self._wake_descriptor, select.EPOLLIN)
-        # Added to by any thread, taken from by the relay's alone: descriptor to the model server -> stream.
+        # Guards each change of _parked (descriptor to the model server -> stream), and looking through it.
+        self._lock = threading.Lock()
         self._parked: dict[int, Parked] = {}
         self._sweep_at = 0.0
 
@@ -69,23 +71,31 @@ class Relay(Generic[Parked]):
         """Pass on what comes for this one. It is the relay's from here on."""
         descriptor, timeout = stream.descriptor, stream.timeout
         stream.deadline = None if timeout is None else time.monotonic() + timeout
-        self._parked[descriptor] = stream
-        try:
-            self._epoll.register(descriptor, select.EPOLLIN)
-        except (OSError, ValueError):  # the system watches no more of them, or the process ends
-            del self._parked[descriptor]
+        if not self._watch(descriptor, stream):
             stream.stay()
             self._resume(stream)
+
+    def _watch(self, descriptor: int, stream: Parked) -> bool:
+        with self._lock:
+            # Known before epoll can tell of it.
+            self._parked[descriptor] = stream
+            try:
+                self._epoll.register(descriptor, select.EPOLLIN)
+            except (OSError, ValueError):  # the system watches no more of them, or the process ends
+                del self._parked[descriptor]
+                return False
+        return True
 
     def step(self) -> float:
         """Wait until model servers say something, and pass it on."""
         events = self._epoll.poll(_ROUND)
         now = time.monotonic()
         for descriptor, _ in events:
-            stream = self._parked.get(descriptor)
-            if stream is None:
-                os.eventfd_read(self._wake_descriptor)
-            elif not stream.pass_on(self._receiver):
+            if descriptor == self._wake_descriptor:
+                os.eventfd_read(descriptor)
+                continue
+            stream = self._parked[descriptor]
+            if not stream.pass_on(self._receiver):
                 self._release(descriptor)
             elif stream.deadline is not None:
                 stream.deadline = now + (stream.timeout or 0.0)
@@ -95,13 +105,16 @@ class Relay(Generic[Parked]):
         return 0.0
 
     def _sweep(self, now: float) -> None:
-        for descriptor, stream in list(self._parked.items()):
+        with self._lock:
+            parked = list(self._parked.items())
+        for descriptor, stream in parked:
             if stream.deadline is not None and stream.deadline <= now:
                 stream.give_up_waiting()
                 self._release(descriptor)
 
     def _release(self, descriptor: int) -> None:
-        stream = self._parked.pop(descriptor)
+        with self._lock:
+            stream = self._parked.pop(descriptor)
         # Before anybody else may close it.
         self._epoll.unregister(descriptor)
         self._resume(stream)
