@@ -55,9 +55,12 @@ Parked = TypeVar("Parked", bound=Stream)
 class Relay(Generic[Parked]):
     """One thread runs `step`; `park` and `wake` may be called from any."""
 
-    def __init__(self, resume: Callable[[Parked], None]) -> None:
-        """resume: have a thread of the pool go on with this one; must not block."""
+    def __init__(self, resume: Callable[[Parked], None], hasten: Callable[[], float]) -> None:
+        """resume: have a thread of the pool go on with this one.
+        hasten: have begun what waits for too long; when to call it again, in seconds. Neither may block.
+        """
         self._resume = resume
+        self._hasten = hasten
         self._epoll = select.epoll()
         self._receiver = Receiver(_READ_SIZE)
         self._wake_descriptor = os.eventfd(0)
@@ -88,7 +91,7 @@ class Relay(Generic[Parked]):
 
     def step(self) -> float:
         """Wait until model servers say something, and pass it on."""
-        events = self._epoll.poll(_ROUND)
+        events = self._epoll.poll(min(_ROUND, self._hasten()))
         now = time.monotonic()
         for descriptor, _ in events:
             if descriptor == self._wake_descriptor:

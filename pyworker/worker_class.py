@@ -89,7 +89,7 @@ class HardenedThreadWorker(ThreadWorker):
         self._pool: ThreadPool[ClientSocket | Delivery] = ThreadPool(
             self.cfg.threads, self.take_turn, at_once=_AT_ONCE
         )
-        self._relay = Relay(self._pool.submit_first)
+        self._relay = Relay(self._pool.submit_first, self._pool.hasten)
         self._relay_thread = Loop(
             "pyworker-relay", self._relay.step, on_stop=self._relay.wake, on_end=self._relay.close
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import queue
 import select
@@ -18,6 +19,7 @@ from pyworker.answer import Answer, Arrival
 from pyworker.nowait import Receiver
 from pyworker.relay import Relay
 from pyworker.runtime import Loop
+from pyworker.thread_pool import ThreadPool
 from tests.support.http import RawClient, next_request_idx
 from tests.support.process import WorkerProcess
 from tests.support.scripted import Act, chunk, head, whole
@@ -241,14 +243,20 @@ def resumed() -> queue.SimpleQueue[Pipe]:
     return queue.SimpleQueue()
 
 
-@pytest.fixture
-def relay(resumed: queue.SimpleQueue[Pipe]) -> Iterator[Relay[Pipe]]:
-    relay = Relay(resumed.put)
+@contextlib.contextmanager
+def running(relay: Relay[Pipe]) -> Generator[None]:
     thread = Loop("pyworker-relay", relay.step, on_stop=relay.wake, on_end=relay.close)
     thread.start()
-    yield relay
+    yield
     thread.stop()
     assert thread.join(DEADLINE)
+
+
+@pytest.fixture
+def relay(resumed: queue.SimpleQueue[Pipe]) -> Iterator[Relay[Pipe]]:
+    relay = Relay(resumed.put, lambda: math.inf)
+    with running(relay):
+        yield relay
     with socket.socket() as connection:
         late = Pipe(connection)
         relay.park(late)  # by a request that ends after the relay
@@ -286,6 +294,26 @@ def test_each_word_moves_the_deadline(relay: Relay[Pipe], pair: Ends) -> None:
     pair[1].sendall(b"one")
     assert first is not None
     wait_until(lambda: (pipe.deadline or 0) > first, "a later deadline")
+
+
+def test_one_that_goes_on_does_not_wait_for_a_stuck_thread(pair: Ends) -> None:
+    gate, went_on = threading.Event(), threading.Event()
+
+    def work(item: Pipe | None) -> None:
+        if item is None:
+            gate.wait(DEADLINE)  # without a word to the pool that it waits
+        else:
+            went_on.set()
+
+    pool: ThreadPool[Pipe | None] = ThreadPool(4, work, at_once=1)
+    pool.submit(None)
+    relay: Relay[Pipe] = Relay(pool.submit_first, pool.hasten)
+    with running(relay):
+        relay.park(Pipe(pair[0]))
+        pair[1].shutdown(socket.SHUT_WR)
+        assert went_on.wait(DEADLINE)
+    gate.set()
+    pool.close()
 
 
 def test_what_cannot_be_watched_keeps_its_thread(
