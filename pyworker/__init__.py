@@ -59,7 +59,7 @@ The modules, lowest first; each imports only modules above it:
     app            create_app: routes, error handler
     turn           gunicorn's parser and response for one request
     delivery       the answer on its way to the client
-    relay          those that wait for the model server, on one thread
+    relay          those that wait for the model server, on few threads
     worker_class   gunicorn's threaded worker, hardened
     server         gunicorn from Python
 

@@ -1,7 +1,7 @@
-"""Streams that wait for the model server: all of them on one thread, instead of one on each.
+"""Streams that wait for the model server: all of them on one thread or a few, instead of one on each.
 
 A thread that waits for each token of its stream has to be woken for each, and then to queue for the
-interpreter. Here one thread waits for all of them and passes on whatever has come. It never blocks: what
+interpreter. Here one thread waits for many of them and passes on whatever has come. It never blocks: what
 might (a client that does not take it, the end of an answer, an error) goes back to the pool.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 from pyworker.nowait import Receiver
+from pyworker.runtime import Loop
 
 _ROUND = 1.0
 _READ_SIZE = 64 * 1024
@@ -69,6 +70,11 @@ class Relay(Generic[Parked]):
         self._lock = threading.Lock()
         self._parked: dict[int, Parked] = {}
         self._sweep_at = 0.0
+
+    @property
+    def parked(self) -> int:
+        """How many streams it has."""
+        return len(self._parked)
 
     def park(self, stream: Parked) -> None:
         """Pass on what comes for this one. It is the relay's from here on."""
@@ -132,4 +138,35 @@ class Relay(Generic[Parked]):
         os.close(self._wake_descriptor)
 
     def __repr__(self) -> str:
-        return f"<Relay [{len(self._parked)} parked]>"
+        return f"<Relay [{self.parked} parked]>"
+
+
+class Relays(Generic[Parked]):
+    """So many relays with their threads. `park` may be called from any thread, the rest from one."""
+
+    def __init__(self, count: int, resume: Callable[[Parked], None], hasten: Callable[[], float]) -> None:
+        """As for each `Relay`."""
+        self._relays = [Relay(resume, hasten) for _ in range(count)]
+        self._loops = [
+            Loop(f"pyworker-relay-{number}", relay.step, on_stop=relay.wake, on_end=relay.close)
+            for number, relay in enumerate(self._relays, start=1)
+        ]
+
+    def start(self) -> None:
+        """From here on what is parked is passed on."""
+        for loop in self._loops:
+            loop.start()
+
+    def park(self, stream: Parked) -> None:
+        """Have the one with the fewest streams pass on what comes for this one."""
+        min(self._relays, key=lambda relay: relay.parked).park(stream)
+
+    def stop(self, timeout: float) -> None:
+        """End the threads, and wait so many seconds for each. What is parked stays where it is."""
+        for loop in self._loops:
+            loop.stop()
+        for loop in self._loops:
+            loop.join(timeout)
+
+    def __repr__(self) -> str:
+        return f"<Relays [{', '.join(str(relay.parked) for relay in self._relays)} parked]>"

@@ -10,8 +10,9 @@ What each thread does, and what it owns:
   answer, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
   thread; the poller only notes in it what epoll tells meanwhile. They are made when needed, few of them run
   at once (`thread_pool`), and they do not hold up the end of the process.
-* The relay, `pyworker-relay`, has the answers whose next piece the model server has not sent yet, with their
-  `ClientSocket`, from `park` until it gives them back to the pool. It never blocks, as the poller.
+* The relay, `pyworker-relay-1`, has the answers whose next piece the model server has not sent yet, with
+  their `ClientSocket`, from `park` until it gives them back to the pool. It never blocks, as the poller. Over
+  TLS there are four, which share them.
 * Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
   pipe (`self.PIPE`) makes the poller return, and `run` acts.
 * The disconnect watcher, `pyworker-disconnect`, is told by the poller that a client in the pool has hung up,
@@ -44,8 +45,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from pyworker.client_socket import ClientSocket
 from pyworker.delivery import Delivery
 from pyworker.poller import Poller, error_answer
-from pyworker.relay import Relay
-from pyworker.runtime import Loop
+from pyworker.relay import Relays
 from pyworker.thread_pool import ThreadPool
 from pyworker.turn import Turns
 
@@ -58,6 +58,8 @@ logger = logging.getLogger(__name__)
 
 #: Threads that run at once: one in the interpreter, and one that comes from a system call or goes to one.
 _AT_ONCE = 2
+#: To send over TLS lets go of the interpreter, and one thread alone would wait for it too long too often.
+_TLS_RELAYS = 4
 _ROUND = 1.0
 _DRAIN_ROUND = 0.2
 #: A stop that reaches the whole process group comes twice: from its sender and through gunicorn's master.
@@ -89,10 +91,8 @@ class HardenedThreadWorker(ThreadWorker):
         self._pool: ThreadPool[ClientSocket | Delivery] = ThreadPool(
             self.cfg.threads, self.take_turn, at_once=_AT_ONCE
         )
-        self._relay = Relay(self._pool.submit_first, self._pool.hasten)
-        self._relay_thread = Loop(
-            "pyworker-relay", self._relay.step, on_stop=self._relay.wake, on_end=self._relay.close
-        )
+        relays = _TLS_RELAYS if self.cfg.is_ssl else 1
+        self._relays = Relays(relays, self._pool.submit_first, self._pool.hasten)
         self._turns = Turns(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)
@@ -110,7 +110,7 @@ class HardenedThreadWorker(ThreadWorker):
             keepalive=self.cfg.keepalive,
         )
         self._poller.listen(self.sockets, self.PIPE[0])
-        self._relay_thread.start()
+        self._relays.start()
         while self.alive:
             self.notify()
             self._poller.serve(_ROUND)
@@ -119,8 +119,7 @@ class HardenedThreadWorker(ThreadWorker):
         self.alive = False
         self._drain()
         self._poller.close()
-        self._relay_thread.stop()
-        self._relay_thread.join(_ROUND)
+        self._relays.stop(_ROUND)
         self._pool.close()
 
     def _wrap_tls(self, connection: socket.socket) -> Any:
@@ -192,7 +191,7 @@ class HardenedThreadWorker(ThreadWorker):
             if parked is None:
                 self._poller.give_back(client, rest)
             else:
-                self._relay.park(parked)
+                self._relays.park(parked)
 
     def _begin(self, client: ClientSocket) -> Delivery:
         """Parse its request and have the app answer it."""
@@ -225,4 +224,4 @@ class HardenedThreadWorker(ThreadWorker):
             client.send_all(error_answer(status, message))
 
     def __repr__(self) -> str:
-        return f"<HardenedThreadWorker {self._poller!r} {self._pool!r} {self._relay!r}>"
+        return f"<HardenedThreadWorker {self._poller!r} {self._pool!r} {self._relays!r}>"

@@ -17,8 +17,7 @@ import pytest
 
 from pyworker.answer import Answer, Arrival
 from pyworker.nowait import Receiver
-from pyworker.relay import Relay
-from pyworker.runtime import Loop
+from pyworker.relay import Relays
 from pyworker.thread_pool import ThreadPool
 from tests.support.http import RawClient, next_request_idx
 from tests.support.process import WorkerProcess
@@ -243,53 +242,58 @@ def resumed() -> queue.SimpleQueue[Pipe]:
     return queue.SimpleQueue()
 
 
-@contextlib.contextmanager
-def running(relay: Relay[Pipe]) -> Generator[None]:
-    thread = Loop("pyworker-relay", relay.step, on_stop=relay.wake, on_end=relay.close)
-    thread.start()
-    yield
-    thread.stop()
-    assert thread.join(DEADLINE)
-
-
 @pytest.fixture
-def relay(resumed: queue.SimpleQueue[Pipe]) -> Iterator[Relay[Pipe]]:
-    relay = Relay(resumed.put, lambda: math.inf)
-    with running(relay):
-        yield relay
+def relays(resumed: queue.SimpleQueue[Pipe]) -> Iterator[Relays[Pipe]]:
+    relays: Relays[Pipe] = Relays(2, resumed.put, lambda: math.inf)
+    relays.start()
+    yield relays
+    relays.stop(DEADLINE)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pyworker-relay")]
     with socket.socket() as connection:
         late = Pipe(connection)
-        relay.park(late)  # by a request that ends after the relay
+        relays.park(late)  # by a request that ends after them
     assert late.stays
 
 
 def test_what_comes_is_passed_on_until_the_end(
-    relay: Relay[Pipe], resumed: queue.SimpleQueue[Pipe], pair: Ends
+    relays: Relays[Pipe], resumed: queue.SimpleQueue[Pipe], pair: Ends
 ) -> None:
     pipe = Pipe(pair[0])
-    relay.park(pipe)
+    relays.park(pipe)
     pair[1].sendall(b"one")
     wait_until(lambda: pipe.collected == b"one", "the first piece")
-    assert "1 parked" in repr(relay)
+    assert "[1, 0 parked]" in repr(relays)
     pair[1].sendall(b"two")
     pair[1].shutdown(socket.SHUT_WR)
     assert resumed.get(timeout=DEADLINE) is pipe
     assert (pipe.collected, pipe.is_late, pipe.stays) == (b"onetwo", False, False)
-    assert "0 parked" in repr(relay)
+    assert "[0, 0 parked]" in repr(relays)
+
+
+def test_they_share_what_is_parked(relays: Relays[Pipe]) -> None:
+    with contextlib.ExitStack() as closing:
+        pairs = [closing.enter_context(connected()) for _ in range(6)]
+        pipes = [Pipe(near) for near, _ in pairs]
+        for pipe in pipes:
+            relays.park(pipe)
+        assert "[3, 3 parked]" in repr(relays)
+        for _, far in pairs:
+            far.sendall(b"one")
+        wait_until(lambda: all(pipe.collected == b"one" for pipe in pipes), "a piece of each")
 
 
 def test_one_that_is_silent_for_too_long_is_given_back(
-    relay: Relay[Pipe], resumed: queue.SimpleQueue[Pipe], pair: Ends
+    relays: Relays[Pipe], resumed: queue.SimpleQueue[Pipe], pair: Ends
 ) -> None:
     pipe = Pipe(pair[0], timeout=0.01)
-    relay.park(pipe)
+    relays.park(pipe)
     assert resumed.get(timeout=DEADLINE) is pipe
     assert pipe.is_late
 
 
-def test_each_word_moves_the_deadline(relay: Relay[Pipe], pair: Ends) -> None:
+def test_each_word_moves_the_deadline(relays: Relays[Pipe], pair: Ends) -> None:
     pipe = Pipe(pair[0], timeout=3600.0)
-    relay.park(pipe)
+    relays.park(pipe)
     first = pipe.deadline
     pair[1].sendall(b"one")
     assert first is not None
@@ -307,22 +311,25 @@ def test_one_that_goes_on_does_not_wait_for_a_stuck_thread(pair: Ends) -> None:
 
     pool: ThreadPool[Pipe | None] = ThreadPool(4, work, at_once=1)
     pool.submit(None)
-    relay: Relay[Pipe] = Relay(pool.submit_first, pool.hasten)
-    with running(relay):
-        relay.park(Pipe(pair[0]))
-        pair[1].shutdown(socket.SHUT_WR)
+    relays: Relays[Pipe] = Relays(1, pool.submit_first, pool.hasten)
+    relays.start()
+    relays.park(Pipe(pair[0]))
+    pair[1].shutdown(socket.SHUT_WR)
+    try:
         assert went_on.wait(DEADLINE)
-    gate.set()
-    pool.close()
+    finally:
+        gate.set()
+        relays.stop(DEADLINE)
+        pool.close()
 
 
 def test_what_cannot_be_watched_keeps_its_thread(
-    relay: Relay[Pipe], resumed: queue.SimpleQueue[Pipe], tmp_path: Path
+    relays: Relays[Pipe], resumed: queue.SimpleQueue[Pipe], tmp_path: Path
 ) -> None:
     """epoll refuses a file, as it does where the system's limit is reached."""
     with (tmp_path / "file").open("wb") as file:
         pipe = Pipe(file)  # pyright: ignore[reportArgumentType] - it has what is asked for: a descriptor
-        relay.park(pipe)
+        relays.park(pipe)
     assert resumed.get(timeout=DEADLINE) is pipe
     assert pipe.stays
-    assert "0 parked" in repr(relay)
+    assert "[0, 0 parked]" in repr(relays)
