@@ -30,6 +30,7 @@ names each part and fails when one changes.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
 import time
@@ -111,6 +112,10 @@ class HardenedThreadWorker(ThreadWorker):
         )
         self._poller.listen(self.sockets, self.PIPE[0])
         self._relays.start()
+        # What is here now stays to the end. To look through it again and again for garbage would stop every
+        # request for 25 ms each time.
+        gc.collect()
+        gc.freeze()
         while self.alive:
             self.notify()
             self._poller.serve(_ROUND)
