@@ -69,7 +69,6 @@ class Relay(Generic[Parked]):
         # Guards each change of _parked (descriptor to the model server -> stream), and looking through it.
         self._lock = threading.Lock()
         self._parked: dict[int, Parked] = {}
-        self._sweep_at = 0.0
 
     @property
     def parked(self) -> int:
@@ -96,22 +95,28 @@ class Relay(Generic[Parked]):
         return True
 
     def step(self) -> float:
-        """Wait until model servers say something, and pass it on."""
-        events = self._epoll.poll(min(_ROUND, self._hasten()))
+        """Pass on what model servers say, for a while or until woken; then look at the deadlines."""
         now = time.monotonic()
-        for descriptor, _ in events:
-            if descriptor == self._wake_descriptor:
-                os.eventfd_read(descriptor)
-                continue
-            stream = self._parked[descriptor]
-            if not stream.pass_on(self._receiver):
-                self._release(descriptor)
-            elif stream.deadline is not None:
-                stream.deadline = now + (stream.timeout or 0.0)
-        if now >= self._sweep_at:
-            self._sweep_at = now + _ROUND
-            self._sweep(now)
+        end = now + _ROUND
+        woken = False
+        while not woken and now < end:
+            events = self._epoll.poll(min(end - now, self._hasten()))
+            now = time.monotonic()
+            for descriptor, _ in events:
+                if descriptor == self._wake_descriptor:
+                    os.eventfd_read(descriptor)
+                    woken = True
+                else:
+                    self._pass_on(descriptor, now)
+        self._sweep(now)
         return 0.0
+
+    def _pass_on(self, descriptor: int, now: float) -> None:
+        stream = self._parked[descriptor]
+        if not stream.pass_on(self._receiver):
+            self._release(descriptor)
+        elif stream.deadline is not None:
+            stream.deadline = now + (stream.timeout or 0.0)
 
     def _sweep(self, now: float) -> None:
         with self._lock:
