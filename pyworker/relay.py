@@ -149,8 +149,15 @@ class Relay(Generic[Parked]):
 class Relays(Generic[Parked]):
     """So many relays with their threads. `park` may be called from any thread, the rest from one."""
 
-    def __init__(self, count: int, resume: Callable[[Parked], None], hasten: Callable[[], float]) -> None:
-        """As for each `Relay`."""
+    def __init__(
+        self,
+        count: int,
+        resume: Callable[[Parked], None],
+        hasten: Callable[[], float],
+        are_needed: Callable[[], bool],
+    ) -> None:
+        """resume, hasten: as for each `Relay`. are_needed: whether to use more than the first of them now."""
+        self._are_needed = are_needed
         self._relays = [Relay(resume, hasten) for _ in range(count)]
         self._loops = [
             Loop(f"pyworker-relay-{number}", relay.step, on_stop=relay.wake, on_end=relay.close)
@@ -163,8 +170,9 @@ class Relays(Generic[Parked]):
             loop.start()
 
     def park(self, stream: Parked) -> None:
-        """Have the one with the fewest streams pass on what comes for this one."""
-        min(self._relays, key=lambda relay: relay.parked).park(stream)
+        """Have the first pass on what comes for this one, or where all are needed the one with the fewest."""
+        relays = self._relays if self._are_needed() else self._relays[:1]
+        min(relays, key=lambda relay: relay.parked).park(stream)
 
     def stop(self, timeout: float) -> None:
         """End the threads, and wait so many seconds for each. What is parked stays where it is."""

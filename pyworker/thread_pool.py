@@ -62,6 +62,12 @@ class ThreadPool(Generic[Item]):
             begin = self._next_to_begin()
         begin()
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something waits to be begun."""
+        with self._lock:
+            return bool(self._backlog)
+
     def hasten(self) -> float:
         """Begin what has waited for too long; the seconds after which to ask again."""
         with self._lock:

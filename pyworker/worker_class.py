@@ -12,7 +12,7 @@ What each thread does, and what it owns:
   at once (`thread_pool`), and they do not hold up the end of the process.
 * The relay, `pyworker-relay-1`, has the answers whose next piece the model server has not sent yet, with
   their `ClientSocket`, from `park` until it gives them back to the pool. It never blocks, as the poller. Over
-  TLS there are four, which share them.
+  TLS there are four, which share them where requests wait as well.
 * Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
   pipe (`self.PIPE`) makes the poller return, and `run` acts.
 * The disconnect watcher, `pyworker-disconnect`, is told by the poller that a client in the pool has hung up,
@@ -59,7 +59,8 @@ logger = logging.getLogger(__name__)
 
 #: Threads that run at once: one in the interpreter, and one that comes from a system call or goes to one.
 _AT_ONCE = 2
-#: To send over TLS lets go of the interpreter, and one thread alone would wait for it too long too often.
+#: To send over TLS lets go of the interpreter. Where requests want it as well, one thread alone would get it
+#: back too late; where they do not, several would only get in each other's way.
 _TLS_RELAYS = 4
 _ROUND = 1.0
 _DRAIN_ROUND = 0.2
@@ -93,7 +94,9 @@ class HardenedThreadWorker(ThreadWorker):
             self.cfg.threads, self.take_turn, at_once=_AT_ONCE
         )
         relays = _TLS_RELAYS if self.cfg.is_ssl else 1
-        self._relays = Relays(relays, self._pool.submit_first, self._pool.hasten)
+        self._relays = Relays(
+            relays, self._pool.submit_first, self._pool.hasten, lambda: self._pool.is_behind
+        )
         self._turns = Turns(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)

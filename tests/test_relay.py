@@ -244,7 +244,7 @@ def resumed() -> queue.SimpleQueue[Pipe]:
 
 @pytest.fixture
 def relays(resumed: queue.SimpleQueue[Pipe]) -> Iterator[Relays[Pipe]]:
-    relays: Relays[Pipe] = Relays(2, resumed.put, lambda: math.inf)
+    relays: Relays[Pipe] = Relays(2, resumed.put, lambda: math.inf, lambda: True)
     relays.start()
     yield relays
     relays.stop(DEADLINE)
@@ -282,6 +282,17 @@ def test_they_share_what_is_parked(relays: Relays[Pipe]) -> None:
         wait_until(lambda: all(pipe.collected == b"one" for pipe in pipes), "a piece of each")
 
 
+def test_one_is_enough_where_no_more_are_needed(pair: Ends) -> None:
+    needed = [False, False, True]
+    relays: Relays[Pipe] = Relays(2, lambda _: None, lambda: math.inf, lambda: needed.pop(0))
+    relays.start()
+    with connected() as second, connected() as third:
+        for near, _ in (pair, second, third):
+            relays.park(Pipe(near))
+        assert "[2, 1 parked]" in repr(relays)
+        relays.stop(DEADLINE)
+
+
 def test_one_that_is_silent_for_too_long_is_given_back(
     relays: Relays[Pipe], resumed: queue.SimpleQueue[Pipe], pair: Ends
 ) -> None:
@@ -311,7 +322,7 @@ def test_one_that_goes_on_does_not_wait_for_a_stuck_thread(pair: Ends) -> None:
 
     pool: ThreadPool[Pipe | None] = ThreadPool(4, work, at_once=1)
     pool.submit(None)
-    relays: Relays[Pipe] = Relays(1, pool.submit_first, pool.hasten)
+    relays: Relays[Pipe] = Relays(1, pool.submit_first, pool.hasten, lambda: True)
     relays.start()
     relays.park(Pipe(pair[0]))
     pair[1].shutdown(socket.SHUT_WR)
