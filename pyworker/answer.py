@@ -181,9 +181,7 @@ class Answer:
             return Arrival.PIECE
         found = self._chunk_size.match(self._buffer)
         if found is None:
-            # Most likely the beginning of a size; not where a whole line is none.
-            is_begun = self._buffer.count(b"\n") <= (self._chunk_size is _NEXT_SIZE)
-            return Arrival.NOTHING if is_begun and len(self._buffer) <= MAX_HEAD else Arrival.MORE
+            return Arrival.MORE if self._is_no_size else Arrival.NOTHING
         if int(found[1], 16) == 0:
             return Arrival.MORE
         return Arrival.PIECE if len(self._buffer) > found.end() else Arrival.NOTHING
@@ -238,8 +236,7 @@ class Answer:
     def _next_chunk(self, *, wait: bool) -> bool:
         """Whether another chunk begins; without `wait` only one whose size is here already."""
         while (found := self._chunk_size.match(self._buffer)) is None:
-            # The end of the chunk before, and a line that should have been the size.
-            if self._buffer.count(b"\n") > (self._chunk_size is _NEXT_SIZE) or len(self._buffer) > MAX_HEAD:
+            if self._is_no_size:
                 raise http.client.HTTPException("the model server's answer has a chunk of no sensible size")
             if not wait:
                 return False
@@ -251,6 +248,12 @@ class Answer:
         if left == 0 and wait:
             self._skip_trailers()
         return left > 0
+
+    @property
+    def _is_no_size(self) -> bool:
+        """Whether what is here in the place of a chunk's size can never become one."""
+        # The end of the chunk before, and a line that should have been the size.
+        return self._buffer.count(b"\n") > (self._chunk_size is _NEXT_SIZE) or len(self._buffer) > MAX_HEAD
 
     def _skip_trailers(self) -> None:
         for _ in range(MAX_FIELDS):

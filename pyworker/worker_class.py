@@ -113,12 +113,12 @@ class HardenedThreadWorker(ThreadWorker):
             max_body=self._worker().settings.max_body_bytes,
             keepalive=self.cfg.keepalive,
         )
-        self._poller.listen(self.sockets, self.PIPE[0])
-        self._relays.start()
         # What is here now stays to the end. To look through it again and again for garbage would stop every
         # request for 25 ms each time.
         gc.collect()
         gc.freeze()
+        self._relays.start()
+        self._poller.listen(self.sockets, self.PIPE[0])
         while self.alive:
             self.notify()
             self._poller.serve(_ROUND)
