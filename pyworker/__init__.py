@@ -12,6 +12,7 @@ The modules, lowest first; each imports only modules above it:
     errors         error families, each with its HTTP status
     allocator      settings of the C library
     tls            the certificate served with, read again when its files change
+    variables      environment variables, and what their text may say
     config         environment → frozen, validated Settings
     data_types     what a worker's author implements, and what travels
     auth           signatures, replay window

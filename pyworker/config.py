@@ -6,22 +6,29 @@ names the variable, the value (never of a secret) and what is allowed.
 
 from __future__ import annotations
 
-import ipaddress
-import math
 import os
-import re
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TextIO, TypeVar
-from urllib.parse import urlsplit
+from typing import TextIO
 
 from pyworker.errors import ConfigError
 from pyworker.tls import CertificateFiles
-
-T = TypeVar("T")
+from pyworker.variables import (
+    VariableReader,
+    base_url,
+    base_urls,
+    boolean,
+    existing_folder,
+    header_value,
+    integer,
+    path_or_base_url,
+    port_number,
+    seconds,
+    url_host,
+)
 
 # Pool threads kept free of forwarded requests, so that /ping, health and refusals answer under full load.
 RESERVED_THREADS = 16
@@ -30,7 +37,6 @@ ONE_PROCESS = (
     "in that process; set WORKER_THREADS for more requests at once"
 )
 _MIB = 2**20
-_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class ReadinessSource(Enum):
@@ -88,45 +94,45 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Settings of this environment (default: the process's); raises `ConfigError`."""
-        env = _Reader(os.environ if environ is None else environ)
-        worker_port = env.get("WORKER_PORT", cls.worker_port, _port)
-        worker_http_port = env.get("WORKER_HTTP_PORT", _neighbour(worker_port), _port)
+        env = VariableReader(os.environ if environ is None else environ)
+        worker_port = env.get("WORKER_PORT", cls.worker_port, port_number)
+        worker_http_port = env.get("WORKER_HTTP_PORT", _neighbour(worker_port), port_number)
         if worker_http_port == worker_port:
             raise ConfigError(f"WORKER_HTTP_PORT={worker_port} is not valid: it is WORKER_PORT already")
-        use_ssl = env.get("USE_SSL", cls.use_ssl, _boolean)
+        use_ssl = env.get("USE_SSL", cls.use_ssl, boolean)
         settings = cls(
             backend=env.get("BACKEND", None, str),
             model_log=env.get("MODEL_LOG", None, Path),
-            model_server_url=env.get("MODEL_SERVER_URL", None, _base_url),
-            container_id=env.get("CONTAINER_ID", cls.container_id, _integer(0)),
-            report_addrs=env.get("REPORT_ADDR", cls.report_addrs, _base_urls),
+            model_server_url=env.get("MODEL_SERVER_URL", None, base_url),
+            container_id=env.get("CONTAINER_ID", cls.container_id, integer(0)),
+            report_addrs=env.get("REPORT_ADDR", cls.report_addrs, base_urls),
             worker_host=env.get("WORKER_HOST", cls.worker_host, str),
             worker_port=worker_port,
             worker_http_port=worker_http_port,
             public_url=_public_url(env, worker_port, use_ssl),
-            check_url=env.get("CHECK_URL", cls.check_url, _boolean),
+            check_url=env.get("CHECK_URL", cls.check_url, boolean),
             use_ssl=use_ssl,
             ssl_certfile=env.get("SSL_CERTFILE", cls.ssl_certfile, Path),
             ssl_keyfile=env.get("SSL_KEYFILE", cls.ssl_keyfile, Path),
-            unsecured=env.get("UNSECURED", cls.unsecured, _boolean),
+            unsecured=env.get("UNSECURED", cls.unsecured, boolean),
             master_token=env.get("MASTER_TOKEN", cls.master_token, str),
-            model_health_endpoint=env.get("MODEL_HEALTH_ENDPOINT", None, _path_or_url),
-            health_failures=env.get("HEALTH_FAILURES", cls.health_failures, _integer(1)),
+            model_health_endpoint=env.get("MODEL_HEALTH_ENDPOINT", None, path_or_base_url),
+            health_failures=env.get("HEALTH_FAILURES", cls.health_failures, integer(1)),
             model_readiness=env.get("MODEL_READINESS", cls.model_readiness, _readiness_source),
             model_loading_warn_after=env.get(
-                "MODEL_LOADING_WARN_AFTER", cls.model_loading_warn_after, _seconds
+                "MODEL_LOADING_WARN_AFTER", cls.model_loading_warn_after, seconds
             ),
-            model_api_key=env.get("MODEL_API_KEY", cls.model_api_key, _header_value, secret=True),
-            model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, _seconds),
-            model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, _seconds),
-            max_body_bytes=env.get("MAX_BODY_BYTES", cls.max_body_bytes, _integer(1)),
-            max_sessions=env.get("MAX_SESSIONS", None, _integer(0)),
+            model_api_key=env.get("MODEL_API_KEY", cls.model_api_key, header_value, secret=True),
+            model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, seconds),
+            model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, seconds),
+            max_body_bytes=env.get("MAX_BODY_BYTES", cls.max_body_bytes, integer(1)),
+            max_sessions=env.get("MAX_SESSIONS", None, integer(0)),
             tokenizer=env.get("TOKENIZER", None, str),
-            state_dir=env.get("PYWORKER_STATE_DIR", cls.state_dir, _directory),
+            state_dir=env.get("PYWORKER_STATE_DIR", cls.state_dir, existing_folder),
             update_flag=env.get("PYWORKER_UPDATE_FLAG", cls.update_flag, Path),
-            threads=env.get("WORKER_THREADS", cls.threads, _integer(RESERVED_THREADS + 1)),
+            threads=env.get("WORKER_THREADS", cls.threads, integer(RESERVED_THREADS + 1)),
             workers=env.get("WEB_CONCURRENCY", cls.workers, _one_process),
-            drain_timeout=env.get("DRAIN_TIMEOUT", cls.drain_timeout, _seconds),
+            drain_timeout=env.get("DRAIN_TIMEOUT", cls.drain_timeout, seconds),
             log_level=env.get("LOG_LEVEL", cls.log_level, _log_level),
         )
         if env.problems:
@@ -178,68 +184,14 @@ class Settings:
             self.certificate_files.load()
 
 
-class _Reader:
-    """Reads variables of one mapping; an empty value counts as not set, a wrong one becomes a problem."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        self.problems: list[str] = []
-
-    def get(self, name: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
-        text = self._environ.get(name, "").strip()
-        if not text:
-            return default
-        try:
-            return parse(text)
-        except ValueError as error:
-            shown = "(hidden)" if secret else repr(text)
-            self.problems.append(f"{name}={shown} is not valid: {error}")
-            return default
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes", "on"):
-        return True
-    if text.lower() in ("false", "0", "no", "off"):
-        return False
-    raise ValueError("expected true or false")
-
-
-def _integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            raise ValueError("expected an integer") from None
-        if not minimum <= number <= maximum:
-            bound = f"between {minimum} and {maximum}" if maximum < 2**63 - 1 else f"of at least {minimum}"
-            raise ValueError(f"expected an integer {bound}")
-        return number
-
-    return parse
-
-
-_port = _integer(1, 65535)
-
-
 def _neighbour(port: int) -> int:
     return port + 1 if port < 65535 else port - 1
 
 
 def _one_process(text: str) -> int:
-    if _integer(1)(text) != 1:
+    if integer(1)(text) != 1:
         raise ValueError(ONE_PROCESS)
     return 1
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError("expected a number of seconds above 0")
-    return number
 
 
 def _readiness_source(text: str) -> ReadinessSource:
@@ -256,68 +208,13 @@ def _log_level(text: str) -> str:
     return text.upper()
 
 
-def _header_value(text: str) -> str:
-    if not text.isascii() or not text.isprintable():
-        raise ValueError("expected printable ASCII characters only")
-    return text
-
-
-def _base_url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment
-    except ValueError:  # brackets that hold no IPv6 address
-        wrong = True
-    if wrong or any(character.isspace() for character in text):
-        raise ValueError("expected a URL such as http://127.0.0.1:5001")
-    try:
-        _ = urlsplit(text).port
-    except ValueError:
-        raise ValueError("the port of the URL is not a number between 0 and 65535") from None
-    return text.rstrip("/")
-
-
-def _base_urls(text: str) -> tuple[str, ...]:
-    urls = tuple(_base_url(part.strip()) for part in text.split(",") if part.strip())
-    if not urls:
-        raise ValueError("expected a URL such as http://127.0.0.1:5001, or several with commas between them")
-    return urls
-
-
-def _host(text: str) -> str:
-    """A host as it stands in a URL: IPv6 in brackets."""
-    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if _HOST_NAME.fullmatch(bare):
-        return bare
-    try:
-        ipaddress.IPv6Address(bare)
-    except ValueError:
-        raise ValueError("expected an IP address or a host name") from None
-    return f"[{bare}]"
-
-
-def _path_or_url(text: str) -> str:
-    return text if text.startswith("/") else _base_url(text)
-
-
-def _directory(text: str) -> Path:
-    path = Path(text)
-    try:
-        there = path.is_dir()
-    except OSError:  # it cannot even be looked at
-        there = False
-    if not there:
-        raise ValueError("expected a folder that exists")
-    return path
-
-
-def _public_url(env: _Reader, worker_port: int, use_ssl: bool) -> str | None:
+def _public_url(env: VariableReader, worker_port: int, use_ssl: bool) -> str | None:
     """The URL clients reach this worker at, or None where the environment does not say."""
-    given = env.get("PYWORKER_PUBLIC_URL", None, _base_url)
+    given = env.get("PYWORKER_PUBLIC_URL", None, base_url)
     if given is not None:
         return given
-    host = env.get("PUBLIC_IPADDR", None, _host)
-    port = env.get(f"VAST_TCP_PORT_{worker_port}", None, _port)
+    host = env.get("PUBLIC_IPADDR", None, url_host)
+    port = env.get(f"VAST_TCP_PORT_{worker_port}", None, port_number)
     if host is None or port is None:
         return None
     return f"{'https' if use_ssl else 'http'}://{host}:{port}"

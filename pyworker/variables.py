@@ -1,0 +1,127 @@
+"""Environment variables, and what their text may say.
+
+Each parser returns the value, or raises `ValueError` with what is expected instead.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+T = TypeVar("T")
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+class VariableReader:
+    """Reads variables of one mapping; an empty value counts as not set, a wrong one becomes a problem."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.problems: list[str] = []
+
+    def get(self, name: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
+        text = self._environ.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError as error:
+            shown = "(hidden)" if secret else repr(text)
+            self.problems.append(f"{name}={shown} is not valid: {error}")
+            return default
+
+
+def boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError("expected true or false")
+
+
+def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise ValueError("expected an integer") from None
+        if not minimum <= number <= maximum:
+            bound = f"between {minimum} and {maximum}" if maximum < 2**63 - 1 else f"of at least {minimum}"
+            raise ValueError(f"expected an integer {bound}")
+        return number
+
+    return parse
+
+
+port_number = integer(1, 65535)
+
+
+def seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError("expected a number of seconds above 0")
+    return number
+
+
+def header_value(text: str) -> str:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("expected printable ASCII characters only")
+    return text
+
+
+def base_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        wrong = parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment
+    except ValueError:  # brackets that hold no IPv6 address
+        wrong = True
+    if wrong or any(character.isspace() for character in text):
+        raise ValueError("expected a URL such as http://127.0.0.1:5001")
+    try:
+        _ = urlsplit(text).port
+    except ValueError:
+        raise ValueError("the port of the URL is not a number between 0 and 65535") from None
+    return text.rstrip("/")
+
+
+def base_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(base_url(part.strip()) for part in text.split(",") if part.strip())
+    if not urls:
+        raise ValueError("expected a URL such as http://127.0.0.1:5001, or several with commas between them")
+    return urls
+
+
+def url_host(text: str) -> str:
+    """A host as it stands in a URL: IPv6 in brackets."""
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if _HOST_NAME.fullmatch(bare):
+        return bare
+    try:
+        ipaddress.IPv6Address(bare)
+    except ValueError:
+        raise ValueError("expected an IP address or a host name") from None
+    return f"[{bare}]"
+
+
+def path_or_base_url(text: str) -> str:
+    return text if text.startswith("/") else base_url(text)
+
+
+def existing_folder(text: str) -> Path:
+    path = Path(text)
+    try:
+        there = path.is_dir()
+    except OSError:  # it cannot even be looked at
+        there = False
+    if not there:
+        raise ValueError("expected a folder that exists")
+    return path
