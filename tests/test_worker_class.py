@@ -468,3 +468,8 @@ def ask_again(stack: Stack) -> bool:
     with contextlib.suppress(OSError, EOFError):
         return ask(stack.url, "GET", "/ping").status == 200
     return False
+
+
+def test_the_garbage_collector_passes_over_what_stays(front: Stack) -> None:
+    """A look through all of it would stop every request for its time."""
+    assert int(ask(front.url, "GET", "/frozen").body) > 10_000

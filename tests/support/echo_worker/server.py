@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,4 +91,5 @@ def create_blueprint(backend: Backend) -> flask.Blueprint:
     ]
     for handler in handlers:
         blueprint.add_url_rule(handler.endpoint, view_func=backend.create_handler(handler), methods=["POST"])
+    blueprint.add_url_rule("/frozen", view_func=lambda: str(gc.get_freeze_count()))
     return blueprint
