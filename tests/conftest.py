@@ -17,7 +17,7 @@ from tests.support import process
 from tests.support.leaks import LeakCheck, share_port, unshare_port
 from tests.support.scripted import ScriptedServer
 from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, Stack
-from tests.support.starting import INSTALL_SECONDS, Installed, Run, Start, copy_project, free_ports
+from tests.support.starting import INSTALL_SECONDS, Installed, Run, Start, copy_project, demo_ports
 from tests.support.tls import tls_variables
 from tests.support.waiting import DEADLINE
 
@@ -166,7 +166,7 @@ def start() -> Iterator[Start]:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """Made once, since packages take their time. The space in the folder's name is on purpose."""
     folder = copy_project(tmp_path_factory.mktemp("installed") / "my pyworker")
-    run = Run(folder, "demo", "--once", **free_ports())
+    run = Run(folder, "demo", "--once", **demo_ports())
     try:
         status = run.end(INSTALL_SECONDS)
     finally:

@@ -17,7 +17,7 @@ from pyworker.config import Settings
 from pyworker.errors import ConfigError
 from pyworker.local.model_server import ModelServer
 from pyworker.metrics import Counts
-from tests.support.process import free_port
+from tests.support.ports import free_port
 from tests.support.scripted import ScriptedServer, head, whole
 from tests.support.waiting import wait_until
 

@@ -15,7 +15,8 @@ import pytest
 
 from pyworker import beacon, reports
 from pyworker.config import Settings
-from tests.support.process import ROOT, WorkerProcess, free_port
+from tests.support.ports import free_port
+from tests.support.process import ROOT, WorkerProcess
 from tests.support.scripted import Act, Received, ScriptedServer, whole
 from tests.support.waiting import DEADLINE, wait_until
 

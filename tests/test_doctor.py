@@ -24,7 +24,8 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.resources import resource_path
-from tests.support.process import environment, free_port
+from tests.support.ports import free_port
+from tests.support.process import environment
 from tests.support.scripted import ScriptedServer, head, whole
 from tests.support.stack import LOADED_LINE, NewStack
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.console import FAULT, GARBAGE, HANG, OTHER_KEY, REDIRECT, Console
-from tests.support.process import free_port
+from tests.support.ports import free_port
 from tests.support.sandbox import Sandbox
 from tests.support.scripted import ScriptedServer, whole
 from tests.support.starting import INSTALL_SECONDS, STOP_SECONDS, Installed, Run, Start, copy_project

@@ -7,7 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.support.http import next_request_idx
-from tests.support.process import free_port
+from tests.support.ports import free_port
 from tests.support.scripted import Act, whole
 from tests.support.stack import MASTER_TOKEN, NewStack, Stack
 from tests.support.waiting import DEADLINE

@@ -23,7 +23,8 @@ from pyworker.local.signing import Signer
 from tests.support import tls
 from tests.support.http import ask
 from tests.support.leaks import share_port, unshare_port
-from tests.support.process import ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.process import ROOT
 from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
 from tests.support.sdk import API_KEY, ENDPOINT, SdkClient, installed_sdk
 from tests.support.stack import LOADED_LINE, Stack

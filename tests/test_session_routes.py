@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.http import Answer, RawClient, ask
-from tests.support.process import free_port
+from tests.support.ports import free_port
 from tests.support.scripted import Act, chunk, head, whole
 from tests.support.stack import LOADED_LINE, NewStack, Stack
 from tests.support.waiting import wait_until

@@ -24,7 +24,7 @@ from tests.support.starting import (
     Run,
     Start,
     copy_project,
-    free_ports,
+    demo_ports,
 )
 from tests.support.waiting import wait_until
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture
 def ports() -> dict[str, str]:
     """Three free ports, as the settings of a demo."""
-    return free_ports()
+    return demo_ports()
 
 
 @pytest.fixture

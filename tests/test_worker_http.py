@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.http import Answer, RawClient, ask, next_request_idx, request_bytes
-from tests.support.process import free_port
+from tests.support.ports import free_port
 from tests.support.scripted import chunk, head, whole
 from tests.support.stack import MASTER_TOKEN, MAX_BODY, MODEL_API_KEY, NewStack, Stack
 

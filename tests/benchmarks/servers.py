@@ -16,7 +16,8 @@ from pathlib import Path
 from pyworker.errors import ConfigError
 from tests.benchmarks.processes import Usage, usage
 from tests.benchmarks.programs import StubServer
-from tests.support.process import ROOT, environment, free_port
+from tests.support.ports import free_port
+from tests.support.process import ROOT, environment
 from tests.support.waiting import wait_until
 
 _READY_WITHIN = 60.0

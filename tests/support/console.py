@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import Self
 
-from tests.support.process import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import DEADLINE
 
 HANG = "say nothing until the console ends"

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing_extensions import Self
 
 from tests.support.http import ask
+from tests.support.ports import free_port
 from tests.support.waiting import DEADLINE, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -24,13 +24,6 @@ _PORT_TRIES = 5
 
 #: Those that run now, for the report of a failed test.
 running: list[WorkerProcess] = []
-
-
-def free_port() -> int:
-    """A port that nobody listens at right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(folder: Path, port: int, variables: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import uuid
@@ -18,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.process import ROOT as ROOT
 
 MARK = "START_SERVER_TEST"
@@ -114,14 +114,9 @@ def _environment_of(pid: int) -> list[bytes]:
 Start = Callable[..., Run]
 
 
-def free_ports() -> dict[str, str]:
-    """Three free ports, as the settings of a demo."""
-    names = ("DEMO_MODEL_PORT", "DEMO_AUTOSCALER_PORT", "WORKER_PORT")
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in names]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return {name: str(each.getsockname()[1]) for name, each in zip(names, sockets, strict=True)}
+def demo_ports() -> dict[str, str]:
+    """Free ports, as the settings of a demo."""
+    return {name: str(free_port()) for name in ("DEMO_MODEL_PORT", "DEMO_AUTOSCALER_PORT", "WORKER_PORT")}
 
 
 def copy_project(target: Path) -> Path:
