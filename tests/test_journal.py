@@ -231,6 +231,7 @@ def test_a_killed_worker_process_comes_back_and_nothing_is_lost(new_stack: NewSt
     assert time.monotonic() - began < 20
     assert stack.worker.worker_pid != killed
     assert "10 finished requests of an earlier process were not reported yet" in stack.worker.log
+    stack.wait_ready()  # the new process may report before it has the public key
     assert stack.post("/pass").status == 200
 
 
