@@ -29,6 +29,7 @@ The modules, lowest first; each imports only modules above it:
     connection     one connection to the model server, and a call on it that can be aborted
     model_response the answer as handlers get it
     transport      the adapter of the session: a pool of such connections
+    encoding       a payload as the model server gets it
     model_client   the pooled session on it
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that tells a request that its client hung up

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
 import socket
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import pydantic_core
 import requests
 from requests.structures import CaseInsensitiveDict
 
 from pyworker.connection import ModelCall
-from pyworker.errors import ModelTimeout, ModelUnreachable, Unprocessable
+from pyworker.encoding import encode
+from pyworker.errors import ModelTimeout, ModelUnreachable
 from pyworker.transport import ModelAdapter, Target
 
 _CONNECT_TIMEOUT = 5.0
 # The callback of a session goes where its client said, so there may be any number.
 _KNOWN_PATHS = 64
-# NaN and infinity are no JSON.
-_STRICT = json.JSONEncoder(allow_nan=False)
 
 
 class ModelSession(requests.Session):
@@ -134,18 +131,3 @@ class ModelClient:
 
     def __repr__(self) -> str:
         return f"<ModelClient {self._adapter!r}>"
-
-
-def encode(payload: object) -> bytes:
-    """The payload as JSON, of a large one with no second copy.
-
-    Raises `Unprocessable` for a number or text that JSON cannot carry.
-    """
-    try:
-        encoded = pydantic_core.to_json(payload)
-        if b"NaN" in encoded or b"Infinity" in encoded:
-            # In a text, or a number: the strict encoder knows which.
-            encoded = _STRICT.encode(payload).encode()
-    except ValueError as error:
-        raise Unprocessable("the payload holds something that JSON cannot carry") from error
-    return encoded

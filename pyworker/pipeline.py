@@ -13,12 +13,13 @@ from pyworker.body import BodyReader
 from pyworker.connection import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
 from pyworker.disconnect import PRESENCE, DisconnectWatcher, Presence
+from pyworker.encoding import encode
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import ClientGone, InvalidSession, NotReady, Overloaded
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.metrics import Kind, Metrics, RequestTracker
-from pyworker.model_client import ModelClient, encode
+from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions

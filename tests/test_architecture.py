@@ -69,7 +69,7 @@ ALLOWED = {
     "pydantic": {"data_types", "envelope", "loadtest", "local", "session_routes"},
     "hdrh": {"loadtest"},
     "rich": {"loadtest"},
-    "pydantic_core": {"autoscaler", "body", "data_types", "envelope", "model_client", "session_routes"},
+    "pydantic_core": {"autoscaler", "body", "data_types", "encoding", "envelope", "session_routes"},
     "gunicorn": {"turn", "worker_class"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
