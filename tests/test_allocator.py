@@ -1,4 +1,4 @@
-"""That memory of large bodies goes back to the system."""
+"""That memory of large bodies goes back to the system, and that of their pieces does not."""
 
 from __future__ import annotations
 
@@ -28,11 +28,25 @@ del large
 print(resident() - before)
 """
 
+FAULTS = """
+import resource, sys
+from pyworker import allocator
 
-def kept(mode: str) -> int:
-    """Bytes that stay with a process after large blocks were freed."""
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+allocator.tune()
+before = faults()
+for _ in range(100):
+    bytearray(1_000_000)
+print(faults() - before)
+"""
+
+
+def said(script: str, *arguments: str) -> int:
+    """The number that a process of its own prints."""
     run = subprocess.run(
-        [sys.executable, "-c", KEPT, mode],
+        [sys.executable, "-c", script, *arguments],
         cwd=Path(__file__).resolve().parent.parent,
         capture_output=True,
         text=True,
@@ -42,7 +56,16 @@ def kept(mode: str) -> int:
     return int(run.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has other guesses")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library has other guesses"
+)
+
+
 def test_large_blocks_go_back_when_they_are_freed() -> None:
-    assert kept("tuned") < 5_000_000
-    assert kept("as it comes") > 9_000_000, "glibc no longer needs to be told"
+    assert said(KEPT, "tuned") < 5_000_000
+    assert said(KEPT, "as it comes") > 9_000_000, "glibc no longer needs to be told"
+
+
+def test_pieces_of_a_body_take_the_pages_of_those_before_them() -> None:
+    a_page_each_time = 100 * 1_000_000 // 4096
+    assert said(FAULTS) < a_page_each_time / 10
