@@ -51,6 +51,8 @@ def test_every_figure_comes_out(tmp_path: Path) -> None:
     assert measured["requests-8"] == latencies | always | {"cpu_ms_per_request"}
     assert measured["streams-64"] == tokens | always | {"cpu_ms_per_1000_tokens"}
     assert measured["mix"] == latencies | tokens | always
+    if programs.speaks_tls:
+        assert measured["streams-64-tls"] == measured["streams-64"] | {"handshake_p50_ms", "handshake_p99_ms"}
     assert any("requests/s" in line for line in said)
 
 

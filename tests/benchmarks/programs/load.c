@@ -6,6 +6,9 @@
  * Each run of ten @ in the first bytes of the body becomes a number that no other request has. The clients
  * begin spread over --ramp seconds. Tokens of the stub model server carry the time of their writing, which the
  * clock of this machine turns into the time they travelled. Prints one JSON object; times in milliseconds.
+ *
+ * As with wrk, a request on a kept connection begins when it can be sent, be it the first: what its TLS handshake
+ * takes is counted by itself. With --new-connections a request begins with its connection.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,7 +40,7 @@ typedef struct {
 } Samples;
 
 typedef struct {
-    int fd, state, keeps, status, is_open;
+    int fd, state, keeps, status, is_open, is_ready;
     long long due, began;
     char prefix[PREFIX]; /* of this client's request: head, and the beginning of the body */
     size_t prefix_length, sent;
@@ -58,7 +61,7 @@ static struct {
     const char *path, *body;
 } options = {.clients = 1, .seconds = 1, .path = "/"};
 
-static Samples latencies, first_tokens, token_times;
+static Samples latencies, handshakes, first_tokens, token_times;
 static long long requests, errors, tokens, received, number = 1000000000LL;
 static char *body, buffer[BUFFER];
 static size_t body_length, body_in_prefix;
@@ -114,7 +117,7 @@ static void disconnect(Client *c) {
     c->tls = NULL;
 #endif
     if (c->is_open) close(c->fd);
-    c->is_open = 0;
+    c->is_open = c->is_ready = 0;
 }
 
 static int connect_client(Client *c) {
@@ -261,6 +264,14 @@ static int take(Client *c, const char *data, size_t length) {
     return 1;
 }
 
+/* The first bytes could be sent. */
+static void become_ready(Client *c) {
+    long long now = now_ns();
+    c->is_ready = 1;
+    if (options.tls) add(&handshakes, now - c->began);
+    if (!options.fresh) c->began = now;
+}
+
 static int send_request(Client *c) {
     size_t total = c->prefix_length + body_length - body_in_prefix;
     while (c->sent < total) {
@@ -269,6 +280,7 @@ static int send_request(Client *c) {
         ssize_t sent = transmit(c, data, in_prefix ? c->prefix_length - c->sent : total - c->sent);
         if (sent == AGAIN) return 1;
         if (sent <= 0) return 0;
+        if (!c->is_ready) become_ready(c);
         c->sent += sent;
     }
     c->state = HEADING;
@@ -393,6 +405,7 @@ int main(int argc, char **argv) {
     printf("{\"requests\": %lld, \"errors\": %lld, \"seconds\": %.6f, \"tokens\": %lld, \"bytes\": %lld",
            requests, errors, (last_answer - start) / 1e9, tokens, received);
     print_times("latency", &latencies);
+    print_times("handshake", &handshakes);
     print_times("first_token", &first_tokens);
     print_times("token", &token_times);
     printf("}\n");
