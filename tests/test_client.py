@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -33,6 +36,7 @@ from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import WORKER_REPORT, parse
 from pyworker.local.signing import Signer
 from tests.support.in_process import InProcessWorker
+from tests.support.process import ROOT
 from tests.support.scripted import ScriptedServer
 from tests.support.status import status_report
 from tests.support.waiting import wait_until
@@ -339,6 +343,38 @@ def test_a_stream_that_is_refused(autoscaler: Autoscaler) -> None:
             list(client.stream("/generate_stream", {}, 1.0))
     assert caught.value.status == 422
     assert worker.indices() == [1, 1]
+
+
+EXAMPLE = (sys.executable, "-m", "workers.hello_world.client", "-k", KEY, "-e", "hello_world", "--autoscaler")
+
+
+def test_the_example_client_ends_quietly_once_nobody_reads_its_stream(autoscaler: Autoscaler) -> None:
+    gate = threading.Event()
+    script = chunks(b'data: {"token": "first "}\n\n', b'data: {"token": "second"}\n\n', gate=gate)
+    with ScriptedWorker(script) as worker:
+        announce(autoscaler, worker.url)
+        command = [*EXAMPLE, autoscaler.url, "--stream"]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+            assert client.stdout is not None
+            assert client.stdout.read(6) == b"first "
+            client.stdout.close()
+            gate.set()
+            assert client.stderr is not None
+            assert b"BrokenPipe" not in client.stderr.read()
+            assert client.wait(DEADLINE) == 141
+
+
+def test_the_example_client_ends_quietly_where_nobody_reads_its_answer(autoscaler: Autoscaler) -> None:
+    nobody, output = os.pipe()
+    os.close(nobody)
+    with ScriptedWorker(answer(200, {"text": "a story"})) as worker, os.fdopen(output, "wb") as pipe:
+        announce(autoscaler, worker.url)
+        command = [*EXAMPLE, autoscaler.url]
+        client = subprocess.run(
+            command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, timeout=DEADLINE, check=False
+        )
+    assert b"BrokenPipe" not in client.stderr
+    assert client.returncode == 141
 
 
 def test_closing_ends_waiting_calls(autoscaler: Autoscaler) -> None:

@@ -26,8 +26,8 @@ KINDS = (
     FigureKind("requests_per_s", "requests/s", more_is_better=True),
     FigureKind("p50_ms", "p50, ms"),
     FigureKind("p99_ms", "p99, ms"),
-    FigureKind("handshake_p50_ms", "handshake p50, ms"),
-    FigureKind("handshake_p99_ms", "handshake p99, ms"),
+    FigureKind("first_request_p50_ms", "first request p50, ms"),
+    FigureKind("first_request_p99_ms", "first request p99, ms"),
     FigureKind("cpu_ms_per_request", "CPU per request, ms"),
     FigureKind("cpu_ms_per_1000_tokens", "CPU per 1000 tokens, ms"),
     FigureKind("first_token_p50_ms", "first token p50, ms"),
@@ -45,13 +45,12 @@ def of_run(counted: Sequence[Mapping[str, Any]], cpu: float) -> Figures:
     figures: dict[str, float] = {"errors": float(sum(load["errors"] for load in counted))}
     streams = [load for load in counted if load["tokens"]]
     plain = [load for load in counted if not load["tokens"] and load["requests"]]
-    for load in counted:
-        for part in ("p50", "p99"):
-            if f"handshake_{part}" in load:
-                figures[f"handshake_{part}_ms"] = load[f"handshake_{part}"]
     for load in plain:
         figures["requests_per_s"] = load["requests"] / load["seconds"]
-        figures["p50_ms"], figures["p99_ms"] = load["latency_p50"], load["latency_p99"]
+        for name, prefix in (("latency", ""), ("first_request", "first_request_")):
+            for part in ("p50", "p99"):
+                if f"{name}_{part}" in load:  # there may have been no second one, or no connection was kept
+                    figures[f"{prefix}{part}_ms"] = load[f"{name}_{part}"]
     for load in streams:
         for name in ("first_token", "token"):
             for part in ("p50", "p99"):

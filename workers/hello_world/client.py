@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -17,18 +18,24 @@ PROG = "python -m workers.hello_world.client"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 when there was no answer."""
+    """Returns the exit status: 1 when there was no answer, 141 when nobody read it to its end."""
     parser = _parser()
     options = parser.parse_args(argv)
     payload = InputData(prompt=options.prompt, max_response_tokens=options.max_response_tokens)
     with client_from(parser, options) as client:
         try:
-            return _print_stream(client, payload) if options.stream else _print_answer(client, payload)
+            status = _print_stream(client, payload) if options.stream else _print_answer(client, payload)
+            sys.stdout.flush()
         except ClientError as error:
             sys.stderr.write(f"{PROG}: {error}\n")
             return 1
         except KeyboardInterrupt:
             return 130
+        except BrokenPipeError:  # whoever reads this has seen enough, as `| head` has
+            # Or the interpreter would complain when it writes out the rest at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        return status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,8 +7,8 @@
  * begin spread over --ramp seconds. Tokens of the stub model server carry the time of their writing, which the
  * clock of this machine turns into the time they travelled. Prints one JSON object; times in milliseconds.
  *
- * As with wrk, a request on a kept connection begins when it can be sent, be it the first: what its TLS handshake
- * takes is counted by itself. With --new-connections a request begins with its connection.
+ * All clients connect at once, and their first requests wait for that burst to be over. So on kept connections
+ * the first request of each, which begins with its connect, is counted by itself.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -40,7 +40,7 @@ typedef struct {
 } Samples;
 
 typedef struct {
-    int fd, state, keeps, status, is_open, is_ready;
+    int fd, state, keeps, status, is_open, is_known;
     long long due, began;
     char prefix[PREFIX]; /* of this client's request: head, and the beginning of the body */
     size_t prefix_length, sent;
@@ -61,7 +61,7 @@ static struct {
     const char *path, *body;
 } options = {.clients = 1, .seconds = 1, .path = "/"};
 
-static Samples latencies, handshakes, first_tokens, token_times;
+static Samples latencies, first_requests, first_tokens, token_times;
 static long long requests, errors, tokens, received, number = 1000000000LL;
 static char *body, buffer[BUFFER];
 static size_t body_length, body_in_prefix;
@@ -117,7 +117,7 @@ static void disconnect(Client *c) {
     c->tls = NULL;
 #endif
     if (c->is_open) close(c->fd);
-    c->is_open = c->is_ready = 0;
+    c->is_open = c->is_known = 0;
 }
 
 static int connect_client(Client *c) {
@@ -182,7 +182,8 @@ static void finish(Client *c) {
     long long now = last_answer = now_ns();
     requests++;
     tokens += c->tokens;
-    add(&latencies, now - c->began);
+    add(c->is_known || options.fresh ? &latencies : &first_requests, now - c->began);
+    c->is_known = 1;
     if (options.fresh || !c->keeps) disconnect(c);
     c->state = WAITING;
     c->due = now;
@@ -264,14 +265,6 @@ static int take(Client *c, const char *data, size_t length) {
     return 1;
 }
 
-/* The first bytes could be sent. */
-static void become_ready(Client *c) {
-    long long now = now_ns();
-    c->is_ready = 1;
-    if (options.tls) add(&handshakes, now - c->began);
-    if (!options.fresh) c->began = now;
-}
-
 static int send_request(Client *c) {
     size_t total = c->prefix_length + body_length - body_in_prefix;
     while (c->sent < total) {
@@ -280,7 +273,6 @@ static int send_request(Client *c) {
         ssize_t sent = transmit(c, data, in_prefix ? c->prefix_length - c->sent : total - c->sent);
         if (sent == AGAIN) return 1;
         if (sent <= 0) return 0;
-        if (!c->is_ready) become_ready(c);
         c->sent += sent;
     }
     c->state = HEADING;
@@ -405,7 +397,7 @@ int main(int argc, char **argv) {
     printf("{\"requests\": %lld, \"errors\": %lld, \"seconds\": %.6f, \"tokens\": %lld, \"bytes\": %lld",
            requests, errors, (last_answer - start) / 1e9, tokens, received);
     print_times("latency", &latencies);
-    print_times("handshake", &handshakes);
+    print_times("first_request", &first_requests);
     print_times("first_token", &first_tokens);
     print_times("token", &token_times);
     printf("}\n");
