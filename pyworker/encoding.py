@@ -26,7 +26,7 @@ def encode(payload: object) -> bytes:
     """
     try:
         encoded = pydantic_core.to_json(payload)
-        if _may_hold_no_number(payload, encoded):
+        if _may_be_not_finite(payload, encoded):
             # In a text, or a number: the strict encoder knows which.
             encoded = _STRICT.encode(payload).encode()
     except ValueError as error:
@@ -34,8 +34,8 @@ def encode(payload: object) -> bytes:
     return encoded
 
 
-def _may_hold_no_number(payload: object, encoded: bytes) -> bool:
-    """Whether NaN or infinity may be in it."""
+def _may_be_not_finite(payload: object, encoded: bytes) -> bool:
+    """Whether it may hold NaN or infinity."""
     # To search a text of 10 MB takes longer than to make it.
     if len(encoded) > _LARGE and _is_seen_to_be_finite(payload):
         return False
