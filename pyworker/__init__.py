@@ -14,6 +14,7 @@ The modules, lowest first; each imports only modules above it:
     tls            the certificate served with, read again when its files change
     variables      environment variables, and what their text may say
     config         environment → frozen, validated Settings
+    sample         the two ends of a response body
     data_types     what a worker's author implements, and what travels
     auth           signatures, replay window
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table

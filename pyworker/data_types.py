@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import Self
 
 from pyworker.errors import Unprocessable
+from pyworker.sample import ResponseSample
 
 if TYPE_CHECKING:
     import flask
@@ -208,6 +209,14 @@ class EndpointHandler(ABC, Generic[Payload]):
     def generate_payload_json(self, payload: Payload) -> dict[str, Any]:
         """What is sent to the model server for this route; by default what the payload says."""
         return payload.generate_payload_json()
+
+    def find_failure(self, response: ResponseSample) -> str:  # noqa: ARG002
+        """Why a complete 2xx response of the model is a failure all the same; empty if it is work done.
+
+        Asked at the end of each response, in the benchmark too. `pyworker.responses.error_in` finds the error
+        objects that model servers send with status 200, in JSON and in event streams.
+        """
+        return ""
 
 
 class LogAction(Enum):

@@ -23,6 +23,7 @@ IMPORT_DEADLINE = 60  # seconds; a cold import on a busy machine takes a few
 CORE = (
     "errors",
     "config",
+    "sample",
     "data_types",
     "auth",
     "lifecycle",
