@@ -13,8 +13,8 @@ class ResponseSample:
     """A complete response of the model server, as far as it is judged. Immutable.
 
     content_type: as the model server wrote it, empty if it sent none. beginning, end: the first and the last
-    `KEPT` bytes of the body at most, still in its content coding; of a body up to that size both are the whole body.
-    length: bytes of the body.
+    `KEPT` bytes of the body at most, still in its content coding; of a body up to that size both are all of
+    it. length: bytes of the body.
     """
 
     status: int
