@@ -11,6 +11,8 @@ The modules, lowest first; each imports only modules above it:
 
     errors         error families, each with its HTTP status
     allocator      settings of the C library
+    wsgi_extensions what the server offers an app beyond WSGI
+    budget         a bound for what many hold a part of
     tls            the certificate served with, read again when its files change
     variables      environment variables, and what their text may say
     config         environment → frozen, validated Settings
@@ -38,6 +40,7 @@ The modules, lowest first; each imports only modules above it:
     framing        where a client's request ends
     client_socket  one client's connection
     acceptor       new connections
+    ranking        which connection makes room for others
     poller         all of them while no thread works for them: reading, deadlines, closing
     body           reading the client's body, however large and whoever sent it
     envelope       the client's body, taken apart

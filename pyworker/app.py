@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 import logging
 import math
-from typing import cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 import flask
 import requests
@@ -21,6 +22,10 @@ from pyworker.registry import load_worker
 from pyworker.session_routes import SessionViews
 from pyworker.thread_pool import waiting
 from pyworker.worker import Worker
+from pyworker.wsgi_extensions import HELD
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +77,14 @@ class _WorkerApp(flask.Flask):
         # No folder of static files: everything that is not a route is 404.
         super().__init__(__name__, static_folder=None)
         self._adapters: dict[tuple[object, ...], MapAdapter] = {}
+
+    def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """As Flask's; if it fails between a view and the first byte, what the request holds is given back."""
+        try:
+            return super().wsgi_app(environ, start_response)
+        except BaseException:
+            _fail_held(environ)
+            raise
 
     def create_url_adapter(self, request: flask.Request | None) -> MapAdapter | None:
         """As Flask's; a MapAdapter does not change, so threads may share it."""
@@ -139,8 +152,16 @@ def _require_token(request: flask.Request, token: str) -> None:
         raise Unauthorized("the master token is missing or wrong")
 
 
+def _fail_held(environ: WSGIEnvironment) -> None:
+    held = environ.get(HELD)
+    if held is not None:
+        held.fail()
+
+
 def _answer_error(error: Exception) -> flask.Response:
     """Every error of every route becomes JSON here."""
+    # Also one that comes after the view, which has then lost its response.
+    _fail_held(flask.request.environ)
     if isinstance(error, RequestError):
         return _answer(error.status, error.body(), error.retry_after)
     if isinstance(error, HTTPException):

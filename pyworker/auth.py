@@ -6,7 +6,6 @@ No I/O here: the public key is put in from outside, the clock is an argument.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import threading
 from collections import OrderedDict
@@ -17,7 +16,7 @@ from Crypto.Hash import SHA256
 from Crypto.PublicKey import RSA
 from Crypto.Signature import pkcs1_15
 
-from pyworker.data_types import AuthData
+from pyworker.data_types import AuthData, WrittenNumber
 from pyworker.errors import NotReady, Unauthorized
 
 #: A `reqnum` further below the highest accepted one is refused.
@@ -25,6 +24,10 @@ REPLAY_WINDOW = 100
 #: How often a failing signature may ask for a fresh public key, in seconds.
 REFETCH_INTERVAL = 60.0
 _CACHED_SIGNATURES = 1024
+# Of RSA-16384, in base64; the autoscaler's has 344 characters.
+_MAX_SIGNATURE = 2732
+# A worker's URL is far shorter.
+_MAX_URL = 2048
 
 
 def current_message(url: str) -> str:
@@ -35,7 +38,7 @@ def current_message(url: str) -> str:
 def first_message(auth_data: AuthData) -> str:
     """What the autoscaler signed at first; each message opens the worker once."""
     fields = {
-        "cost": auth_data.cost,
+        "cost": auth_data.cost.text if isinstance(auth_data.cost, WrittenNumber) else auth_data.cost,
         "endpoint": auth_data.endpoint,
         "reqnum": auth_data.reqnum,
         "url": auth_data.url,
@@ -145,7 +148,7 @@ class SignatureVerifier:
             return None
         key = self._key
         if key is None:
-            raise NotReady("the autoscaler's public key is not here yet")
+            raise NotReady("the autoscaler's public key has not been fetched yet")
         if (
             auth_data.url,
             auth_data.signature,
@@ -156,12 +159,14 @@ class SignatureVerifier:
         if self._is_current(key, auth_data):
             return None
         message = first_message(auth_data)
-        if auth_data.request_idx is None and _matches(key, message, auth_data.signature):
+        if _matches(key, message, auth_data.signature):
             return message
         self._suspect_key()
         raise Unauthorized("the signature does not verify")
 
     def _is_current(self, key: RSA.RsaKey, auth_data: AuthData) -> bool:
+        if len(auth_data.url) > _MAX_URL:
+            return False
         if not _matches(key, current_message(auth_data.url), auth_data.signature):
             return False
         with self._lock:
@@ -186,8 +191,14 @@ class SignatureVerifier:
 
 
 def _matches(key: RSA.RsaKey, message: str, signature: str) -> bool:
-    try:
-        pkcs1_15.new(key).verify(SHA256.new(message.encode()), base64.b64decode(signature))
-    except (ValueError, binascii.Error):
+    """Whether this is the key's signature of the message, in strict base64: there is one text for each
+    signature, so that whoever keeps one that was good keeps no more than its bytes.
+    """
+    if len(signature) > _MAX_SIGNATURE:
         return False
-    return True
+    try:
+        decoded = base64.b64decode(signature, validate=True)
+        pkcs1_15.new(key).verify(SHA256.new(message.encode()), decoded)
+    except ValueError:  # also binascii.Error
+        return False
+    return base64.b64encode(decoded).decode() == signature

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import flask
 import pydantic_core
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
+from pyworker.budget import Budget
 from pyworker.data_types import AuthData, JsonDataException
-from pyworker.errors import BadRequest, BodyTooLarge, NotReady
+from pyworker.errors import BadRequest, BodyTooLarge, NotReady, UnsupportedCoding, shortened
+from pyworker.wsgi_extensions import LEAVE_LINE
 
 #: Up to here a body is taken from anybody; in as much of a larger one its `auth_data` has to be.
 SMALL = 64 * 1024
@@ -21,6 +23,8 @@ SMALL = 64 * 1024
 UNSIGNED_BYTES = 32 * 2**20
 # Of a body whose sender is known.
 _PIECE = 2**20
+_BOM = b"\xef\xbb\xbf"
+_SHOWN = 40
 _UNREADABLE = "the body could not be read to its end"
 
 
@@ -28,25 +32,31 @@ class BodyReader:
     """Reads the bodies of requests. Thread-safe.
 
     max_bytes: for any body; check: raises a `RequestError` for an `auth_data` that opens nothing here.
+    max_unsigned: large bodies that are read at once though nobody knows yet who sent them; each holds a
+    thread.
     """
 
-    def __init__(self, max_bytes: int, check: Callable[[AuthData], None]) -> None:
+    def __init__(self, max_bytes: int, check: Callable[[AuthData], None], *, max_unsigned: int) -> None:
         self._max_bytes = max_bytes
-        self._check = check
-        self._budget = _Budget(UNSIGNED_BYTES)
+        self._unsigned = Unsigned(check, Budget(max_unsigned), Budget(UNSIGNED_BYTES))
 
     @contextlib.contextmanager
     def reading(self, request: flask.Request, limit: int | None = None) -> Generator[bytes]:
         """The whole body, of `limit` bytes at most, for as long as it takes to find out who sent it.
 
-        Raises `BodyTooLarge`, `BadRequest` where it ended early, `NotReady` where too much unsigned is here
-        already, or what `check` raises.
+        A byte-order mark before it is left out. Raises `UnsupportedCoding`, `BodyTooLarge`, `BadRequest`
+        where it ended early, `NotReady` where too much unsigned is here already, or what `check` raises.
         """
+        coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding not in ("", "identity"):
+            raise UnsupportedCoding(
+                f"the body has the content coding {shortened(coding, _SHOWN)!r}; send it without one"
+            )
         limit = self._max_bytes if limit is None else min(limit, self._max_bytes)
         declared = request.content_length
         if declared is not None and declared > limit:
             raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
-        guard = _Guard(self._budget, self._check)
+        guard = _Guard(self._unsigned, request.environ.get(LEAVE_LINE))
         try:
             if declared is None or declared > SMALL:
                 body = _read_guarded(request, limit, guard)
@@ -54,7 +64,7 @@ class BodyReader:
                 body = _read_small(request, declared)
             if declared is not None and len(body) != declared:
                 raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
-            yield body
+            yield body.removeprefix(_BOM)
         finally:
             guard.release()
 
@@ -85,37 +95,27 @@ def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytes:
     return body.getvalue()
 
 
-class _Budget:
-    """Bytes that unsigned bodies may take up together. Thread-safe."""
+@dataclass(frozen=True)
+class Unsigned:
+    """What large bodies share as long as nobody knows who sent them. Thread-safe.
 
-    def __init__(self, size: int) -> None:
-        # Guards _left.
-        self._lock = threading.Lock()
-        self._left = size
+    So those that stall exhaust their own share only: threads and memory of signed requests are others.
+    """
 
-    def take(self, count: int) -> bool:
-        """Whether there was so much left."""
-        with self._lock:
-            if count > self._left:
-                return False
-            self._left -= count
-            return True
-
-    def give_back(self, count: int) -> None:
-        with self._lock:
-            self._left += count
-
-    def __repr__(self) -> str:
-        return f"<_Budget [{self._left} bytes left]>"
+    check: Callable[[AuthData], None]
+    threads: Budget
+    memory: Budget
 
 
 class _Guard:
     """Decides whether one body may go on growing. Belongs to the thread of its request."""
 
-    def __init__(self, budget: _Budget, check: Callable[[AuthData], None]) -> None:
-        self._budget = budget
-        self._check = check
+    def __init__(self, unsigned: Unsigned, leave_line: Callable[[], None] | None) -> None:
+        """leave_line: gives back the place among signed requests (`wsgi_extensions.LEAVE_LINE`)."""
+        self._unsigned = unsigned
+        self._leave_line = leave_line
         self.is_signed = False
+        self._has_thread = False
         self._taken = 0
 
     def admit(self, body: io.BytesIO) -> None:
@@ -123,13 +123,16 @@ class _Guard:
         length = body.tell()
         if self.is_signed or length < SMALL:
             return
-        if self._taken == 0:
+        if not self._has_thread:
             auth_data = leading_auth_data(body.getvalue())
             if auth_data is not None:
-                self._check(auth_data)
+                self._unsigned.check(auth_data)
                 self.is_signed = True
                 return
-        if not self._budget.take(length - self._taken):
+            if self._leave_line is not None:
+                self._leave_line()
+            self._has_thread = self._unsigned.threads.take()
+        if not (self._has_thread and self._unsigned.memory.take(length - self._taken)):
             raise NotReady(
                 f"no room for a body whose auth_data does not come within its first {SMALL} bytes; "
                 "put it before the payload",
@@ -139,14 +142,15 @@ class _Guard:
 
     def release(self) -> None:
         """The body is gone, or known to be signed."""
-        if self._taken:
-            self._budget.give_back(self._taken)
-            self._taken = 0
+        if self._has_thread:
+            self._unsigned.threads.give_back()
+            self._unsigned.memory.give_back(self._taken)
+            self._has_thread, self._taken = False, 0
 
 
 def leading_auth_data(beginning: bytes) -> AuthData | None:
     """The `auth_data` of a JSON object that has only begun; None unless it is there to its end."""
-    text = beginning.decode("utf-8", "ignore")  # the cut may lie within a character
+    text = beginning.removeprefix(_BOM).decode("utf-8", "ignore")  # the cut may lie within a character
     try:
         found: object = pydantic_core.from_json(text, allow_partial=True)
     except ValueError:

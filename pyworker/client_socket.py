@@ -26,9 +26,20 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 READ_SIZE = 64 * 1024
+_RECORDS_AT_ONCE = 256
 #: Seconds after which a client that takes nothing of its answer is given up.
 SEND_SECONDS = 60
 _SEND_TIMEOUT = struct.pack("ll", SEND_SECONDS, 0)  # struct timeval
+# A client that vanished without a word (its host lost power, a NAT forgot it) is gone after two minutes: the
+# first probe after 60 s of silence, then one each 15 s, four in all.
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+#: Bytes per second that a request has to arrive with on average, after a first allowance.
+BYTES_PER_SECOND = 64 * 1024
 #: Bytes of an answer that may wait in the kernel for a client that does not read. Without a bound it takes
 #: megabytes of each, and a few hundred such clients leave no memory to the connections of all others.
 UNSENT_BYTES = 256 * 1024
@@ -62,7 +73,15 @@ class ClientSocket:
         self.environ: Mapping[str, Any] = {}
         self.verdict = Verdict.MORE
         self.stage = Stage.HEAD
+        #: When it entered its stage, and when it must have left it (monotonic).
+        self.since = time.monotonic()
         self.deadline = 0.0
+        #: Whether it is among those that got their share of an event and have more.
+        self.is_unfinished = False
+        #: Bytes of unfinished requests that the poller's budget was charged for it.
+        self.charged = 0
+        #: Whether it is among those that may be closed to make room in memory.
+        self.is_listed = False
         #: What epoll tells of it; 0 before it is registered.
         self.armed_for = 0
         #: Whether epoll told something in vain, while the connection was in the pool.
@@ -79,6 +98,13 @@ class ClientSocket:
     @property
     def is_tls(self) -> bool:
         return self._tls is not None
+
+    @property
+    def rank(self) -> float:
+        """The lower, the sooner it makes room for others: since when it has been of no use, in seconds of the
+        monotonic clock; each `BYTES_PER_SECOND` bytes that it has sent make up for a second.
+        """
+        return self.since + self.framing.size / BYTES_PER_SECOND
 
     @property
     def needs_a_look(self) -> bool:
@@ -159,15 +185,24 @@ class ClientSocket:
     def read_within(self, size: int, seconds: float) -> bytes:
         """Some of a body; raises OSError where nothing comes in time."""
         if self._tls is not None:
-            data = self._patiently(self._tls.recv, size, seconds)
-            self._is_ahead = len(data) == size
-            return data
+            return self._read_records(self._tls, size, seconds)
         self.sock.settimeout(seconds)
         try:
             with waiting:
                 return self.sock.recv(size)
         finally:
             self.sock.settimeout(None)
+
+    def _read_records(self, tls: ssl.SSLSocket, size: int, seconds: float) -> bytes:
+        """What has arrived, record by record: what reads it pays for each piece, however small."""
+        pieces = [self._patiently(tls.recv, size, seconds)]
+        left = size - len(pieces[0])
+        with contextlib.suppress(OSError):  # nothing more for now; a broken connection shows at the next read
+            while left and pieces[-1] and len(pieces) < _RECORDS_AT_ONCE:
+                pieces.append(tls.recv(left))
+                left -= len(pieces[-1])
+        self._is_ahead = left == 0
+        return b"".join(pieces)
 
     def _patiently(self, act: Callable[[Argument], Result], argument: Argument, seconds: float) -> Result:
         """`act`, as soon as TLS can do it; raises TimeoutError where that is not within so many seconds."""
@@ -208,10 +243,14 @@ class ClientSocket:
 
 
 def set_options(listener: Any) -> None:
-    """Bound how long and how much an answer may wait, for all that this socket accepts: they inherit it."""
+    """For all that this socket accepts, which inherit it: bound how long and how much an answer may wait, and
+    notice clients that vanished.
+    """
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _SEND_TIMEOUT)
     with contextlib.suppress(OSError):  # no TCP, but a socket in the file system
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        for level, option, value in _KEEPALIVE:
+            listener.setsockopt(level, option, value)
 
 
 def _nothing() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,10 +17,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
 
 import pydantic_core
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 
-from pyworker.errors import Unprocessable
+from pyworker.errors import Unprocessable, shortened
 from pyworker.sample import ResponseSample
 
 if TYPE_CHECKING:
@@ -33,14 +36,20 @@ T = TypeVar("T")
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 MISSING_PARAMETER = "missing parameter"
+#: Of more faults than this only their number is told: a client may have thousands in one list.
+MAX_FAULTS = 20
+_MAX_FAULT_NAME = 200
 
 
 class JsonDataException(Unprocessable):
     """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to what is wrong with it."""
 
-    def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]]) -> None:
-        super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}")
+    def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]], *, more: int = 0) -> None:
+        """more: how many faults are not in `json_msg`, since there are too many."""
+        others = f" and {more} more" if more else ""
+        super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}{others}")
         self.json_msg = json_msg
+        self.more = more
 
     def body(self) -> Mapping[str, object]:
         return {"error": self.message, **self.json_msg}
@@ -66,12 +75,20 @@ def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
         raise Unprocessable("a text holds half a character (a lone surrogate)") from error
     except ValidationError as error:
         faults = {".".join(path): message for path, message in field_faults(error, json_msg)}
-        raise JsonDataException(faults) from None
+        raise JsonDataException(faults, more=faults_left_out(error)) from None
+
+
+def faults_left_out(error: ValidationError) -> int:
+    """How many faults `field_faults` does not tell."""
+    return max(error.error_count() - MAX_FAULTS, 0)
 
 
 def field_faults(error: ValidationError, json_msg: object) -> Iterator[tuple[list[str], str]]:
-    """The path of each field at fault in the client's JSON, and what is wrong with it."""
-    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+    """The path of each field at fault in the client's JSON, and what is wrong with it; of many the first
+    ones.
+    """
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    for detail in details[:MAX_FAULTS]:
         missing = detail["type"] == "missing"
         path = _path_in(detail["loc"], json_msg, missing)
         if missing:
@@ -96,7 +113,7 @@ def _path_in(loc: tuple[int | str, ...], json_msg: object, missing: bool) -> lis
             node = cast("list[Any]", node)[step]
         else:
             continue
-        path.append(str(step))
+        path.append(shortened(str(step), _MAX_FAULT_NAME))
     return path
 
 
@@ -149,17 +166,54 @@ Payload = TypeVar("Payload", bound=ApiPayload)
 Index = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
+class WrittenNumber(float):
+    """A number that came as text. It counts as the number and is signed as the text that it was."""
+
+    def __new__(cls, text: str) -> Self:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_MAX_NUMBER = 40
+_MAX_COST = 10**15
+
+
+def _cost(value: object) -> float:
+    if isinstance(value, str) and len(value) <= _MAX_NUMBER and _NUMBER.fullmatch(value):
+        value = WrittenNumber(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    if not math.isfinite(value if isinstance(value, float) else 0.0):
+        raise PydanticKnownError("finite_number")
+    if value < 0:
+        raise PydanticKnownError("greater_than_equal", {"ge": 0})
+    if value > _MAX_COST:
+        raise PydanticKnownError("less_than_equal", {"le": _MAX_COST})
+    return value
+
+
+# Kept with a session and not covered by every signature, so it needs a bound; real ones are far below.
+_MAX_ENDPOINT = 1024
+
+
 @dataclass(frozen=True)
 class AuthData:
-    """What the autoscaler signed for this request. `request_idx` is None in the first form."""
+    """What the autoscaler signed for this request. `request_idx` may be None in the first form.
+
+    cost: a number; one that older clients wrote as text is a `WrittenNumber`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     signature: str
     url: str
-    endpoint: str
+    endpoint: Annotated[str, Field(max_length=_MAX_ENDPOINT)]
     # The first form signs the cost as it was written, so 7 must not become 7.0.
-    cost: Annotated[int | float, Field(ge=0, le=1e15)]
+    cost: Annotated[float, PlainValidator(_cost)]
     reqnum: Index
     request_idx: Index | None = None
 

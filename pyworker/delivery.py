@@ -27,9 +27,12 @@ class Delivery:
     thread calls `pass_on` each time the model server says more, until that returns False, and `go_on` again.
     """
 
-    def __init__(self, client: ClientSocket, response: OneSendResponse, body: Any) -> None:
-        """body: what the app returned; it is closed by `go_on` in the end."""
+    def __init__(self, client: ClientSocket, response: OneSendResponse, body: Any, held: Any = None) -> None:
+        """body: what the app returned; held: what its request holds (`wsgi_extensions.HELD`). `go_on` closes
+        both in the end.
+        """
         self.client = client
+        self._held = held
         self._response = response
         self._body = body
         self._pieces: Iterator[bytes] = iter(body)
@@ -53,16 +56,27 @@ class Delivery:
             is_over = self._send()
         except OSError:
             raise
-        except Exception:
+        except BaseException:  # a handler may raise anything, SystemExit too, and the thread has to go on
             if not self._response.headers_sent:
                 raise
             # Another answer in the middle of this one would spoil it.
             logger.exception("a request failed in the middle of its answer")
             self._is_broken = True
         finally:
-            if is_over and hasattr(self._body, "close"):
-                self._body.close()
+            if is_over:
+                self._close()
         return is_over
+
+    def _close(self) -> None:
+        """Whatever an author's callbacks do, what the request holds is given back."""
+        try:
+            if hasattr(self._body, "close"):
+                self._body.close()
+        except Exception:
+            logger.exception("a response could not be closed")
+        finally:
+            if self._held is not None:
+                self._held.close()
 
     def _send(self) -> bool:
         if self._error is not None:

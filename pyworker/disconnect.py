@@ -8,9 +8,6 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-#: Where the WSGI environ has the client's `Presence`; only under a server that notices.
-PRESENCE = "pyworker.presence"
-
 
 class Presence:
     """Whether one client is still there. Written by the poller; `on_gone` belongs to the client's request."""

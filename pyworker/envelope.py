@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -17,6 +17,7 @@ from pyworker.data_types import (
     ApiPayload,
     AuthData,
     JsonDataException,
+    faults_left_out,
     field_faults,
 )
 from pyworker.errors import Unprocessable
@@ -63,7 +64,7 @@ def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
         try:
             payload = own_parser(payload)
         except JsonDataException as error:
-            raise JsonDataException({"payload": error.json_msg}) from None
+            raise JsonDataException({"payload": error.json_msg}, more=error.more) from None
     return Envelope(parts.auth_data, payload, parts.session_id)
 
 
@@ -93,13 +94,7 @@ def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
 
 
 def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> Unprocessable:
-    try:
-        message: object = pydantic_core.from_json(body)
-    except ValueError:
-        message = None
-    if not isinstance(message, dict):
-        return Unprocessable("invalid JSON")
-    fields = cast("dict[str, Any]", message)
+    fields = parse_object(body, allow_inf_nan=True)  # the field that holds one is named below
     faults: dict[str, Any] = {}
     for (part, *path), fault in field_faults(error, fields):
         if path:
@@ -112,4 +107,40 @@ def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> 
             own_parser(fields["payload"])
         except JsonDataException as own:
             faults["payload"] = own.json_msg
-    return JsonDataException(faults)
+    return JsonDataException(faults, more=faults_left_out(error))
+
+
+def parse_object(body: bytes, *, allow_inf_nan: bool = False) -> dict[str, Any]:
+    """A JSON object; raises `Unprocessable` that says what is wrong and where, and repeats nothing of the
+    body.
+    """
+    try:
+        message: object = pydantic_core.from_json(body, allow_inf_nan=allow_inf_nan)
+    except ValueError as error:
+        raise Unprocessable(f"invalid JSON: {_explained(str(error), body)}") from error
+    if not isinstance(message, dict):
+        raise Unprocessable(f"invalid JSON: expected an object, not {_KIND.get(type(message), 'a number')}")
+    return cast("dict[str, Any]", message)
+
+
+_KIND: Mapping[type[Any], str] = {
+    list: "an array",
+    str: "a string",
+    bool: "true or false",
+    type(None): "null",
+}
+# What the parser says, and what a client can do about it.
+_EXPLANATIONS = {
+    "invalid unicode code point": "not UTF-8",
+    "lone leading surrogate in hex escape": "half a character (a lone surrogate)",
+    "unexpected end of hex escape": "half a character (a lone surrogate), or an escape that is cut",
+}
+
+
+def _explained(problem: str, body: bytes) -> str:
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16; send UTF-8"
+    if not body.strip():
+        return "the body is empty"
+    what, at, place = problem.partition(" at line ")
+    return f"{_EXPLANATIONS.get(what, what)}{at}{place}"

@@ -65,6 +65,12 @@ class BodyTooLarge(RequestError):
     status = 413
 
 
+class UnsupportedCoding(RequestError):
+    """The request body is compressed."""
+
+    status = 415
+
+
 class Unprocessable(RequestError):
     """The body is not a JSON object, or its fields are wrong."""
 

@@ -20,9 +20,12 @@ MAX_HEAD = 64 * 1024
 MAX_SMALL_BODY = 64 * 1024
 _MAX_CHUNK_LINE = 8190
 
-_FIELDS = re.compile(
-    rb"\r\n(content-length|transfer-encoding|expect)[ \t]*:[ \t]*([^\r\n]*?)[ \t]*(?=\r\n)", re.IGNORECASE
-)
+#: Chunks looked at in one call of `feed`: about a millisecond, however small they are.
+_CHUNKS_AT_ONCE = 1024
+
+# Each repeat ends at a byte that it cannot take itself, so a match takes linear time whatever comes; blanks
+# around a value are stripped afterwards.
+_FIELDS = re.compile(rb"\r\n(content-length|transfer-encoding|expect)[ \t]*:([^\r\n]*)", re.IGNORECASE)
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 _CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;|\Z)")
 _CHUNKED = -1
@@ -49,40 +52,67 @@ class Framing:
 
         known: the head of the connection's last request; often this one has it too.
         """
-        self.received = b""
         #: The body of a whole request with the head that is known.
         self.known_body: bytes | None = None
+        #: Whether `feed` stopped early; call it again, with nothing new if nothing has come.
+        self.is_behind = False
+        # What has come: bytes if all came at once, else a bytearray, to which more is added without a copy.
+        self._buffer: bytes | bytearray = b""
         self._known = known
         self._max_body = max_body
-        # Until the head is complete: where to go on looking for its end.
+        # Until the head is complete: where to go on looking for its end, and whether each LF had its CR so
+        # far.
         self._searched = 0
+        self._has_bare_lf = False
         # From then on: where the body begins, its declared length, and where the next chunk's line begins.
         self._body_at = 0
         self._length = 0
         self._length_at: tuple[int, int] | None = None
         self._chunk_at = 0
+        # Where to go on looking for the end of a chunk's line, or of the trailers.
+        self._line_searched = 0
         self._expects = False
 
     def feed(self, data: bytes) -> Verdict:
-        """More of it has come; no more once the verdict is another than MORE."""
-        if self._known is not None and not self.received:
+        """More of it has come; no more once the verdict is another than MORE. Only new bytes are looked
+        at.
+        """
+        if self._known is not None and not self._buffer:
             self.known_body = self._known.body_in(data)
             if self.known_body is not None:
-                self.received = data
+                self._buffer = data
                 return Verdict.WHOLE
-        self.received = self.received + data if self.received else data
+        self._append(data)
         if not self._body_at:
-            end = self.received.find(b"\r\n\r\n", self._searched)
+            end = self._buffer.find(b"\r\n\r\n", self._searched)
             if end < 0:
-                return self._unfinished_head()
+                return self._unfinished_head(data)
             try:
                 self._read_head(end)
             except _Doubtful:
                 return Verdict.DOUBT
         verdict = self._chunks() if self._length == _CHUNKED else self._counted()
-        if verdict is Verdict.MORE and len(self.received) - self._body_at >= MAX_SMALL_BODY:
+        if verdict is Verdict.MORE and len(self._buffer) - self._body_at >= MAX_SMALL_BODY:
             return Verdict.BEGUN
         return verdict
+
+    def _append(self, data: bytes) -> None:
+        if not self._buffer:
+            self._buffer = data
+            return
+        if isinstance(self._buffer, bytes):
+            self._buffer = bytearray(self._buffer)
+        self._buffer += data
+
+    @property
+    def received(self) -> bytes:
+        """What has come. A copy if it came in pieces."""
+        return bytes(self._buffer)
+
+    @property
+    def size(self) -> int:
+        """How many bytes have come."""
+        return len(self._buffer)
 
     @property
     def in_body(self) -> bool:
@@ -98,43 +128,54 @@ class Framing:
         if self._length_at is None or not self.in_body:
             return None
         start, end = self._length_at
-        return self.received[:start], self.received[end : self._body_at]
+        return bytes(self._buffer[:start]), bytes(self._buffer[end : self._body_at])
 
     @property
-    def declared(self) -> int:
-        """How many bytes of body will come; 0 where that is not said."""
-        return max(self._length, 0)
+    def body_at(self) -> int:
+        """Where the body begins; 0 until the head is complete."""
+        return self._body_at
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body comes in chunks."""
+        return self._length == _CHUNKED
 
     @property
     def missing(self) -> float:
         """How many bytes of the body are still to come; infinite where that is not said."""
-        return math.inf if self._length == _CHUNKED else self._body_at + self._length - len(self.received)
+        return math.inf if self._length == _CHUNKED else self._body_at + self._length - len(self._buffer)
 
     @property
     def too_large(self) -> bool:
         """Whether this is a head beyond all bounds."""
-        return not self.in_body and len(self.received) > MAX_HEAD
+        return not self.in_body and len(self._buffer) > MAX_HEAD
 
     def take_expectation(self) -> bool:
         """Whether the client waits for "100 Continue"; true only once."""
         expects, self._expects = self._expects, False
         return expects
 
-    def _unfinished_head(self) -> Verdict:
-        received = self.received
-        self._searched = max(0, len(received) - 3)
-        begins_well = received[:1] == b"\r" or b" " < received[:1] < b"\x7f"
-        bare = received.count(b"\n") != received.count(b"\r\n")
-        return Verdict.DOUBT if bare or not begins_well or len(received) > MAX_HEAD else Verdict.MORE
+    def _unfinished_head(self, data: bytes) -> Verdict:
+        buffer = self._buffer
+        self._searched = max(0, len(buffer) - 3)
+        # With the byte before it, which may be the CR of a line that ends at its first byte.
+        before = len(buffer) - len(data) - 1
+        new = data if before < 0 else bytes(buffer[before:])
+        self._has_bare_lf = self._has_bare_lf or data.count(b"\n") != new.count(b"\r\n")
+        begins_well = buffer[:1] == b"\r" or b" " < buffer[:1] < b"\x7f"
+        hopeless = self._has_bare_lf or not begins_well or len(buffer) > MAX_HEAD
+        return Verdict.DOUBT if hopeless else Verdict.MORE
 
     def _read_head(self, end: int) -> None:
         """The framing of a head that ends here."""
         if end > MAX_HEAD:
             raise _Doubtful
-        head = self.received[: end + 2]
+        head = bytes(self._buffer[: end + 2])
         length = None
         for found in _FIELDS.finditer(head):
-            kind, value = found[1].lower(), found[2]
+            if not head.startswith(b"\r\n", found.end()):
+                raise _Doubtful  # a bare CR or LF
+            kind, value = found[1].lower(), found[2].strip(b" \t")
             if kind == b"expect":
                 if value.lower() != b"100-continue":
                     raise _Doubtful
@@ -145,35 +186,53 @@ class Framing:
                 length = _chunked(value)
             else:
                 length = _counted(value, self._max_body)
-                self._length_at = found.span(2)
+                start = found.start(2) + found[2].index(value)
+                self._length_at = start, start + len(value)
         if self._expects:
             self._length_at = None
         self._length = length or 0
-        self._body_at = self._chunk_at = end + 4
+        self._body_at = self._chunk_at = self._line_searched = end + 4
 
     def _counted(self) -> Verdict:
-        return Verdict.WHOLE if len(self.received) - self._body_at >= self._length else Verdict.MORE
+        return Verdict.WHOLE if len(self._buffer) - self._body_at >= self._length else Verdict.MORE
 
     def _chunks(self) -> Verdict:
-        """Go from chunk to chunk, as far as they are here."""
-        received = self.received
-        while self._chunk_at <= len(received):
+        """Go from chunk to chunk, as far as they have come, and no further than so many at once."""
+        buffer = self._buffer
+        self.is_behind = False
+        for _ in range(_CHUNKS_AT_ONCE):
             at = self._chunk_at
-            end = received.find(b"\r\n", at)
+            if at > len(buffer):
+                return Verdict.MORE
+            end = buffer.find(b"\r\n", max(at, self._line_searched))
             if end < 0:
-                unending = len(received) - at > _MAX_CHUNK_LINE or received.find(b"\n", at) >= 0
-                return Verdict.DOUBT if unending else Verdict.MORE
-            size = _CHUNK_SIZE.match(received, at, end)
+                return self._unfinished_line(at)
+            size = _CHUNK_SIZE.match(buffer, at, end)
             if size is None:
                 return Verdict.DOUBT
             count = int(size[1], 16)
             if count == 0:
-                return Verdict.WHOLE if received.find(b"\r\n\r\n", end) >= 0 else Verdict.MORE
+                return self._trailers(end)
             self._chunk_at = end + 2 + count + 2
+        self.is_behind = True
+        return Verdict.MORE
+
+    def _unfinished_line(self, at: int) -> Verdict:
+        """Of a chunk that begins here the line with its size has not ended."""
+        buffer = self._buffer
+        has_bare_lf = buffer.find(b"\n", max(at, self._line_searched)) >= 0
+        self._line_searched = max(at, len(buffer) - 1)
+        return Verdict.DOUBT if has_bare_lf or len(buffer) - at > _MAX_CHUNK_LINE else Verdict.MORE
+
+    def _trailers(self, end: int) -> Verdict:
+        """The line of the last chunk ends here; the trailers end with an empty line."""
+        if self._buffer.find(b"\r\n\r\n", max(end, self._searched)) >= 0:
+            return Verdict.WHOLE
+        self._searched = max(end, len(self._buffer) - 3)
         return Verdict.MORE
 
     def __repr__(self) -> str:
-        return f"<Framing [{len(self.received)} bytes]{' in body' if self.in_body else ''}>"
+        return f"<Framing [{len(self._buffer)} bytes]{' in body' if self.in_body else ''}>"
 
 
 def _chunked(coding: bytes) -> int:

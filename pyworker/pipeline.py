@@ -12,7 +12,7 @@ from pyworker.auth import SignatureVerifier
 from pyworker.body import BodyReader
 from pyworker.connection import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
-from pyworker.disconnect import PRESENCE, DisconnectWatcher, Presence
+from pyworker.disconnect import DisconnectWatcher, Presence
 from pyworker.encoding import encode
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import ClientGone, InvalidSession, NotReady, Overloaded
@@ -23,6 +23,7 @@ from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
+from pyworker.wsgi_extensions import HELD, PRESENCE
 
 # As for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15
@@ -76,6 +77,7 @@ class Pipeline:
         )
         registers = [self.open_exchanges] if session is None else [self.open_exchanges, session.exchanges]
         exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers)
+        request.environ[HELD] = exchange
         try:
             return self._forward(route, request, envelope, exchange)
         except BaseException as error:
@@ -110,7 +112,7 @@ class Pipeline:
 
     def _require_ready(self) -> None:
         if not self._verifier.has_key:
-            raise NotReady("the autoscaler's public key is not here yet")
+            raise NotReady("the autoscaler's public key has not been fetched yet")
         state = self._lifecycle.state
         if state is not ModelState.READY:
             raise NotReady(f"the worker cannot serve now: {state.value}")

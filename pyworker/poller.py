@@ -7,6 +7,11 @@ once, that it sent more is noted in `ClientSocket.stirred` for whoever gives it 
 one request after the other costs no `epoll_ctl` at all; in every other case `_arm` makes epoll look again.
 Only the poller's thread adds and removes connections, hence their number is the length of its table and
 cannot drift.
+
+Every client gets a bounded share: of each event (so many bytes or TLS records, then the others come first),
+of time (a deadline that moves with the bytes that came, never with those that were announced), of the table
+(if it is full, the connection that has sent the least for the longest is closed: `ranking`) and of memory
+(requests that have not arrived completely share one budget).
 """
 
 from __future__ import annotations
@@ -26,23 +31,30 @@ from http import HTTPStatus
 from typing import Any
 
 from pyworker.acceptor import Acceptor
-from pyworker.client_socket import READ_SIZE, SEND_SECONDS, ClientSocket, Stage
+from pyworker.budget import Budget
+from pyworker.client_socket import BYTES_PER_SECOND, READ_SIZE, SEND_SECONDS, ClientSocket, Stage
 from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
 from pyworker.nowait import Receiver
+from pyworker.ranking import Ranking
 
 logger = logging.getLogger(__name__)
 
 #: Seconds for a TLS handshake, and for the head of a request.
 HANDSHAKE_SECONDS = 10.0
 HEAD_SECONDS = 10.0
-#: Seconds for a body: so many, and one more for each so many bytes.
+#: Deadline for a body: so many seconds, and one more for each `BYTES_PER_SECOND` bytes received.
 BODY_SECONDS = 30.0
-BODY_BYTES_PER_SECOND = 64 * 1024
 #: Seconds that a drain leaves to those who are sending a request.
 DRAIN_SECONDS = 5.0
 #: Seconds that a large body may wait for a thread.
 LINE_SECONDS = 30.0
+#: Bytes of requests that have not arrived completely, or wait for a thread, of all connections together. Up
+#: to `_FREE_BYTES` of each are not counted: a small request that arrives at once costs no accounting.
+INCOMING_BYTES = 32 * 2**20
+_FREE_BYTES = 4096
+# What one connection gets of one event: so many TLS records. Of a plain connection one `recv`.
+_RECORDS_AT_ONCE = 16
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 2**20
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -87,12 +99,25 @@ class Poller:
         self._receiver = Receiver(READ_SIZE)
         # Taken by the poller's thread, given back by the pool's.
         self._large = threading.Semaphore(max_large)
-        # Owned by the poller's thread: descriptor -> connection, who brings new ones, and those who wait for
-        # their turn with a large body.
+        # Charged by whichever thread owns the connection.
+        self._incoming = Budget(INCOMING_BYTES)
+        # Owned by the poller's thread: descriptor -> connection, who brings new ones, those who wait for
+        # their turn with a large body, those that got their share of an event and have more, and who makes
+        # room for others in the table and in memory.
         self._clients: dict[int, ClientSocket] = {}
         self._acceptor = Acceptor(self._epoll, self._has_room, self._welcome)
         self._in_line: deque[ClientSocket] = deque()
+        self._unfinished: deque[ClientSocket] = deque()
+        self._ranking = Ranking()
+        self._holding = Ranking(_holds_memory)
+        self._evicted = 0
         self._wake_descriptor = -1
+        # Held where descriptors are closed, and where a thread of the pool re-arms one: what it arms cannot
+        # be somebody else's by then.
+        self._descriptor_lock = threading.Lock()
+        # Owned by the poller's thread: closed at the end of a batch of events, so that no descriptor of the
+        # batch is another connection's before the batch is done.
+        self._closing: list[ClientSocket] = []
         # Set once by the poller's thread; until then nobody's deadline is cut.
         self._drain_until: float | None = None
 
@@ -114,14 +139,32 @@ class Poller:
         end = time.monotonic() + seconds
         woken = False
         while not woken and (left := end - time.monotonic()) > 0:
-            for descriptor, events in self._epoll.poll(min(left, self._hasten())):
+            timeout = min(left, self._hasten()) if not self._unfinished else 0.0
+            for descriptor, events in self._epoll.poll(timeout):
                 if descriptor == self._wake_descriptor:
                     os.read(descriptor, 4096)
                     woken = True
                 else:
                     self._dispatch(descriptor, events)
+            if self._unfinished:
+                self._go_on_with_unfinished()
             self._advance_line()
+            self._close_descriptors()
         self._sweep(time.monotonic())
+        self._close_descriptors()
+
+    def _go_on_with_unfinished(self) -> None:
+        """One more share for each connection that has more to be read, of which epoll will not tell."""
+        for _ in range(len(self._unfinished)):
+            client = self._unfinished.popleft()
+            client.is_unfinished = False
+            if client.stage in (Stage.HEAD, Stage.BODY, Stage.IDLE):
+                self._try_to_go_on(client)
+
+    def _finish_later(self, client: ClientSocket) -> None:
+        if not client.is_unfinished:
+            client.is_unfinished = True
+            self._unfinished.append(client)
 
     def _dispatch(self, descriptor: int, events: int) -> None:
         client = self._clients.get(descriptor)
@@ -169,16 +212,11 @@ class Poller:
     # -- newcomers ---------------------------------------------------------------------------------------
 
     def _has_room(self) -> bool:
-        return len(self._clients) < self._max_connections or self._least_used() is not None
-
-    def _least_used(self) -> ClientSocket | None:
-        """Who has been of no use for the longest time; None where all are in use."""
-        idle = [client for client in self._clients.values() if _is_quiet(client)]
-        return min(idle, key=lambda client: client.deadline, default=None)
+        return len(self._clients) < self._max_connections or self._ranking.lowest() is not None
 
     def _welcome(self, connection: socket.socket, address: Any, own_address: Any) -> None:
-        if len(self._clients) >= self._max_connections and (least_used := self._least_used()) is not None:
-            self._close(least_used)
+        if len(self._clients) >= self._max_connections and (lowest := self._ranking.lowest()) is not None:
+            self._evict(lowest)
         try:
             client = ClientSocket(connection, address, own_address, Framing(self._max_body))
             if self._wrap_tls is not None:
@@ -188,7 +226,8 @@ class Poller:
             connection.close()  # gone already
             return
         self._clients[client.descriptor] = client
-        client.deadline = time.monotonic() + HEAD_SECONDS
+        self._ranking.add(client)
+        client.deadline = client.since + HEAD_SECONDS
         self._try_to_go_on(client)
 
     def _shake_hands(self, client: ClientSocket) -> None:
@@ -209,19 +248,79 @@ class Poller:
     # -- reading -----------------------------------------------------------------------------------------
 
     def _read(self, client: ClientSocket) -> None:
-        """Take what is here; raises OSError where the connection is broken."""
-        while (data := client.receive(self._receiver)) is not None:
+        """Take a share of what is here; raises OSError where the connection is broken."""
+        framing = client.framing
+        if framing.is_behind:
+            self._act_upon(client, framing.feed(b""), may_have_more=True)
+            return
+        verdict = Verdict.MORE
+        may_have_more = False
+        for _ in range(_RECORDS_AT_ONCE if client.is_tls else 1):
+            data = client.receive(self._receiver)
+            may_have_more = data is not None
+            if data is None:
+                break
             client.stirred = len(data) == READ_SIZE  # there may be more, of which epoll will not tell again
-            verdict = client.framing.feed(data) if data else Verdict.DOUBT
-            if verdict is not Verdict.MORE:
-                if data or client.framing.in_body:
-                    self._hand_over(client, verdict)
-                else:
-                    self._close(client)  # by the client, before a request of it was complete
+            if not data and not framing.in_body:
+                self._close(client)  # by the client, before a request of it was complete
                 return
-            if not client.is_tls:
-                break  # `_arm` finds out whether more is here; TLS may have read it already
-        self._wait_for_more(client)
+            verdict = framing.feed(data) if data else Verdict.DOUBT
+            if verdict is not Verdict.MORE or framing.is_behind:
+                break
+        # `_arm` finds out whether a plain connection has more; TLS may have read it already.
+        self._act_upon(client, verdict, may_have_more=may_have_more and client.is_tls)
+
+    def _act_upon(self, client: ClientSocket, verdict: Verdict, *, may_have_more: bool) -> None:
+        """Of a request some more has come."""
+        if not self._charge(client):
+            self._refuse(client, HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests at once")
+        elif verdict is not Verdict.MORE:
+            self._hand_over(client, verdict)
+        else:
+            self._wait_for_more(client)
+            if may_have_more or client.framing.is_behind:
+                self._finish_later(client)
+
+    # -- memory ------------------------------------------------------------------------------------------
+
+    def _charge(self, client: ClientSocket) -> bool:
+        """Count what this connection holds of a request; if there is no room, others that hold some are
+        closed first. False if that does not suffice.
+        """
+        missing = client.framing.size - client.charged
+        if client.framing.size <= _FREE_BYTES or missing <= 0:
+            return True
+        while not self._incoming.take(missing):
+            lowest = self._holding.lowest()
+            if lowest is None or lowest is client:
+                return False
+            self._evict(lowest)
+        client.charged += missing
+        self._list(client)
+        return True
+
+    def _list(self, client: ClientSocket) -> None:
+        """It may be closed to make room in memory."""
+        if client.charged and not client.is_listed:
+            client.is_listed = True
+            self._holding.add(client)
+
+    def release(self, client: ClientSocket) -> None:
+        """Its request has a thread now, or is gone, and is no longer counted. From whichever thread owns
+        it.
+        """
+        charged, client.charged = client.charged, 0
+        if charged:
+            self._incoming.give_back(charged)
+
+    def _refuse(self, client: ClientSocket, status: HTTPStatus, message: str) -> None:
+        """Answer a request that gets no thread, and end the connection."""
+        client.send_now(error_answer(status, message))
+        self._linger(client)
+
+    def _evict(self, client: ClientSocket) -> None:
+        self._evicted += 1
+        self._close(client)
 
     def _hand_over(self, client: ClientSocket, verdict: Verdict) -> None:
         client.verdict = verdict
@@ -254,24 +353,35 @@ class Poller:
         if framing.in_body:
             if framing.take_expectation():
                 client.send_now(_CONTINUE)
-            self._enter(client, Stage.BODY, BODY_SECONDS + framing.declared / BODY_BYTES_PER_SECOND)
-        elif framing.received:
+            self._enter(client, Stage.BODY, BODY_SECONDS)
+            client.deadline = self._cut_by_drain(
+                client.since + BODY_SECONDS + framing.size / BYTES_PER_SECOND
+            )
+        elif framing.size:
             self._enter(client, Stage.HEAD, HEAD_SECONDS)
         self._arm(client, _TO_READ)
 
     def _enter(self, client: ClientSocket, stage: Stage, seconds: float) -> None:
         if client.stage is stage:
             return
-        deadline = time.monotonic() + seconds
-        client.deadline = deadline if self._drain_until is None else min(deadline, self._drain_until)
+        client.since = time.monotonic()
+        client.deadline = self._cut_by_drain(client.since + seconds)
         # Last: from here on the poller may close it when its time is over.
         client.stage = stage
 
+    def _cut_by_drain(self, deadline: float) -> float:
+        return deadline if self._drain_until is None else min(deadline, self._drain_until)
+
     def _arm(self, client: ClientSocket, events: int) -> None:
-        """Be told of these from now on, and of what is there already; which is the poller's to act upon."""
+        """Re-arm epoll for these events; it fires at once if there is something already. From whichever
+        thread owns the connection, or has just given it back.
+        """
         client.stirred = False
-        # A descriptor that cannot be armed was closed; its connection goes with its deadline.
-        with contextlib.suppress(OSError, ValueError):
+        # epoll_ctl does not block. An OSError: the system watches no more; the connection goes with its
+        # deadline.
+        with self._descriptor_lock, contextlib.suppress(OSError, ValueError):
+            if client.stage is Stage.CLOSED:
+                return
             if client.armed_for:
                 client.armed_for = events
                 self._epoll.modify(client.descriptor, events)
@@ -284,6 +394,7 @@ class Poller:
     def give_back(self, client: ClientSocket, rest: bytes | None) -> None:
         """A request is done. rest: what came behind it, of the next one; None ends the connection."""
         client.body_is_read()
+        self.release(client)
         if rest is not None:
             try:
                 rest += client.leave_pool()
@@ -295,7 +406,11 @@ class Poller:
         client.framing = Framing(self._max_body, client.head)
         if rest:
             verdict = client.framing.feed(rest)
-            if verdict is Verdict.MORE:
+            while client.framing.is_behind:
+                verdict = client.framing.feed(b"")
+            if not self._charge_here(client):
+                self._linger(client)
+            elif verdict is Verdict.MORE:
                 self._wait_for_more(client)
             else:
                 # One that sends without reading gets a thread only once there is room for an answer.
@@ -310,8 +425,22 @@ class Poller:
             if client.needs_a_look or client.armed_for != _TO_READ:
                 self._arm(client, _TO_READ)
 
+    def _charge_here(self, client: ClientSocket) -> bool:
+        """As `_charge`, but nobody else is closed for it: that is for the poller's thread, whose sweep lists
+        it.
+        """
+        size = client.framing.size
+        if size <= _FREE_BYTES:
+            return True
+        if self._incoming.take(size):
+            client.charged = size
+            return True
+        return False
+
     def _linger(self, client: ClientSocket) -> None:
         """Take in what the client still sends: closing at once would reset the answer that it is reading."""
+        client.framing = Framing(self._max_body)
+        self.release(client)
         client.say_goodbye()
         client.may_still_send = _LINGER_BYTES
         self._enter(client, Stage.LINGERING, _LINGER_SECONDS)
@@ -336,6 +465,7 @@ class Poller:
         """Hang up on everybody who is left."""
         for client in list(self._clients.values()):
             client.hang_up()
+        self._close_descriptors()
         self._epoll.close()
 
     def _sweep(self, now: float) -> None:
@@ -348,25 +478,41 @@ class Poller:
                 self._expire(client)
             elif self._drain_until is not None and _is_quiet(client):
                 self._close(client)
+            else:
+                self._list(client)
         if late:
-            logger.info("hung up on %d clients that were too slow to send their request", late)
+            logger.info("closed %d connections: request not received in time", late)
+        if self._evicted:
+            evicted, self._evicted = self._evicted, 0
+            logger.warning("closed %d connections that had sent the least, to make room for others", evicted)
         self._acceptor.resume_if_due(now)
 
     def _expire(self, client: ClientSocket) -> None:
         if client.stage is Stage.IN_LINE:
-            client.send_now(error_answer(HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once"))
-            self._linger(client)
+            self._refuse(client, HTTPStatus.SERVICE_UNAVAILABLE, "too many large requests at once")
         elif client.stage in (Stage.HEAD, Stage.BODY) and client.framing.received.strip():
-            client.send_now(error_answer(HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time"))
-            self._linger(client)
+            self._refuse(client, HTTPStatus.REQUEST_TIMEOUT, "the request did not arrive in time")
         else:
             self._close(client)
 
     def _close(self, client: ClientSocket) -> None:
         if self._clients.get(client.descriptor) is client:
             del self._clients[client.descriptor]
-        client.stage = Stage.CLOSED
-        client.close()
+        if client.stage is not Stage.CLOSED:
+            client.stage = Stage.CLOSED
+            client.framing = Framing(self._max_body)
+            self.release(client)
+            self._closing.append(client)
+
+    def _close_descriptors(self) -> None:
+        """The batch of events is done: from here on the numbers of these connections may be given out
+        anew.
+        """
+        if self._closing:
+            closing, self._closing = self._closing, []
+            with self._descriptor_lock:
+                for client in closing:
+                    client.close()
 
     def __repr__(self) -> str:
         stages = Counter(client.stage for client in list(self._clients.values()))
@@ -385,9 +531,14 @@ def once(action: Callable[[], None]) -> Callable[[], None]:
     return act
 
 
+def _holds_memory(client: ClientSocket) -> bool:
+    client.is_listed = client.charged > 0
+    return client.is_listed
+
+
 def _is_quiet(client: ClientSocket) -> bool:
     """Whether nothing of a request has come, and nothing of an answer is on its way."""
-    silent = client.stage is Stage.HEAD and not client.framing.received
+    silent = client.stage is Stage.HEAD and not client.framing.size
     return client.stage is Stage.IDLE or silent
 
 

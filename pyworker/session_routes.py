@@ -12,7 +12,7 @@ import pydantic_core
 from pydantic import Field
 
 from pyworker.data_types import STRICT, AuthData, JsonDataException, parse_fields
-from pyworker.envelope import parse_envelope
+from pyworker.envelope import parse_envelope, parse_object
 from pyworker.errors import Unprocessable
 from pyworker.pipeline import Pipeline
 from pyworker.sessions import Sessions, Terms, UnknownSession
@@ -116,13 +116,7 @@ class SessionViews:
 
     def _asked(self) -> SessionRequest:
         with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
-            try:
-                message: object = pydantic_core.from_json(body, allow_inf_nan=False)
-            except ValueError:
-                message = None
-        if not isinstance(message, dict):
-            raise Unprocessable("invalid JSON")
-        return parse_fields(SessionRequest, cast("Mapping[str, Any]", message))
+            return parse_fields(SessionRequest, parse_object(body))
 
 
 def _raw_auth_data(body: bytes) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,9 +117,10 @@ class Sessions:
         self._on_create = on_create
         self._on_close = on_close
         self._now = metrics.clock.monotonic
-        # Guards _open (by id), their expires_at, and _closed (the last ones, by id).
+        # Guards _open (by id), their expires_at, their _signatures, and _closed (the last ones, by id).
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
+        self._signatures: Counter[str] = Counter()
         self._closed: OrderedDict[str, AuthData] = OrderedDict()
 
     def create(self, auth_data: AuthData, raw_auth_data: Mapping[str, Any], terms: Terms) -> Session:
@@ -130,6 +131,7 @@ class Sessions:
         with self._lock:
             session.expires_at = self._now() + terms.lifetime
             self._open[session.id] = session
+            self._signatures[auth_data.signature] += 1
         self._on_create()
         return session
 
@@ -145,6 +147,11 @@ class Sessions:
                 return None
             session.expires_at = self._now() + session.terms.lifetime
             return session
+
+    def knows(self, auth_data: AuthData) -> bool:
+        """Whether a session that was created with this is open."""
+        with self._lock:
+            return self._signatures[auth_data.signature] > 0
 
     def get(self, session_id: str, auth_data: AuthData | None) -> Session:
         """Raises `UnknownSession`, or `Unauthorized` where `auth_data` is not the session's."""
@@ -204,6 +211,9 @@ class Sessions:
         with self._lock:
             if self._open.pop(session.id, None) is None:
                 return False
+            self._signatures[session.auth_data.signature] -= 1
+            if not self._signatures[session.auth_data.signature]:
+                del self._signatures[session.auth_data.signature]
             self._closed[session.id] = session.auth_data
             if len(self._closed) > _REMEMBERED:
                 self._closed.popitem(last=False)

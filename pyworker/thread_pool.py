@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds without a beginning after which those that run are taken for waiting.
 _STALL = 0.01
+# Seconds until another thread is tried after the system refused one.
+_REFUSED = 1.0
 
 
 class ThreadPool(Generic[Item]):
@@ -36,9 +38,9 @@ class ThreadPool(Generic[Item]):
         self._limit = limit
         self._work = work
         self._at_once = at_once
-        # Guards the limit, _idle (threads without an item), _backlog (items without a thread), _count,
+        # Guards _idle (threads without an item), _backlog (items without a thread), _count,
         # _running (threads with an item that do not wait for somebody else), _allowed (how many of those
-        # there may be now), _begun_at and _is_closed.
+        # there may be now), _begun_at, _no_thread_before (monotonic) and _is_closed.
         self._lock = threading.Lock()
         self._idle: list[_Place[Item]] = []
         self._backlog: deque[Item] = deque()
@@ -46,6 +48,7 @@ class ThreadPool(Generic[Item]):
         self._running = 0
         self._allowed = at_once
         self._begun_at = 0.0
+        self._no_thread_before = 0.0
         self._is_closed = False
 
     def submit(self, item: Item) -> None:
@@ -72,10 +75,10 @@ class ThreadPool(Generic[Item]):
         """Begin what has waited for too long; the seconds after which to ask again."""
         with self._lock:
             if not self._backlog or not (self._idle or self._count < self._limit):
-                return (
-                    math.inf
-                )  # no thread is left to begin with; the next one that is done goes on by itself
-            left = self._begun_at + _STALL - time.monotonic()
+                # No thread is left to begin with; the next one that is done goes on by itself.
+                return math.inf
+            soonest = self._begun_at + _STALL
+            left = (soonest if self._idle else max(soonest, self._no_thread_before)) - time.monotonic()
             if left > 0:
                 return left
             # Those that run are taken for waiting, until nothing is left to begin.
@@ -104,7 +107,7 @@ class ThreadPool(Generic[Item]):
             place = self._idle.pop()
             item = self._take()
             return lambda: place.give(item)
-        if self._count >= self._limit:
+        if self._count >= self._limit or time.monotonic() < self._no_thread_before:
             return _nothing
         self._count += 1
         item = self._take()
@@ -120,19 +123,20 @@ class ThreadPool(Generic[Item]):
         try:
             threading.Thread(target=self._run, args=(item,), name=name, daemon=True).start()
         except RuntimeError:
-            self._make_do(item)
+            self._put_back(item)
 
-    def _make_do(self, item: Item) -> None:
-        """The system gives no more threads: go on with those that are here. Raises where there are none."""
+    def _put_back(self, item: Item) -> None:
+        """The system gives no more threads now: the item waits for one that is there, or for the next try."""
         with self._lock:
             self._running -= 1
             self._count -= 1
-            self._limit = count = self._count
-            if not count:
-                raise RuntimeError("not one thread can be made")
+            count = self._count
+            self._no_thread_before = time.monotonic() + _REFUSED
             self._backlog.appendleft(item)
             begin = self._next_to_begin()
-        logger.error("no more than %d threads can be made; requests wait for them", count)
+        logger.error(
+            "thread creation failed: requests wait for the %d existing threads; next try in 1 s", count
+        )
         begin()
 
     def close(self) -> None:
@@ -150,8 +154,10 @@ class ThreadPool(Generic[Item]):
         while item is not None:
             try:
                 self._work(item)
-            except Exception:
-                logger.exception("a request's thread met an error that nobody handled")
+            except (
+                BaseException
+            ):  # SystemExit too: a thread that ended here would be counted as running for ever
+                logger.exception("unhandled exception in a request thread")
             item = self._next(place)
 
     def _next(self, place: _Place[Item]) -> Item | None:

@@ -15,13 +15,18 @@ from gunicorn.http.unreader import Unreader
 from gunicorn.http.wsgi import Response, create
 from gunicorn.util import http_date
 
-from pyworker.client_socket import ClientSocket
-from pyworker.disconnect import PRESENCE
+from pyworker.client_socket import BYTES_PER_SECOND, ClientSocket
 from pyworker.framing import Verdict
 from pyworker.heads import KnownHead, KnownHeads
-from pyworker.poller import BODY_BYTES_PER_SECOND, BODY_SECONDS
+from pyworker.poller import BODY_SECONDS
+from pyworker.wsgi_extensions import LEAVE_LINE, PRESENCE
 
 _JOIN_LIMIT = 64 * 1024
+_CHUNKED_PIECE = 4096
+
+
+class MissingHost(ParseException):
+    """A request of HTTP/1.1 without a Host field (RFC 9112 section 3.2)."""
 
 
 class Source(Unreader):
@@ -33,24 +38,33 @@ class Source(Unreader):
 
     def __init__(self, client: ClientSocket) -> None:
         super().__init__()
-        self.buf.write(client.framing.received)
+        framing = client.framing
         self._client = client
+        # Read by the poller and not given to the parser yet. The head comes in one piece; of chunks the
+        # parser copies what it holds for each of them, so it gets little at a time.
+        self._received = memoryview(framing.received)
+        self._next_piece = framing.body_at or framing.size
+        self._piece_size = _CHUNKED_PIECE if framing.is_chunked else framing.size
         self.is_whole = client.verdict is Verdict.WHOLE
         self._may_read = client.verdict is Verdict.BEGUN
         self._deadline = time.monotonic() + BODY_SECONDS
         self._read = 0
         self.is_past_head = False
         # How much of it is still to come; of chunks one cannot know.
-        self._left = client.framing.missing
+        self._left = framing.missing
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Some more; raises TimeoutError for a body that came slower than it must.
 
         The deadline moves with what has come, so that a large length alone buys no time.
         """
-        left = self._deadline + self._read / BODY_BYTES_PER_SECOND - time.monotonic()
+        if self._received:
+            piece, self._received = self._received[: self._next_piece], self._received[self._next_piece :]
+            self._next_piece = max(self._piece_size, size_hint or 0)
+            return bytes(piece)
         if not self._may_read:
             return b""
+        left = self._deadline + self._read / BYTES_PER_SECOND - time.monotonic()
         if left <= 0:
             raise TimeoutError("the body came too slowly")
         data = self._client.read_within(min(max(size_hint or 0, 8192), 2**20), left)
@@ -66,6 +80,12 @@ class Source(Unreader):
         if self.is_past_head:
             self._client.body_is_read()
 
+    def take_buffered(self) -> bytes:
+        """What is left when the request is done."""
+        received, self._received = self._received, memoryview(b"")
+        unread: Any = super()
+        return unread.take_buffered() + received
+
 
 class ParsedRequest(Request):
     """The request as gunicorn's strict parser reads it; to make one raises its errors."""
@@ -74,8 +94,25 @@ class ParsedRequest(Request):
         source = Source(client)
         super().__init__(config, source, client.address)
         source.is_past_head = True
+        version = cast("tuple[int, int]", self.version)
+        if version >= (1, 1) and not self._values("HOST"):
+            raise MissingHost
+        connection = {
+            token.strip(" \t").lower() for value in self._values("CONNECTION") for token in value.split(",")
+        }
+        self._closes = "close" in connection or (version < (1, 1) and "keep-alive" not in connection)
         # The poller has said so already where the client waited for it.
         self._expected_100_continue = False
+
+    def _values(self, wanted: str) -> list[str]:
+        """Of every field of this name, which is in upper case."""
+        return [value for name, value in self.headers if name == wanted]
+
+    def should_close(self) -> bool:
+        """Whether the connection ends with the response: Connection is a list, in any number of fields, and
+        `close` wins. The base looks at the first field only, and only if it is no list.
+        """
+        return bool(self.must_close) or self._closes or self.method == "CONNECT"
 
     @property
     def goes_on(self) -> bool:
@@ -192,7 +229,7 @@ def chunk(data: bytes) -> bytes:
 
 # What differs between the requests of one head: what belongs to the connection, and to the one request.
 _OF_CONNECTION = ("gunicorn.socket", "REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT", PRESENCE)
-_OF_REQUEST = ("CONTENT_LENGTH", "wsgi.input")
+_OF_REQUEST = ("CONTENT_LENGTH", "wsgi.input", LEAVE_LINE)
 
 
 class Turns:
@@ -230,6 +267,7 @@ class Turns:
         # It would send a head of its own, before the one that leaves with the body.
         del environ["wsgi.early_hints"]
         environ[PRESENCE] = client.presence
+        environ[LEAVE_LINE] = client.body_is_read
         self._learn(client, request, environ)
         return response, environ
 

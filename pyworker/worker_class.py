@@ -48,7 +48,8 @@ from pyworker.delivery import Delivery
 from pyworker.poller import Poller, error_answer
 from pyworker.relay import Relays
 from pyworker.thread_pool import ThreadPool
-from pyworker.turn import Turns
+from pyworker.turn import MissingHost, Turns
+from pyworker.wsgi_extensions import HELD
 
 if TYPE_CHECKING:
     import flask
@@ -74,6 +75,23 @@ _STATUS: dict[type[BaseException], HTTPStatus] = {
     errors.LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     errors.ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
     errors.UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
+# Never what the client sent.
+_REASON: dict[type[BaseException], str] = {
+    MissingHost: "a request of HTTP/1.1 needs a Host field",
+    errors.LimitRequestLine: "its first line is too long",
+    errors.LimitRequestHeaders: "its header fields are too many or too long",
+    errors.InvalidRequestLine: "its first line is malformed",
+    errors.InvalidRequestMethod: "its method is malformed",
+    errors.InvalidHTTPVersion: "its HTTP version is not supported",
+    errors.InvalidHeader: "a header field is malformed or must not come twice",
+    errors.InvalidHeaderName: "the name of a header field is malformed",
+    errors.ObsoleteFolding: "a header field goes on in a second line",
+    errors.ExpectationFailed: "its Expect field asks for something other than 100-continue",
+    errors.UnsupportedTransferCoding: "its Transfer-Encoding is not supported",
+    errors.InvalidChunkSize: "the size of a chunk is malformed",
+    errors.InvalidChunkExtension: "the extension of a chunk is malformed",
+    errors.ChunkMissingTerminator: "a chunk does not end where its size says",
 }
 
 
@@ -192,7 +210,7 @@ class HardenedThreadWorker(ThreadWorker):
             logger.info("gave up on a client that did not take its answer")
         except OSError as error:
             logger.debug("a connection broke: %s", type(error).__name__)
-        except Exception as error:
+        except BaseException as error:  # SystemExit of a handler too: the thread has to go on
             logger.exception("a request failed inside the server")
             self.handle_error(None, client, client.address, error)
         finally:
@@ -208,8 +226,11 @@ class HardenedThreadWorker(ThreadWorker):
         except errors.NoMoreData:
             reason = errors.LimitRequestHeaders("head too large") if client.framing.too_large else None
             raise reason or errors.InvalidRequestLine("not a request") from None
+        # It has its thread, and is small or about to be checked for its signature.
+        self._poller.release(client)
         app: Any = self.wsgi
-        return Delivery(client, response, app(environ, response.start_response))
+        body = app(environ, response.start_response)
+        return Delivery(client, response, body, environ.get(HELD))
 
     # -- errors before the app, on threads of the pool ----------------------------------------------------
 
@@ -224,7 +245,7 @@ class HardenedThreadWorker(ThreadWorker):
         if isinstance(exc, errors.ParseException) and not ours:
             status = _STATUS.get(type(exc), HTTPStatus.BAD_REQUEST)
             logger.info("%d: a request could not be parsed (%s)", status, type(exc).__name__)
-            message = f"the request cannot be parsed: {type(exc).__name__}"
+            message = f"the request cannot be parsed: {_REASON.get(type(exc), 'it is malformed')}"
         else:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             message = "internal error of the worker; its log says more"

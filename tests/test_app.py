@@ -121,7 +121,9 @@ def test_errors_are_json(make_app: MakeApp) -> None:
     wrong_method = client.get("/generate")
     assert (wrong_method.status_code, wrong_method.get_json()) == (405, {"error": "method not allowed"})
     assert "POST" in wrong_method.headers["Allow"]
-    assert client.post("/generate", data=b"{").get_json() == {"error": "invalid JSON"}
+    assert client.post("/generate", data=b"{").get_json() == {
+        "error": "invalid JSON: EOF while parsing an object at line 1 column 1"
+    }
 
 
 def test_where_a_route_is_said_to_be_depends_on_the_host_each_time(make_app: MakeApp) -> None:

@@ -156,10 +156,23 @@ def test_a_refusal_is_a_401(key: Key, other_key: Key) -> None:
     assert caught.value.body() == {"error": "the signature does not verify"}
 
 
-def test_the_first_form_has_no_request_idx(key: Key) -> None:
-    auth_data = first(key)
+def test_the_first_form_may_come_with_a_request_idx_and_is_used_once_all_the_same(key: Key) -> None:
+    bench = Bench(key)
+    auth_data = replace(first(key), request_idx=1)
 
-    assert WRONG in Bench(key).refusal(replace(auth_data, request_idx=1))
+    assert bench.refusal(auth_data) == ""
+    assert USED in bench.refusal(auth_data)
+    assert USED in bench.refusal(replace(auth_data, request_idx=2))
+
+
+@pytest.mark.parametrize("text", ["256.0", "007", "1e3"])
+def test_a_cost_written_as_text_is_signed_as_that_text(key: Key, text: str) -> None:
+    auth_data = unsigned(cost=text)
+    fields = {"cost": text, "endpoint": "my-endpoint", "reqnum": 1, "url": URL}
+    signed = replace(auth_data, signature=key.sign(json.dumps(fields, indent=4)))
+
+    assert Bench(key).refusal(signed) == ""
+    assert WRONG in Bench(key).refusal(replace(signed, cost=float(text)))
 
 
 @pytest.mark.parametrize("field", ["cost", "endpoint", "reqnum"])
@@ -477,6 +490,34 @@ def test_garbage_does_not_verify(key: Key, signature: str) -> None:
 
     assert WRONG in bench.refusal(unsigned(signature=signature))
     assert WRONG in bench.refusal(unsigned(signature=signature, request_idx=3))
+
+
+def other_texts(signature: str) -> list[str]:
+    """Texts that a lenient decoder reads as the same bytes."""
+    last = signature.rstrip("=")[-1]
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+    # Of the last character some bits are not used.
+    twin = alphabet[alphabet.index(last) ^ 1]
+    return [
+        signature + "!" * 1_000_000,
+        "\n".join([signature[:76], signature[76:]]),
+        f" {signature}",
+        signature.replace("=", "") + "====",
+        signature.rstrip("=")[:-1] + twin + "=" * signature.count("="),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_there_is_one_text_for_each_signature(key: Key, number: int) -> None:
+    bench = Bench(key)
+    good = current(key)
+    assert good.signature.endswith("="), "of a key of 1024 bits"
+    changed = replace(good, signature=other_texts(good.signature)[number])
+
+    assert base64.b64decode(changed.signature) == base64.b64decode(good.signature)
+    assert WRONG in bench.refusal(changed)
+    assert bench.refusal(good) == ""
+    assert WRONG in bench.refusal(changed)
 
 
 @settings(deadline=None, max_examples=50)

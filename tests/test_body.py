@@ -42,7 +42,7 @@ def read(stream: io.RawIOBase | io.BytesIO, length: int | str | None, limit: int
         del environ["CONTENT_LENGTH"]
         environ.update({"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True})
     with app.request_context({**EnvironBuilder().get_environ(), **environ}) as context:
-        reader = BodyReader(limit, check)
+        reader = BodyReader(limit, check, max_unsigned=4)
         with reader.reading(context.request) as body:
             return bytes(body)
 
@@ -194,7 +194,7 @@ def test_who_does_not_begin_with_auth_data_gets_little_room(beginning: bytes, ch
 
 
 def test_unsigned_bodies_share_the_room_and_give_it_back() -> None:
-    reader = BodyReader(2**30, check)
+    reader = BodyReader(2**30, check, max_unsigned=4)
     half = UNSIGNED_BYTES // 2
     inside, release = threading.Barrier(3), threading.Event()
 

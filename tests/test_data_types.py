@@ -20,6 +20,7 @@ from pyworker.data_types import (
     EndpointHandler,
     JsonDataException,
     LogAction,
+    WrittenNumber,
     parse_fields,
 )
 from pyworker.errors import RequestError, Unprocessable
@@ -141,7 +142,19 @@ def test_auth_data_needs_each_field_but_the_index(name: str) -> None:
         ("url", None, STRING),
         ("endpoint", ["e"], STRING),
         ("cost", True, NUMBER),
-        ("cost", "7", NUMBER),
+        ("cost", "seven", NUMBER),
+        ("cost", "", NUMBER),
+        ("cost", " 7", NUMBER),
+        ("cost", "+7", NUMBER),
+        ("cost", "0x7", NUMBER),
+        ("cost", "1_0", NUMBER),
+        ("cost", "nan", NUMBER),
+        ("cost", "inf", NUMBER),
+        ("cost", "\u0667", NUMBER),
+        ("cost", "7" * 41, NUMBER),
+        ("cost", "1e16", "Input should be less than or equal to 1000000000000000"),
+        ("cost", "1e999", FINITE),
+        ("endpoint", "e" * 1025, "String should have at most 1024 characters"),
         ("cost", None, NUMBER),
         ("cost", [], NUMBER),
         ("cost", {}, NUMBER),
@@ -177,6 +190,13 @@ def test_the_cost_stays_the_number_it_was(cost: float) -> None:
 
     assert parsed == cost
     assert type(parsed) is type(cost)
+
+
+@pytest.mark.parametrize("text", ["7", "256.0", "0", "007", "1.5e3", "2E-2"])
+def test_a_cost_written_as_text_is_the_number_and_stays_the_text(text: str) -> None:
+    parsed = AuthData.from_json_msg({**AUTH, "cost": text}).cost
+    assert isinstance(parsed, WrittenNumber)
+    assert (parsed, parsed.text) == (float(text), text)
 
 
 @pytest.mark.parametrize("index", [-(2**63), -1, 0, 2**63 - 1, None])

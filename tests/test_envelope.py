@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import Self
 
-from pyworker.data_types import ApiPayload, AuthData, JsonDataException, parse_fields
+from pyworker.data_types import MAX_FAULTS, ApiPayload, AuthData, JsonDataException, parse_fields
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import Unprocessable
 
 AUTH: dict[str, Any] = {"signature": "s", "url": "http://a:1", "endpoint": "e", "cost": 100, "reqnum": 1}
 AUTH_TEXT = json.dumps(AUTH)
 MISSING = "missing parameter"
+HALF = "half a character (a lone surrogate), or an escape that is cut"
 
 
 @dataclass
@@ -55,6 +56,12 @@ class Renamed(Chat):
         if not isinstance(text, dict):
             raise JsonDataException({"input": MISSING})
         return parse_fields(cls, {**json_msg, "prompt": cast("dict[str, object]", text).get("text")})
+
+
+@dataclass
+class Tagged(Chat):
+    tags: list[str] = field(default_factory=list[str])
+    named: dict[str, float] = field(default_factory=dict[str, float])
 
 
 def parse(body: object, payload_cls: type[Chat] = Chat) -> Envelope[Chat]:
@@ -149,7 +156,38 @@ def test_unknown_keys_are_ignored_everywhere() -> None:
 )
 @pytest.mark.parametrize("payload_cls", [Chat, Renamed])
 def test_what_is_no_json_object(body: bytes, payload_cls: type[Chat]) -> None:
-    assert answer(body, payload_cls) == {"error": "invalid JSON"}
+    found = answer(body, payload_cls)
+    assert set(found) == {"error"}
+    assert str(found["error"]).startswith("invalid JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "explanation"),
+    [
+        (b" ", "the body is empty"),
+        (b"[]", "expected an object, not an array"),
+        (b"7.5", "expected an object, not a number"),
+        ("{}".encode("utf-16"), "it is UTF-16; send UTF-8"),
+        (b'{"caf\xe9": 1}', "not UTF-8 at line 1 column 7"),
+        (b'{"a":\n"\\ud83d"}', f"{HALF} at line 2 column 8"),
+        (b'{"a": "\\ud83d x"}', f"{HALF} at line 1 column 14"),
+        (b'{"a": 1', "EOF while parsing an object at line 1 column 7"),
+    ],
+)
+def test_the_fault_is_named_with_its_place(body: bytes, explanation: str) -> None:
+    assert answer(body) == {"error": f"invalid JSON: {explanation}"}
+
+
+def test_of_thousands_of_faults_the_first_are_named_and_the_others_counted() -> None:
+    found = answer(raw('{"prompt": "x", "tags": [' + ", ".join(["1"] * 5000) + "]}"), Tagged)
+    assert len(cast("Mapping[str, str]", found["payload"])) == MAX_FAULTS
+    assert str(found["error"]).endswith(f" and {5000 - MAX_FAULTS} more")
+    assert len(json.dumps(found)) < 5000
+
+
+def test_a_name_of_the_clients_own_is_cut() -> None:
+    found = answer(raw('{"prompt": "x", "named": {"' + "k" * 50_000 + '": "no number"}}'), Tagged)
+    assert len(json.dumps(found)) < 2000
 
 
 def test_surrogates_in_pairs_are_a_character() -> None:

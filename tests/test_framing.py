@@ -68,7 +68,7 @@ def test_in_doubt_the_parser_is_asked_at_once(request_bytes: bytes) -> None:
 def test_of_a_large_body_the_beginning_is_enough() -> None:
     counted, chunked = Framing(LIMIT), Framing(LIMIT)
     assert counted.feed(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * MAX_SMALL_BODY)) is Verdict.MORE
-    assert counted.declared == 2 * MAX_SMALL_BODY
+    assert counted.missing == 2 * MAX_SMALL_BODY
     assert chunked.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n") is Verdict.MORE
     for framing in (counted, chunked):
         assert framing.in_body

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
 import threading
@@ -13,65 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.client_socket import ClientSocket
-from pyworker.disconnect import DisconnectWatcher
-from pyworker.poller import Poller
 from pyworker.thread_pool import ThreadPool, waiting
+from tests.support.front import HELD, REQUEST, TOGETHER, Front
 from tests.support.http import RawClient
 from tests.support.waiting import wait_event, wait_until
-
-REQUEST = b"GET / HTTP/1.1\r\n\r\n"
-TOGETHER = b"GET /together HTTP/1.1\r\n\r\n"
-ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
-
-
-class Front:
-    """A poller on a thread of its own, with threads that answer every request at once."""
-
-    def __init__(self, ending: ExitStack, max_connections: int) -> None:
-        self.pool = ThreadPool(4, self._answer, at_once=1)
-        self.poller = Poller(
-            self.pool.submit,
-            DisconnectWatcher().tell,
-            self.pool.hasten,
-            wrap_tls=None,
-            max_connections=max_connections,
-            max_large=1,
-            max_body=2**20,
-            keepalive=60,
-        )
-        listener = ending.enter_context(socket.create_server(("127.0.0.1", 0)))
-        listener.setblocking(False)
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        wake_read, self._wake_write = os.pipe()
-        ending.callback(os.close, wake_read)
-        ending.callback(os.close, self._wake_write)
-        self.poller.listen([listener], wake_read)
-        self._stopping = False
-        self.both = threading.Barrier(2)
-        thread = threading.Thread(target=self._serve)
-        thread.start()
-        ending.callback(self.pool.close)
-        ending.callback(thread.join)
-        ending.callback(self._stop)
-
-    def _serve(self) -> None:
-        while not self._stopping:
-            self.poller.serve(1.0)
-        self.poller.drain()
-        while self.poller.connections:
-            self.poller.serve(0.1)
-        self.poller.close()
-
-    def _stop(self) -> None:
-        self._stopping = True
-        os.write(self._wake_write, b"\0")
-
-    def _answer(self, client: ClientSocket) -> None:
-        if client.framing.received == TOGETHER:
-            self.both.wait(10)
-        client.sock.sendall(ANSWER)
-        self.poller.give_back(client, b"")
 
 
 @pytest.fixture
@@ -103,15 +46,38 @@ def test_where_all_are_in_use_a_newcomer_waits(new_front: Callable[[int], Front]
     with ExitStack() as ending:
         busy = [ending.enter_context(RawClient(front.url)) for _ in range(2)]
         for client in busy:
-            client.send(REQUEST[:-1])
-        stages = "<Poller [2 connected: 2 sending a head]>"
-        wait_until(lambda: repr(front.poller) == stages, "both are sending")
+            client.send(HELD)
+        stages = "<Poller [2 connected: 2 in the pool]>"
+        wait_until(lambda: repr(front.poller) == stages, "both have a thread")
         newcomer = ending.enter_context(RawClient(front.url))
         newcomer.send(REQUEST)
+        front.release.set()
         for client in busy:
-            client.send(REQUEST[-1:])
             assert client.head() == 204
         assert newcomer.head() == 204
+
+
+def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_room(
+    new_front: Callable[[int], Front],
+) -> None:
+    front = new_front(3)
+    body = b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n"
+    with ExitStack() as ending:
+        half_a_head, much, little = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
+        half_a_head.send(REQUEST[:-1])
+        wait_until(lambda: "3 sending a head" in repr(front.poller), "all are connected")
+        much.send(body + b"x" * 59_000)
+        wait_until(lambda: "1 sending a body" in repr(front.poller), "most of a body")
+        little.send(body)
+        wait_until(lambda: "2 sending a body" in repr(front.poller), "the head of a request")
+        newcomers = [ending.enter_context(RawClient(front.url)) for _ in range(2)]
+        for newcomer in newcomers:
+            newcomer.send(REQUEST)
+            assert newcomer.head() == 204
+        assert half_a_head.rest() == b""
+        assert little.rest() == b"", "it announced as much, but sent less"
+        much.send(b"x" * 1000)
+        assert much.head() == 204
 
 
 def test_a_request_that_waits_unnoticed_does_not_hold_up_the_next(new_front: Callable[[int], Front]) -> None:
@@ -248,21 +214,21 @@ def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> Non
 
 
 SHORT_OF_THREADS = """
-import resource, threading
+import resource, select, threading, time
 from pyworker.thread_pool import ThreadPool
 
 size = 32 * 2**20
 threading.stack_size(size)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 # Room for about three stacks.
-resource.setrlimit(resource.RLIMIT_AS, (used + 4 * size,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + 4 * size, resource.RLIM_INFINITY))
 gate, done, lock = threading.Event(), [], threading.Lock()
 
 def work(item):
     gate.wait()
     with lock:
         done.append(item)
-    if len(done) == 10:
+    if len(done) in (10, 15):
         finished.set()
 
 finished = threading.Event()
@@ -271,11 +237,22 @@ for item in range(10):
     pool.submit(item)
 gate.set()
 assert finished.wait(20), (done, pool)
-print(sorted(done))
+few = pool._count
+# There is room again: the pool is as before.
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+gate.clear()
+finished.clear()
+for item in range(10, 20):
+    pool.submit(item)
+deadline = time.monotonic() + 20
+while pool._count < 10 and time.monotonic() < deadline:
+    select.select([], [], [], min(pool.hasten(), 0.1))
+print(few < 10, pool._count)
+gate.set()
 """
 
 
-def test_where_the_system_gives_no_more_threads_those_there_are_do_all_the_work() -> None:
+def test_where_the_system_gives_no_more_threads_the_others_do_the_work_until_it_does_again() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHORT_OF_THREADS],
         cwd=Path(__file__).resolve().parent.parent,
@@ -284,5 +261,5 @@ def test_where_the_system_gives_no_more_threads_those_there_are_do_all_the_work(
         timeout=60,
         check=False,
     )
-    assert done.stdout == "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]\n", done.stderr
-    assert "threads can be made; requests wait for them" in done.stderr
+    assert done.stdout == "True 10\n", done.stderr
+    assert "thread creation failed: requests wait for the " in done.stderr

@@ -169,7 +169,8 @@ def test_create_wants_an_envelope(stack: Stack) -> None:
     assert answer.status == 422
     assert answer.object()["auth_data"] == answer.object()["payload"] == "field missing"
     answer = ask(stack.url, "POST", "/session/create", b"[" * 1000)
-    assert (answer.status, answer.object()) == (422, {"error": "invalid JSON"})
+    assert answer.status == 422
+    assert answer.object()["error"].startswith("invalid JSON: recursion limit exceeded at line 1 column ")
     assert ask(stack.url, "POST", "/session/create", b" " * (2**20 + 1)).status == 413
     assert ask(stack.url, "GET", "/session/create").status == 405
 
@@ -222,7 +223,8 @@ def test_what_a_session_is_asked_with(stack: Stack, opened: Create, route: str) 
     url = f"/session/{route}"
     for body in (b"", b"no json", b"[]", b'"text"', b"7", b"{" * 5000, b'{"session_id": NaN}'):
         answer = ask(stack.url, "POST", url, body)
-        assert (answer.status, answer.object()) == (422, {"error": "invalid JSON"}), body
+        assert answer.status == 422, body
+        assert answer.object()["error"].startswith("invalid JSON: "), body
     for body, fault in (
         ({}, "missing parameter"),
         ({"session_auth": session.auth}, "missing parameter"),

@@ -106,7 +106,7 @@ def test_one_signature_serves_any_number_of_times(stack: Stack) -> None:
 def test_what_is_no_json_object_is_unprocessable(stack: Stack, body: bytes) -> None:
     answer = ask(stack.url, "POST", "/pass", body)
     assert answer.status == 422
-    assert answer.object() == {"error": "invalid JSON"}
+    assert answer.object()["error"].startswith("invalid JSON: ")
 
 
 def without(body: dict[str, Any], *path: str) -> dict[str, Any]:
