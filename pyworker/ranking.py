@@ -11,6 +11,9 @@ from pyworker.client_socket import ClientSocket, Stage
 
 # Entries of closed connections are dropped once there are this many times as many entries as others.
 _SLACK = 4
+# Seconds for which a connection that is in use is not looked at again. More than the bytes of a request that
+# has not arrived completely are worth, so that it comes behind all that are not in use.
+_IN_USE = 5.0
 
 
 class Ranking:
@@ -53,7 +56,7 @@ class Ranking:
                 heapq.heappop(entries)
                 continue
             in_use = client.stage is Stage.WORKING
-            rank = time.monotonic() if in_use else client.rank
+            rank = time.monotonic() + _IN_USE if in_use else client.rank
             if not in_use and rank <= listed:
                 return client
             heapq.heapreplace(entries, (rank, number, client))

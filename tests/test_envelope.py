@@ -168,7 +168,7 @@ def test_what_is_no_json_object(body: bytes, payload_cls: type[Chat]) -> None:
         (b"[]", "expected an object, not an array"),
         (b"7.5", "expected an object, not a number"),
         ("{}".encode("utf-16"), "it is UTF-16; send UTF-8"),
-        (b'{"caf\xe9": 1}', "not UTF-8 at line 1 column 7"),
+        (b'{"caf\xe9": 1}', "not UTF-8 at line 1 column 6"),
         (b'{"a":\n"\\ud83d"}', f"{HALF} at line 2 column 8"),
         (b'{"a": "\\ud83d x"}', f"{HALF} at line 1 column 14"),
         (b'{"a": 1', "EOF while parsing an object at line 1 column 7"),

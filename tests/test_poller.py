@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from pyworker.client_socket import ClientSocket, Stage
+from pyworker.framing import Framing
+from pyworker.ranking import Ranking
 from pyworker.thread_pool import ThreadPool, waiting
 from tests.support.front import HELD, REQUEST, TOGETHER, Front
 from tests.support.http import RawClient
@@ -61,23 +66,76 @@ def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_roo
     new_front: Callable[[int], Front],
 ) -> None:
     front = new_front(3)
-    body = b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nContent-Length: 60000\r\n\r\n"
     with ExitStack() as ending:
-        half_a_head, much, little = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
+        half_a_head, little, much = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
         half_a_head.send(REQUEST[:-1])
         wait_until(lambda: "3 sending a head" in repr(front.poller), "all are connected")
-        much.send(body + b"x" * 59_000)
-        wait_until(lambda: "1 sending a body" in repr(front.poller), "most of a body")
-        little.send(body)
-        wait_until(lambda: "2 sending a body" in repr(front.poller), "the head of a request")
-        newcomers = [ending.enter_context(RawClient(front.url)) for _ in range(2)]
-        for newcomer in newcomers:
+        little.send(head)
+        wait_until(lambda: "1 sending a body" in repr(front.poller), "the head of a request")
+        much.send(head + b"x" * 59_000)
+        wait_until(lambda: "2 sending a body" in repr(front.poller), "most of a body")
+        for _ in range(2):
+            newcomer = ending.enter_context(RawClient(front.url))
             newcomer.send(REQUEST)
             assert newcomer.head() == 204
         assert half_a_head.rest() == b""
-        assert little.rest() == b"", "it announced as much, but sent less"
+        assert little.rest() == b""
         much.send(b"x" * 1000)
         assert much.head() == 204
+
+
+NewClient = Callable[[float, int], ClientSocket]
+
+
+@pytest.fixture
+def new_client() -> Iterator[NewClient]:
+    """Connections that entered their stage at some time, and sent so many bytes since."""
+    with ExitStack() as ending:
+
+        def make(since: float, sent: int) -> ClientSocket:
+            ours, theirs = map(ending.enter_context, socket.socketpair())
+            client = ClientSocket(ours, "", "", Framing(2**20))
+            client.framing.feed(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n".ljust(sent, b"x"))
+            client.since = since
+            del theirs
+            return client
+
+        yield make
+
+
+def test_bytes_that_came_make_up_for_time(new_client: NewClient) -> None:
+    ranking = Ranking()
+    clients = [new_client(100.0, 60_000), new_client(100.5, 100), new_client(101.0, 100)]
+    for client in clients:
+        ranking.add(client)
+    for client in (clients[1], clients[0], clients[2]):
+        assert ranking.lowest() is client
+        assert ranking.lowest() is client, "until it is closed"
+        client.stage = Stage.CLOSED
+    assert ranking.lowest() is None
+
+
+def test_what_is_in_use_makes_no_room_and_comes_back(new_client: NewClient) -> None:
+    ranking = Ranking()
+    busy, idle = new_client(100.0, 100), new_client(200.0, 100)
+    busy.stage = Stage.WORKING
+    for client in (busy, idle):
+        ranking.add(client)
+    assert ranking.lowest() is idle
+    idle.stage = Stage.WORKING
+    assert ranking.lowest() is None
+    busy.stage, busy.since = Stage.IDLE, time.monotonic()
+    assert ranking.lowest() is busy
+
+
+def test_a_ranking_forgets_those_that_are_closed(new_client: NewClient) -> None:
+    ranking = Ranking()
+    client = new_client(100.0, 100)
+    client.stage = Stage.CLOSED
+    for _ in range(10_000):
+        ranking.add(client)
+    assert int(repr(ranking).removeprefix("<Ranking [").removesuffix(" entries]>")) < 1000
 
 
 def test_a_request_that_waits_unnoticed_does_not_hold_up_the_next(new_front: Callable[[int], Front]) -> None:
@@ -215,6 +273,9 @@ def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> Non
 
 SHORT_OF_THREADS = """
 import resource, select, threading, time
+from pyworker.client_socket import ClientSocket, Stage
+from pyworker.framing import Framing
+from pyworker.ranking import Ranking
 from pyworker.thread_pool import ThreadPool
 
 size = 32 * 2**20
