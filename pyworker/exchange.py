@@ -159,6 +159,9 @@ class Exchange:
             logger.warning("request %d: answer cut: %s", self.tracker.request_idx, reason)
             # gunicorn's way to end a connection in mid-answer, without an end that looks like one.
             raise ConnectionResetError(errno.ECONNRESET, reason) from error
+        except (SystemExit, KeyboardInterrupt):
+            self.tracker.end(Outcome.ERROR)
+            raise
         self.tracker.end(outcome)
 
     def fail(self) -> None:

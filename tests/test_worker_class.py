@@ -373,8 +373,7 @@ def test_the_count_of_connections_is_right_after_a_storm_of_ugly_ends(front: Sta
         assert kept.answer().body == b"pong"
 
         def counted() -> str:
-            for pid in front.worker.children:
-                os.kill(pid, signal.SIGUSR1)
+            front.worker.show_state()
             return front.worker.log
 
         wait_until(lambda: "<Poller [1 connected: 1 idle]>" in counted(), "one connection", DEADLINE)

@@ -89,6 +89,11 @@ class WorkerProcess:
         found = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii")
         return [int(pid) for pid in found.split()]
 
+    def show_state(self) -> None:
+        """Have the worker process say in its log how things stand."""
+        for pid in self.children:
+            os.kill(pid, signal.SIGUSR1)
+
     @property
     def log(self) -> str:
         """Everything the worker has written so far."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import flask
 import requests
@@ -62,6 +63,67 @@ def fail(model_response: requests.Response) -> flask.Response:
     raise RuntimeError(f"a fault of the handler, after the model answered {model_response.status_code}")
 
 
+def exit_process(model_response: requests.Response) -> flask.Response:
+    raise SystemExit(f"a handler that ends the process, after {model_response.status_code}")
+
+
+def nothing(model_response: requests.Response) -> flask.Response:
+    """A handler without a return statement."""
+
+
+def with_header(name: str, value: str) -> Answering:
+    def answer(model_response: requests.Response) -> flask.Response:
+        response = responses.pass_through(model_response)
+        response.headers[name] = value
+        return response
+
+    return answer
+
+
+def with_body(make: Callable[[], Any]) -> Answering:
+    def answer(model_response: requests.Response) -> flask.Response:
+        response = responses.pass_through(model_response)
+        response.response = make()
+        return response
+
+    return answer
+
+
+def exit_at_once() -> Iterator[bytes]:
+    raise SystemExit
+    yield b""
+
+
+def exit_later() -> Iterator[bytes]:
+    yield b"x"
+    raise SystemExit
+
+
+def with_broken_callback(model_response: requests.Response) -> flask.Response:
+    def fail() -> None:
+        raise RuntimeError("a fault of the handler at the end")
+
+    response = responses.pass_through(model_response)
+    response.call_on_close(fail)
+    return response
+
+
+#: What handlers may do wrong; each is a serial route, so that a slot that is lost shows.
+RUDE: dict[str, Answering] = {
+    "exception": fail,
+    "exit": exit_process,
+    "nothing": nothing,
+    "no-latin-1": with_header("X-Name", "\u4e16\u754c"),
+    "control": with_header("X-Name", "\x01"),
+    "location": with_header("Location", "http://[::1"),
+    "no-iterable": with_body(lambda: 7),
+    "no-bytes": with_body(lambda: [7, 8]),
+    "exit-at-once": with_body(exit_at_once),
+    "exit-later": with_body(exit_later),
+    "callback": with_broken_callback,
+}
+
+
 def create_backend(settings: Settings) -> Backend:
     return Backend(
         model_server_url="http://127.0.0.1:5001",
@@ -88,6 +150,10 @@ def create_blueprint(backend: Backend) -> flask.Blueprint:
         EchoHandler(path="/serial/stream", allow_parallel_requests=False, answering=responses.stream),
         EchoHandler(path="/serial/fail", allow_parallel_requests=False, answering=fail),
         EchoHandler(path="/serial/limited", allow_parallel_requests=False, max_queue_time=2.0),
+    ]
+    handlers += [
+        EchoHandler(path=f"/rude/{name}", allow_parallel_requests=False, answering=answering)
+        for name, answering in RUDE.items()
     ]
     for handler in handlers:
         blueprint.add_url_rule(handler.endpoint, view_func=backend.create_handler(handler), methods=["POST"])
