@@ -27,7 +27,7 @@ _CHUNKS_AT_ONCE = 1024
 # around a value are stripped afterwards.
 _FIELDS = re.compile(rb"\r\n(content-length|transfer-encoding|expect)[ \t]*:([^\r\n]*)", re.IGNORECASE)
 _DIGITS = re.compile(rb"[0-9]{1,15}")
-_CHUNK_SIZE = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;|\Z)")
+_MAX_SIZE_DIGITS = 8
 _CHUNKED = -1
 
 
@@ -198,24 +198,24 @@ class Framing:
 
     def _chunks(self) -> Verdict:
         """Go from chunk to chunk, as far as they have come, and no further than so many at once."""
-        buffer = self._buffer
-        self.is_behind = False
+        buffer, at = self._buffer, self._chunk_at
+        verdict: Verdict | None = None
         for _ in range(_CHUNKS_AT_ONCE):
-            at = self._chunk_at
             if at > len(buffer):
-                return Verdict.MORE
+                verdict = Verdict.MORE
+                break
             end = buffer.find(b"\r\n", max(at, self._line_searched))
             if end < 0:
-                return self._unfinished_line(at)
-            size = _CHUNK_SIZE.match(buffer, at, end)
-            if size is None:
-                return Verdict.DOUBT
-            count = int(size[1], 16)
-            if count == 0:
-                return self._trailers(end)
-            self._chunk_at = end + 2 + count + 2
-        self.is_behind = True
-        return Verdict.MORE
+                verdict = self._unfinished_line(at)
+                break
+            count = _chunk_size(bytes(buffer[at:end]))
+            if count <= 0:
+                verdict = Verdict.DOUBT if count < 0 else self._trailers(end)
+                break
+            at = end + 2 + count + 2
+        self._chunk_at = at
+        self.is_behind = verdict is None
+        return verdict or Verdict.MORE
 
     def _unfinished_line(self, at: int) -> Verdict:
         """Of a chunk that begins here the line with its size has not ended."""
@@ -239,6 +239,18 @@ def _chunked(coding: bytes) -> int:
     if coding.lower() != b"chunked":
         raise _Doubtful
     return _CHUNKED
+
+
+def _chunk_size(line: bytes) -> int:
+    """Of the line that begins a chunk; -1 if it has none."""
+    digits = line.partition(b";")[0].rstrip(b" \t") if b";" in line else line.rstrip(b" \t")
+    # isalnum: `int` would take blanks, signs and underscores.
+    if len(digits) > _MAX_SIZE_DIGITS or not digits.isalnum():
+        return -1
+    try:
+        return int(digits, 16)
+    except ValueError:
+        return -1
 
 
 def _counted(length: bytes, limit: int) -> int:

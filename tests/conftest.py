@@ -25,10 +25,22 @@ SHOWN_LOG = 20_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long the soak is."""
+    """How long the soak is, and how long the hostile crowd stays."""
     parser.addoption(
         "--soak-size", type=float, default=0.03, help="1 is the full length (default: %(default)s)"
     )
+    parser.addoption(
+        "--crowd-seconds",
+        type=float,
+        default=10,
+        help="how long the hostile crowd stays; 1800 is the full length (default: %(default)s)",
+    )
+
+
+@pytest.fixture
+def crowd_seconds(request: pytest.FixtureRequest) -> float:
+    """How long the crowd stays."""
+    return cast("float", request.config.getoption("--crowd-seconds"))
 
 
 @pytest.fixture

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import socket
-import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from pyworker.poller import HEAD_SECONDS
+from tests.support.hostile import (
+    HEAD,
+    KINDS,
+    LAST_REQUEST,
+    asking_for_much,
+    clients,
+    dripping,
+    sending,
+    with_half_a_handshake,
+    with_small_buffer,
+)
 from tests.support.http import RawClient, ask
 from tests.support.scripted import whole
 from tests.support.stack import NewStack, Stack
@@ -21,13 +29,6 @@ from tests.support.tls import tls_variables
 from tests.support.waiting import wait_until
 
 CROWD = 600
-HEAD = b"POST /pass HTTP/1.1\r\nHost: worker\r\n"
-LAST_REQUEST = b"GET /ping HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"
-#: The beginning of a TLS record: it says how long the rest will be.
-HALF_HELLO = bytes.fromhex("16030102000100") + b"\x01\xfc\x03\x03"
-SMALL_BUFFER = 4096
-
-Connect = Callable[[Stack], RawClient]
 
 
 @pytest.fixture(autouse=True)
@@ -38,64 +39,6 @@ def many_descriptors() -> Generator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def sending(data: bytes) -> Connect:
-    """A client that has sent this and waits."""
-
-    def connect(stack: Stack) -> RawClient:
-        client = RawClient(stack.url)
-        client.send(data)
-        return client
-
-    return connect
-
-
-def with_half_a_handshake(stack: Stack) -> RawClient:
-    client = RawClient(stack.url.replace("https", "http"))
-    client.send(HALF_HELLO)
-    return client
-
-
-def asking_for_much(stack: Stack) -> RawClient:
-    """A signed request whose answer nobody reads, with buffers too small for it."""
-    client = with_small_buffer(stack)
-    client.post("/pass", stack.envelope())
-    return client
-
-
-def with_small_buffer(stack: Stack) -> RawClient:
-    parts = urlsplit(stack.url)
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
-    connection.connect((parts.hostname or "", parts.port or 0))
-    return RawClient(stack.url, connection=connection)
-
-
-@contextlib.contextmanager
-def clients(stack: Stack, count: int, connect: Connect) -> Generator[list[RawClient]]:
-    with contextlib.ExitStack() as ending:
-        yield [ending.enter_context(connect(stack)) for _ in range(count)]
-
-
-@contextlib.contextmanager
-def dripping(crowd: list[RawClient], piece: bytes) -> Generator[None]:
-    """Each of them sends a little more, again and again."""
-    stop = threading.Event()
-
-    def drip() -> None:
-        while not stop.wait(0.2):
-            for client in crowd:
-                with contextlib.suppress(OSError):
-                    client.send(piece)
-
-    thread = threading.Thread(target=drip)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def assert_answers_in_two_seconds(stack: Stack) -> None:
     for _ in range(3):
         began = time.monotonic()
@@ -104,27 +47,11 @@ def assert_answers_in_two_seconds(stack: Stack) -> None:
         assert time.monotonic() - began < 2
 
 
-KINDS = {
-    "silent": (sending(b""), b""),
-    "dripping head": (sending(HEAD), b"X-More: of this\r\n"),
-    "dripping body": (sending(HEAD + b"Content-Length: 1000\r\n\r\n{"), b" "),
-    "dripping large body": (sending(HEAD + b"Content-Length: 10000000\r\n\r\n{"), b" "),
-    "a large body that stalls": (
-        sending(HEAD + b"Content-Length: 10000000\r\n\r\n" + b" " * 2**16),
-        b"",
-    ),
-    "dripping chunks": (sending(HEAD + b"Transfer-Encoding: chunked\r\n\r\n"), b"1\r\n{\r\n"),
-    "waiting to continue": (sending(HEAD + b"Content-Length: 99999\r\nExpect: 100-continue\r\n\r\n"), b""),
-    "half a handshake": (with_half_a_handshake, b""),
-    "never hanging up": (sending(LAST_REQUEST), b""),
-}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_crowd_of_bad_clients_does_not_slow_down_a_good_one(front: Stack, kind: str) -> None:
     connect, piece = KINDS[kind]
     front.model.script("/json", whole(b"{}"))
-    with clients(front, CROWD, connect) as crowd, dripping(crowd if piece else [], piece):
+    with clients(front.url, CROWD, connect) as crowd, dripping(crowd if piece else [], piece):
         assert_answers_in_two_seconds(front)
 
 
@@ -133,7 +60,7 @@ def test_a_crowd_that_does_not_read_does_not_slow_down_a_good_one(front: Stack) 
     /ping and refusals have threads of their own.
     """
     front.model.script("/pass", whole(b"x" * 2**20))
-    with clients(front, CROWD, asking_for_much):
+    with clients(front.url, CROWD, asking_for_much(front)):
         for _ in range(3):
             began = time.monotonic()
             assert ask(front.url, "GET", "/ping").body == b"pong"
@@ -143,7 +70,7 @@ def test_a_crowd_that_does_not_read_does_not_slow_down_a_good_one(front: Stack) 
 
 def test_those_who_send_without_reading_get_no_threads(front: Stack) -> None:
     requests = b"GET /ping HTTP/1.1\r\nHost: worker\r\n\r\n" * 2000
-    with clients(front, 80, with_small_buffer) as crowd:
+    with clients(front.url, 80, with_small_buffer) as crowd:
         for client in crowd:
             client.socket.settimeout(0)
             with contextlib.suppress(OSError):
@@ -161,7 +88,7 @@ def test_all_kinds_at_once_with_the_usual_number_of_threads(
     stack.model.script("/json", whole(b"{}"))
     with contextlib.ExitStack() as ending:
         for connect, piece in KINDS.values():
-            crowd = ending.enter_context(clients(stack, CROWD // 4, connect))
+            crowd = ending.enter_context(clients(stack.url, CROWD // 4, connect))
             ending.enter_context(dripping(crowd if piece else [], piece))
         assert_answers_in_two_seconds(stack)
 
@@ -185,7 +112,7 @@ def test_a_head_that_drips_is_cut_off_at_its_deadline(front: Stack) -> None:
 
 
 def test_the_silent_and_those_who_leave_a_handshake_are_just_hung_up_on(front: Stack) -> None:
-    with RawClient(front.url) as silent, with_half_a_handshake(front) as half:
+    with RawClient(front.url) as silent, with_half_a_handshake(front.url) as half:
         began = time.monotonic()
         assert silent.rest() == b""
         if front.url.startswith("https"):
@@ -194,7 +121,7 @@ def test_the_silent_and_those_who_leave_a_handshake_are_just_hung_up_on(front: S
 
 
 def test_a_connection_that_ends_is_closed_though_its_client_keeps_it(front: Stack) -> None:
-    with clients(front, 1, sending(LAST_REQUEST)) as [client]:
+    with clients(front.url, 1, sending(LAST_REQUEST)) as [client]:
         assert client.answer().body == b"pong"
         assert client.rest() == b""  # the worker's side is closed at once
 
@@ -215,7 +142,7 @@ def test_without_descriptors_the_worker_pauses_and_goes_on(new_stack: NewStack) 
     for pid in stack.worker.children:
         # What is open already stays open; nothing more can be opened than this.
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (45, 45))
-    with clients(stack, 60, sending(b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n")):
+    with clients(stack.url, 60, sending(b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n")):
         stack.worker.wait_for_log("no new clients for 1 s")
     wait_until(stack.worker.answers_ping, "the worker answers again")
     assert stack.post("/pass").status == 200

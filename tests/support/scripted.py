@@ -136,6 +136,11 @@ class ScriptedServer:
             self._once.clear()
             self._requests.clear()
 
+    def forget_requests(self) -> None:
+        """As if none had come; the scripts stay."""
+        with self._changed:
+            self._requests.clear()
+
     # -- what came ---------------------------------------------------------------------------------------
 
     def requests(self, path: str | None = None) -> list[Received]:

@@ -67,7 +67,7 @@ def exit_process(model_response: requests.Response) -> flask.Response:
     raise SystemExit(f"a handler that ends the process, after {model_response.status_code}")
 
 
-def nothing(model_response: requests.Response) -> flask.Response:
+def nothing(model_response: requests.Response) -> Any:
     """A handler without a return statement."""
 
 
