@@ -7,6 +7,7 @@ import random
 import resource
 import sys
 import threading
+from collections import Counter
 
 from tests.support.hostile import KINDS
 from tests.support.http import RawClient
@@ -24,7 +25,7 @@ class Crowd:
         self._stop = stop
         self._random = random.Random(seed)
         self._clients: dict[str, list[RawClient]] = {kind: [] for kind in KINDS}
-        self.connected = 0
+        self.connected: Counter[str] = Counter()
 
     def run(self) -> None:
         """Until told to stop."""
@@ -42,7 +43,7 @@ class Crowd:
         for _ in range(min(_OF_A_KIND // _THREADS - len(clients), 4)):
             with contextlib.suppress(OSError, EOFError):  # refused or hung up on, as it deserves
                 clients.append(KINDS[kind][0](self._url))
-                self.connected += 1
+                self.connected[kind] += 1
 
 
 def _is_open(client: RawClient, piece: bytes) -> bool:
@@ -77,7 +78,9 @@ def main(url: str) -> None:
     stop.set()
     for thread in threads:
         thread.join()
-    sys.stdout.write(f"{sum(crowd.connected for crowd in crowds)} connections\n")
+    connected = sum((crowd.connected for crowd in crowds), Counter[str]())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in connected.most_common())
+    sys.stdout.write(f"{connected.total()} connections: {kinds}\n")
 
 
 if __name__ == "__main__":
