@@ -6,6 +6,7 @@ Every value comes from the environment through `pyworker.config.Settings`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from pyworker import allocator
 from pyworker.beacon import INTERVAL, Beacon, Failure
 from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
 from pyworker.errors import ConfigError
+from pyworker.signals import REFUSED_SIGNALS
 from pyworker.tls import ServerContext
 
 if TYPE_CHECKING:
@@ -92,12 +94,22 @@ def ssl_context(_config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.S
 
 
 def on_starting(server: Arbiter) -> None:
-    """Refuse what the command line may have asked for."""
+    """Refuse what the command line may have asked for, and the signals that would ask for it later."""
     if server.num_workers != 1:
         sys.exit(f"pyworker: {ONE_PROCESS}")
+    for number in REFUSED_SIGNALS:
+        # The arbiter looks its handlers up by name, and calls them from its main loop.
+        name = signal.Signals(number).name
+        setattr(server, f"handle_{name.removeprefix('SIG').lower()}", functools.partial(_refuse, name))
     if _tls is not None:
         # Not before: the log has only been set up now.
         _tls.announce()
+
+
+def _refuse(name: str) -> None:
+    logging.getLogger("pyworker").warning(
+        "%s is refused: %s. To start anew, end this process with SIGTERM and start it again", name, ONE_PROCESS
+    )
 
 
 def when_ready(server: Arbiter) -> None:
@@ -122,6 +134,9 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         # Until gunicorn installs the worker's handlers, the master's would swallow these.
         signal.signal(number, signal.SIG_DFL)
+    for number in REFUSED_SIGNALS:
+        # A terminal that closes sends SIGHUP to every process of its group, not to the master alone.
+        signal.signal(number, signal.SIG_IGN)
     try:
         pyworker_worker = _pyworker_of(worker)
         pyworker_worker.check_can_serve()

@@ -11,6 +11,7 @@ The modules, lowest first; each imports only modules above it:
 
     errors         error families, each with its HTTP status
     allocator      settings of the C library
+    signals        those that the worker refuses
     tls            the certificate served with, read again when its files change
     variables      environment variables, and what their text may say
     config         environment → frozen, validated Settings

@@ -32,11 +32,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import signal
 import socket
 import time
 from http import HTTPStatus
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import errors
@@ -47,6 +48,7 @@ from pyworker.client_socket import ClientSocket
 from pyworker.delivery import Delivery
 from pyworker.poller import Poller, error_answer
 from pyworker.relay import Relays
+from pyworker.signals import REFUSED_SIGNALS
 from pyworker.thread_pool import ThreadPool
 from pyworker.turn import Turns
 
@@ -79,6 +81,11 @@ _STATUS: dict[type[BaseException], HTTPStatus] = {
 
 class HardenedThreadWorker(ThreadWorker):
     """One worker process. Which thread may call what is said above each group of methods."""
+
+    # gunicorn sets these back to their default, by which SIGHUP ends the process. They stay ignored.
+    SIGNALS: ClassVar[list[signal.Signals]] = [
+        number for number in ThreadWorker.SIGNALS if number not in REFUSED_SIGNALS
+    ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
