@@ -108,7 +108,9 @@ def on_starting(server: Arbiter) -> None:
 
 def _refuse(name: str) -> None:
     logging.getLogger("pyworker").warning(
-        "%s is refused: %s. To start anew, end this process with SIGTERM and start it again", name, ONE_PROCESS
+        "%s is refused: %s. To start anew, end this process with SIGTERM and start it again",
+        name,
+        ONE_PROCESS,
     )
 
 

@@ -20,11 +20,12 @@ The modules, lowest first; each imports only modules above it:
     auth           signatures, replay window
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table
     reports        status reports and finished requests, as the wire spells them
-    journal        finished requests on disk until they are accepted
-    metrics        the ledger of requests
     thread_pool    threads for requests, of which few run at once
     request_queue  first-in-first-out turns
     nowait         system calls that keep the interpreter
+    journal_file   the file of the journal
+    journal        finished requests on disk until they are accepted
+    metrics        the ledger of requests
     answer_head    the head of the model server's answer
     answer         the model server's answer as it comes
     model_stream   a body that hands it on as it comes

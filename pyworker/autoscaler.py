@@ -174,7 +174,7 @@ class Reporter:
             logger.warning(
                 "the last report was not accepted (%s); %d finished requests unsent",
                 problem,
-                self._metrics.unsent,
+                len(self._metrics.journal),
             )
 
     def _problem(self, send: Callable[[], None]) -> str:
@@ -198,7 +198,7 @@ class Reporter:
         self._metrics.acknowledge(snapshot)
 
     def _send_finished(self) -> None:
-        while batch := self._metrics.finished(_BATCH):
+        while batch := self._metrics.journal.oldest(_BATCH):
             self._client.send_finished(
                 {
                     "worker_id": self._identity.container_id,
@@ -206,4 +206,4 @@ class Reporter:
                     "requests": [record.to_wire() for record in batch],
                 }
             )
-            self._metrics.acknowledge_finished(len(batch))
+            self._metrics.journal.drop(len(batch))

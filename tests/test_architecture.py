@@ -28,6 +28,7 @@ CORE = (
     "auth",
     "lifecycle",
     "reports",
+    "journal_file",
     "journal",
     "metrics",
     "request_queue",

@@ -339,7 +339,7 @@ def test_finished_requests_are_told_exactly_once_across_outages(autoscaler: Fake
         for _ in range(12):
             bench.serve(300)
             now += bench.reporter.report_once(now)
-        while bench.metrics.finished(1):
+        while bench.metrics.journal.oldest(1):
             now += bench.reporter.report_once(now)
 
     outcomes = [no, yes, no, no, yes, yes, no]
