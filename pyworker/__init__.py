@@ -10,6 +10,7 @@ Two data paths:
 The modules, lowest first; each imports only modules above it:
 
     errors         error families, each with its HTTP status
+    redaction      URLs without their passwords
     allocator      settings of the C library
     signals        those that the worker refuses
     tls            the certificate served with, read again when its files change
@@ -52,6 +53,7 @@ The modules, lowest first; each imports only modules above it:
     drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
     callbacks      tells the model server that a session is over
+    timed_http     HTTP of requests with a deadline for a whole exchange
     autoscaler     key in, status and finished requests out
     benchmark      rounds → throughput, and the file that keeps it
     health         the probe of the model server

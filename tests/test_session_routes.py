@@ -400,13 +400,19 @@ def test_the_model_server_ends_a_session_on_the_loopback_port(new_stack: NewStac
             socket.create_connection((str(address), port), timeout=5)
 
 
-def test_a_loopback_port_that_is_taken_is_a_warning(new_stack: NewStack) -> None:
+def test_a_loopback_port_that_is_taken_is_taken_over_once_it_is_free(new_stack: NewStack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         stack = new_stack({"WORKER_HTTP_PORT": str(port)})
         stack.start_ready()
-        assert f"cannot end sessions through port {port}" in stack.worker.log
+        stack.worker.wait_for_log(f"cannot end sessions through port {port}")
         assert create(stack).ask("end").status == 200
+    # As it is once the process before has finished its requests.
+    stack.worker.wait_for_log(f"port {port} is free now")
+    session = create(stack)
+    body = {"session_id": session.id, "session_auth": session.auth}
+    answer = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", json.dumps(body).encode())
+    assert answer.object() == {"ended": True, "removed_session": session.id}
 
 
 def test_what_was_answered_is_served_though_its_session_ends_at_once(new_stack: NewStack) -> None:
