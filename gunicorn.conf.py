@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyworker import allocator
 from pyworker.beacon import INTERVAL, Beacon, Failure
-from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
+from pyworker.config import (
+    ONE_PROCESS,
+    RESERVED_THREADS,
+    Settings,
+    most_connections,
+    raise_descriptor_limit,
+)
 from pyworker.errors import ConfigError
 from pyworker.signals import REFUSED_SIGNALS
 from pyworker.tls import ServerContext
@@ -39,7 +45,7 @@ except ConfigError as error:
 
 _descriptors = raise_descriptor_limit()
 
-bind = f"{_settings.worker_host}:{_settings.worker_port}"
+bind = _settings.bind
 proc_name = "pyworker"
 
 # One process: the queue, the replay window and the ledger live in it.
@@ -49,7 +55,7 @@ worker_class = "pyworker.worker_class.HardenedThreadWorker"
 threads = _settings.threads
 # A connection that is idle or slow holds no thread, so there may be many more than threads; where there are
 # too many, the one that was idle for longest makes room. At most a quarter of the descriptors.
-worker_connections = max(min(4096, _descriptors // 4), threads + 16)
+worker_connections = min(max(4096, threads + RESERVED_THREADS), most_connections(_descriptors))
 backlog = 1024
 keepalive = 60
 max_requests = 0
@@ -101,8 +107,17 @@ def on_starting(server: Arbiter) -> None:
         # The arbiter looks its handlers up by name, and calls them from its main loop.
         name = signal.Signals(number).name
         setattr(server, f"handle_{name.removeprefix('SIG').lower()}", functools.partial(_refuse, name))
+    # Not before: the log has only been set up now.
+    if _settings.threads_refused:
+        logging.getLogger("pyworker").warning(
+            "the limit of %d open files allows %d connections and %d threads, not the %d of WORKER_THREADS: "
+            "raise it (ulimit -Hn) for more requests at once",
+            _descriptors,
+            worker_connections,
+            threads,
+            threads + _settings.threads_refused,
+        )
     if _tls is not None:
-        # Not before: the log has only been set up now.
         _tls.announce()
 
 

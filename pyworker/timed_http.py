@@ -2,7 +2,7 @@
 
 The timeouts of requests are for one wait each: connecting, and every read. A server that drips one byte at a
 time, in its header block or in a TLS record, begins them anew for ever. Here the time that is left is given
-to the socket before each wait. Only the look-up of a host's name is left to the limits of the system's resolver.
+to the socket before each wait. Only the look-up of a host's name is left to the system's resolver.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ MAX_SKEW = 60.0
 def port(examination: Examination) -> Finding:
     """The worker can listen at its port, or does so already."""
     settings = examination.settings
-    place = f"{settings.worker_host}:{settings.worker_port}"
+    place = settings.bind
     try:
         _bind(settings)
     except OSError as error:
