@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import logging
@@ -24,6 +23,7 @@ from pyworker.errors import AutoscalerError
 from pyworker.metrics import Metrics
 from pyworker.reports import Identity, ModelFigures, Outcome
 from pyworker.runtime import Loop
+from tests.support.dripping import DRIPS, Dripping
 from tests.support.waiting import wait_until
 
 IDENTITY = Identity(17, "s3cret-token", "http://203.0.113.7:40123")
@@ -535,46 +535,6 @@ def test_the_key_comes_from_the_first_address_that_has_it(
     with KeyBench(nobody, autoscaler.url, second.url) as bench:
         assert bench.fetcher.fetch_once() is None
         assert bench.verifier.has_key
-
-
-def drip(listener: socket.socket, sent: bytes, done: threading.Event) -> None:
-    """Accept connections, and send this to each, a byte every 0.3 s."""
-    open_ones: list[tuple[socket.socket, int]] = []
-    listener.settimeout(0.3)
-    while not done.is_set():
-        with contextlib.suppress(TimeoutError):
-            open_ones.append((listener.accept()[0], 0))
-        for number, (connection, count) in enumerate(open_ones):
-            with contextlib.suppress(OSError):
-                connection.send(sent[count : count + 1])
-            open_ones[number] = (connection, count + 1)
-    for connection, _ in open_ones:
-        connection.close()
-
-
-class Dripping:
-    """An address whose answers never end; `sent` empty: it accepts and is silent."""
-
-    def __init__(self, sent: bytes) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=drip, args=(self._listener, sent, self._done))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._done.set()
-        self._thread.join()
-        self._listener.close()
-
-
-DRIPS = {
-    "silent": b"",
-    "status line": b"HTTP/1.1 200 " + b"x" * 1000,
-    "header block": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1000,
-    "interim": b"HTTP/1.1 100 Continue\r\n\r\n" * 100,
-    "body": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 200,
-}
 
 
 @pytest.fixture(params=DRIPS)
