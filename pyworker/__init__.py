@@ -52,8 +52,8 @@ The modules, lowest first; each imports only modules above it:
     engines        what well-known model servers write into their logs
     drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
-    callbacks      tells the model server that a session is over
     timed_http     HTTP of requests with a deadline for a whole exchange
+    callbacks      tells the model server that a session is over
     autoscaler     key in, status and finished requests out
     benchmark      rounds → throughput, and the file that keeps it
     health         the probe of the model server

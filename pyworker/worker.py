@@ -141,6 +141,7 @@ class Worker:
         self.runtime.stop()
         self.metrics.journal.close()
         self.backend.client.close()
+        self._callbacks.close()
         self._key_client.close()
         self._report_client.close()
 

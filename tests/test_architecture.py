@@ -52,6 +52,7 @@ ALLOWED = {
     "requests": {
         "app",
         "autoscaler",
+        "callbacks",
         "client",
         "doctor",
         "client_calls",

@@ -1,4 +1,4 @@
-"""Servers that accept a connection and then answer a byte at a time, so that no single read ever times out."""
+"""Servers that accept a connection and then answer a byte at a time: no single read ever times out."""
 
 from __future__ import annotations
 
