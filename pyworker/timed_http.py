@@ -32,7 +32,8 @@ _AT_ONCE = 0.001
 class TimeLimit:
     """When an exchange has to be over, in monotonic seconds.
 
-    silence: None if that includes the body of the response; else how many seconds the body may be silent.
+    silence: None if that includes the body of the response; else how many seconds the body of a good one
+    (2xx) may be silent, however long it takes.
     """
 
     end: float
@@ -135,7 +136,7 @@ class _TimedResponse(http.client.HTTPResponse):
 
     def begin(self) -> None:
         super().begin()
-        if self._limit.silence is not None:
+        if self._limit.silence is not None and 200 <= self.status < 300:
             self._source.allow(self._limit.silence)
 
 
