@@ -15,6 +15,7 @@ import requests
 
 from pyworker.client_errors import AutoscalerUnreachable, NoWorkerReady, RouteRefused
 from pyworker.client_http import Http, cause, excerpt_of, read_route, status_line
+from pyworker.redaction import redacted
 from pyworker.timed_http import TimeLimit
 
 ROUTE_SECONDS = 30.0
@@ -165,7 +166,7 @@ class Autoscaler:
         )
 
     def __repr__(self) -> str:
-        return f"{self._endpoint} at {self._url}"
+        return f"{self._endpoint} at {redacted(self._url)}"
 
 
 class OneWorker:
@@ -199,7 +200,7 @@ class OneWorker:
         return self._url  # where a tunnel leads to it, the signed URL is another
 
     def __repr__(self) -> str:
-        return f"the worker {self._url}"
+        return f"the worker {redacted(self._url)}"
 
 
 def retryable(status: int) -> bool:

@@ -32,12 +32,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import signal
 import socket
 import time
 from http import HTTPStatus
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import errors
@@ -83,9 +82,7 @@ class HardenedThreadWorker(ThreadWorker):
     """One worker process. Which thread may call what is said above each group of methods."""
 
     # gunicorn sets these back to their default, by which SIGHUP ends the process. They stay ignored.
-    SIGNALS: ClassVar[list[signal.Signals]] = [
-        number for number in ThreadWorker.SIGNALS if number not in REFUSED_SIGNALS
-    ]
+    SIGNALS = tuple(number for number in ThreadWorker.SIGNALS if number not in REFUSED_SIGNALS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

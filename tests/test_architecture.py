@@ -130,7 +130,7 @@ def test_a_module_imports_only_modules_above_it() -> None:
 
 @pytest.mark.parametrize("helper", ["tokenizer", "words", "client", *sorted(CLIENT), "loadtest", "local"])
 def test_helpers_beside_the_list_import_nothing_of_a_running_worker(helper: str) -> None:
-    beside = {"resources", "client", *CLIENT, "loadtest", "local", "timed_http"}
+    beside = {"resources", "client", *CLIENT, "loadtest", "local", "redaction", "timed_http"}
     # The load test lists the workers there are.
     harmless = {*CORE, *beside, *({"registry"} if helper == "loadtest" else ())}
 
