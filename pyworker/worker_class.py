@@ -82,7 +82,7 @@ class HardenedThreadWorker(ThreadWorker):
     """One worker process. Which thread may call what is said above each group of methods."""
 
     # gunicorn sets these back to their default, by which SIGHUP ends the process. They stay ignored.
-    SIGNALS = tuple(number for number in ThreadWorker.SIGNALS if number not in REFUSED_SIGNALS)
+    SIGNALS = [number for number in ThreadWorker.SIGNALS if number not in REFUSED_SIGNALS]  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
