@@ -6,6 +6,7 @@ Every value comes from the environment through `pyworker.config.Settings`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -17,8 +18,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyworker import allocator
 from pyworker.beacon import INTERVAL, Beacon, Failure
-from pyworker.config import ONE_PROCESS, Settings, raise_descriptor_limit
+from pyworker.config import (
+    ONE_PROCESS,
+    RESERVED_THREADS,
+    Settings,
+    most_connections,
+    raise_descriptor_limit,
+)
 from pyworker.errors import ConfigError
+from pyworker.signals import REFUSED_SIGNALS
 from pyworker.tls import ServerContext
 
 if TYPE_CHECKING:
@@ -37,7 +45,7 @@ except ConfigError as error:
 
 _descriptors = raise_descriptor_limit()
 
-bind = f"{_settings.worker_host}:{_settings.worker_port}"
+bind = _settings.bind
 proc_name = "pyworker"
 
 # One process: the queue, the replay window and the ledger live in it.
@@ -47,7 +55,7 @@ worker_class = "pyworker.worker_class.HardenedThreadWorker"
 threads = _settings.threads
 # A connection that is idle or slow holds no thread, so there may be many more than threads; where there are
 # too many, the one that was idle for longest makes room. At most a quarter of the descriptors.
-worker_connections = max(min(4096, _descriptors // 4), threads + 16)
+worker_connections = min(max(4096, threads + RESERVED_THREADS), most_connections(_descriptors))
 backlog = 1024
 keepalive = 60
 max_requests = 0
@@ -92,12 +100,33 @@ def ssl_context(_config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.S
 
 
 def on_starting(server: Arbiter) -> None:
-    """Refuse what the command line may have asked for."""
+    """Refuse what the command line may have asked for, and the signals that would ask for it later."""
     if server.num_workers != 1:
         sys.exit(f"pyworker: {ONE_PROCESS}")
+    for number in REFUSED_SIGNALS:
+        # The arbiter looks its handlers up by name, and calls them from its main loop.
+        name = signal.Signals(number).name
+        setattr(server, f"handle_{name.removeprefix('SIG').lower()}", functools.partial(_refuse, name))
+    # Not before: the log has only been set up now.
+    if _settings.threads_refused:
+        logging.getLogger("pyworker").warning(
+            "the limit of %d open files allows %d connections and %d threads, not the %d of WORKER_THREADS: "
+            "raise it (ulimit -Hn) for more requests at once",
+            _descriptors,
+            worker_connections,
+            threads,
+            threads + _settings.threads_refused,
+        )
     if _tls is not None:
-        # Not before: the log has only been set up now.
         _tls.announce()
+
+
+def _refuse(name: str) -> None:
+    logging.getLogger("pyworker").warning(
+        "%s is refused: %s. To start anew, end this process with SIGTERM and start it again",
+        name,
+        ONE_PROCESS,
+    )
 
 
 def when_ready(server: Arbiter) -> None:
@@ -122,6 +151,9 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         # Until gunicorn installs the worker's handlers, the master's would swallow these.
         signal.signal(number, signal.SIG_DFL)
+    for number in REFUSED_SIGNALS:
+        # A terminal that closes sends SIGHUP to every process of its group, not to the master alone.
+        signal.signal(number, signal.SIG_IGN)
     try:
         pyworker_worker = _pyworker_of(worker)
         pyworker_worker.check_can_serve()

@@ -1,5 +1,16 @@
 #!/usr/bin/env bash
 # Starts a worker: the whole demo on one machine, or the one worker of an instance. See usage below.
+
+# Another shell cannot read what follows, and bash itself only where it does not play one (`sh start_server.sh`).
+case "${BASH_VERSION:+bash}:${SHELLOPTS-}:" in
+  bash:*:posix:* | :*)
+    if ! command -v bash >/dev/null; then
+      echo "start_server.sh: bash is missing. Install it and start again: apt-get update && apt-get install -y bash" >&2
+      exit 1
+    fi
+    exec env -u POSIXLY_CORRECT bash "$0" "$@"
+    ;;
+esac
 set -euo pipefail
 
 readonly DEMO_DIR=.pyworker
@@ -250,6 +261,9 @@ stop() {
 # --- the Python environment --------------------------------------------------------------------------------
 
 require_python() {
+  if ! command -v python3 >/dev/null && can_install; then
+    install_packages python3 python3-venv || show_log "$SETUP_LOG"
+  fi
   command -v python3 >/dev/null ||
     fail "python3 is missing. Install it and start again: apt-get update && apt-get install -y python3 python3-venv"
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
@@ -289,9 +303,9 @@ make_venv() {
   if ! can_install; then
     show_log "$SETUP_LOG"
     fail "python3 -m venv does not work. Install your system's package of Python's venv module, then start again:" \
-      "    sudo apt-get update && sudo apt-get install -y python3-venv"
+      "    sudo apt-get update && sudo apt-get install -y python3 python3-venv"
   fi
-  if ! install_packages python3-venv || ! run "making .venv" python3 -m venv --clear .venv; then
+  if ! install_packages python3 python3-venv || ! run "making .venv" python3 -m venv --clear .venv; then
     show_log "$SETUP_LOG"
     fail "python3 -m venv does not work, and installing python3-venv did not help." \
       "Is $(command -v python3) the system's own Python? What it said is above."
@@ -303,6 +317,7 @@ can_install() {
 }
 
 install_packages() {
+  [[ -e $SETUP_LOG ]] || begin_setup_log
   # A list of packages that is a little old is good enough, where it cannot be fetched.
   run "updating the list of packages" apt-get update || true
   run "installing $*" env DEBIAN_FRONTEND=noninteractive apt-get install -y "$@"
@@ -334,10 +349,10 @@ demo() {
     shift
   done
   worker=${worker:-hello_world}
+  prepare_launch
   require_python
   demo_ports
   demo_environment
-  prepare_launch
   printf 'The demo of the worker %s, all on this machine:\n' "$worker"
   # Nothing that an earlier demo logged or measured may be taken for this one's.
   rm -rf "$DEMO_DIR"
@@ -538,15 +553,18 @@ serve() {
   UNREPORTED=true
   prepare_workspace
   open_debug_log
+  # Nothing of ours runs without it, so the model's log belongs to this start already, before the lock is had.
+  command -v python3 >/dev/null || set_model_log_aside
   require_python
   take_lock
   set_large_logs_aside
   check_settings
   require_free_ports --host "${WORKER_HOST:-0.0.0.0}" "WORKER_PORT=$WORKER_PORT"
+  # Before what takes minutes: what a model logs meanwhile is for this worker.
+  set_model_log_aside
   update_if_asked
   prepare_venv
   prepare_certificate
-  set_model_log_aside
   serve_until_told
 }
 
@@ -599,12 +617,17 @@ keep_copy() {
 
 # One start at a time. The lock lives as long as this script, its worker, or the beacon that it becomes.
 take_lock() {
-  local patience=40 holder
+  local patience=40 holder status=0
   if [[ ${DRAIN_TIMEOUT-} =~ ^[0-9]+ ]]; then
     patience=$((10#${BASH_REMATCH[0]} + 15))
   fi
   exec 9<>"$LOCK_FILE"
-  if inquire python3 -IS pyworker/instance/lock.py 9 "$$" "$patience"; then
+  inquire python3 -IS pyworker/instance/lock.py 9 "$$" "$patience" || status=$?
+  if ((status == 2)); then
+    note "$LOCK_FILE cannot be locked (${ANSWER[*]}): nothing keeps a second start away but the port." \
+      "Set WORKSPACE_DIR to a folder of a local file system."
+  fi
+  if ((status == 0 || status == 2)); then
     return
   fi
   # It is none of the other's business that this one cannot start.
@@ -633,7 +656,7 @@ set_aside() {
 
 # Name everything that is missing at once. Whether a value is valid is checked by pyworker.config.
 check_settings() {
-  local public_port=VAST_TCP_PORT_$WORKER_PORT faults=()
+  local public_port=VAST_TCP_PORT_$WORKER_PORT readiness=${MODEL_READINESS-} faults=()
   if [[ ! $WORKER_PORT =~ ^[0-9]+$ ]]; then
     fail "WORKER_PORT=$WORKER_PORT is not valid: expected a port from 1 to 65535"
   fi
@@ -642,7 +665,7 @@ check_settings() {
   elif [[ ! $BACKEND =~ ^[A-Za-z0-9_.-]+$ ]]; then
     faults+=("BACKEND is not a worker's name: set it to one of $(worker_names), or to the dotted path of a package")
   fi
-  if [[ -z ${MODEL_LOG-} ]]; then
+  if [[ -z ${MODEL_LOG-} && ${readiness,,} != health ]]; then
     faults+=("MODEL_LOG is not set: set it to the file that the model server logs to")
   fi
   if ! is_true "${UNSECURED-}"; then
@@ -757,9 +780,11 @@ require_openssl() {
 
 # The worker reads the log from its beginning, where lines of an earlier run would mislead it.
 set_model_log_aside() {
-  if [[ -s $MODEL_LOG ]] && ! is_true "${KEEP_MODEL_LOG-}"; then
+  if [[ -n ${MODEL_LOG-} && -s $MODEL_LOG ]] && ! is_true "${KEEP_MODEL_LOG-}"; then
     set_aside "$MODEL_LOG"
   fi
+  # Once: a new version of this script, to which an update leads, finds lines of this run in it.
+  export KEEP_MODEL_LOG=true
 }
 
 # Serve, with every signal passed on to gunicorn, until it ends. Where nobody asked for that, become the beacon

@@ -10,9 +10,11 @@ Two data paths:
 The modules, lowest first; each imports only modules above it:
 
     errors         error families, each with its HTTP status
+    redaction      URLs without their passwords
     allocator      settings of the C library
     wsgi_extensions what the server offers an app beyond WSGI
     budget         a bound for what many hold a part of
+    signals        those that the worker refuses
     tls            the certificate served with, read again when its files change
     variables      environment variables, and what their text may say
     config         environment → frozen, validated Settings
@@ -21,11 +23,12 @@ The modules, lowest first; each imports only modules above it:
     auth           signatures, replay window
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table
     reports        status reports and finished requests, as the wire spells them
-    journal        finished requests on disk until they are accepted
-    metrics        the ledger of requests
     thread_pool    threads for requests, of which few run at once
     request_queue  first-in-first-out turns
     nowait         system calls that keep the interpreter
+    journal_file   the file of the journal
+    journal        finished requests on disk until they are accepted
+    metrics        the ledger of requests
     answer_head    the head of the model server's answer
     answer         the model server's answer as it comes
     model_stream   a body that hands it on as it comes
@@ -52,6 +55,7 @@ The modules, lowest first; each imports only modules above it:
     engines        what well-known model servers write into their logs
     drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
+    timed_http     HTTP of requests with a deadline for a whole exchange
     callbacks      tells the model server that a session is over
     autoscaler     key in, status and finished requests out
     benchmark      rounds → throughput, and the file that keeps it

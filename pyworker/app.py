@@ -6,12 +6,13 @@ import hmac
 import logging
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import flask
 import requests
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import MapAdapter
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.routing import MapAdapter, RequestRedirect
 
 from pyworker import responses
 from pyworker.config import Settings
@@ -63,19 +64,20 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)
     app.register_blueprint(sessions.blueprint())
-    if backend.max_sessions:
-        callbacks = _new_app(settings)
-        callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
-        worker.runtime.add(LoopbackServer(callbacks, settings.worker_http_port))
+    callbacks = _new_app(settings)
+    callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
+    worker.runtime.add(LoopbackServer(callbacks, settings.worker_http_port))
     return app
 
 
 class _WorkerApp(flask.Flask):
-    """Flask, but it remembers how it bound its routes to what its clients ask for again and again."""
+    """Flask, but it redirects nobody, and remembers how it bound its routes to what is often asked."""
 
     def __init__(self) -> None:
         # No folder of static files: everything that is not a route is 404.
         super().__init__(__name__, static_folder=None)
+        # A path is that path: `//ping` is none of ours.
+        self.url_map.merge_slashes = False
         self._adapters: dict[tuple[object, ...], MapAdapter] = {}
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -100,6 +102,19 @@ class _WorkerApp(flask.Flask):
             if adapter is not None:
                 self._adapters[key] = adapter
         return adapter
+
+    def raise_routing_exception(self, request: flask.Request) -> NoReturn:
+        """As Flask's, which would redirect from `/path` to `/path/` by a `Location` made of Host."""
+        if isinstance(request.routing_exception, RequestRedirect):
+            raise NotFound
+        super().raise_routing_exception(request)
+
+    def make_default_options_response(self) -> flask.Response:
+        """What a route answers to OPTIONS: its methods, and no page."""
+        answer = super().make_default_options_response()
+        answer.status_code = 204
+        del answer.headers["Content-Type"]
+        return answer
 
 
 def _new_app(settings: Settings) -> flask.Flask:
@@ -136,11 +151,29 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
     @blueprint.post("/pyworker/update")
     def update() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
         _require_token(flask.request, settings.master_token)
-        settings.update_flag.touch()
+        _touch(settings.update_flag)
         logger.info("an update was asked for; it happens at the next start")
         return flask.jsonify(ok=True)
 
     return blueprint
+
+
+class UpdateRefused(RequestError):
+    """An update cannot be asked for."""
+
+    status = 503
+
+
+def _touch(flag: Path) -> None:
+    """Raise `UpdateRefused`, with the reason, if it cannot be done."""
+    try:
+        flag.touch()
+    except (OSError, ValueError) as error:
+        reason = f"{flag} cannot be written ({getattr(error, 'strerror', None) or error})"
+        logger.error(
+            "an update was asked for, but %s: set PYWORKER_UPDATE_FLAG to a file that can be", reason
+        )
+        raise UpdateRefused(f"no update: {reason}; set PYWORKER_UPDATE_FLAG to a file that can be") from error
 
 
 def _require_token(request: flask.Request, token: str) -> None:

@@ -14,7 +14,9 @@ import urllib3
 from pyworker.auth import SignatureVerifier
 from pyworker.errors import AutoscalerError
 from pyworker.metrics import Metrics
+from pyworker.redaction import redacted
 from pyworker.reports import Identity, ModelFigures
+from pyworker.timed_http import timed_session
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +26,24 @@ MAX_INTERVAL = 10.0
 _BATCH = 500
 _MAX_PAUSE = 10.0
 _MAX_KEY_PAUSE = 30.0
-_TIMEOUT = (3.0, 5.0)
+#: Seconds to connect, and for a whole exchange with one address, whatever that does.
+_TIMEOUT = (3.0, 8.0)
+#: Seconds in which batches are still sent at the end.
+_LAST_SECONDS = 4.0
 _MAX_ANSWER = 64 * 1024
 _JSON = {"Content-Type": "application/json"}
 
 
 class AutoscalerClient:
-    """Calls to the first of several addresses that accepts. One thread at a time."""
+    """Calls to the first of several addresses that accepts. One thread at a time.
+
+    The address that accepted last is tried first: one that is silent costs its time once.
+    """
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self._addresses = addresses
-        self._session = requests.Session()
-        self._session.trust_env = False
+        self._addresses = list(addresses)
+        self._accepted_by = self._addresses[0]
+        self._session = timed_session()
 
     def fetch_public_key(self) -> str:
         """The PEM of the key that signs requests; raises `AutoscalerError`."""
@@ -51,11 +59,15 @@ class AutoscalerClient:
 
     def _first(self, method: str, path: str, body: dict[str, object] | None) -> str:
         problems: list[str] = []
-        for address in self._addresses:
+        others = (address for address in self._addresses if address != self._accepted_by)
+        for address in (self._accepted_by, *others):
             try:
-                return self._exchange(method, address + path, body)
+                content = self._exchange(method, address + path, body)
             except (requests.exceptions.RequestException, UnicodeDecodeError) as error:
-                problems.append(f"{address}{path}: {_brief(error)}")
+                problems.append(f"{redacted(address)}{path}: {_brief(error)}")
+            else:
+                self._accepted_by = address
+                return content
         raise AutoscalerError("; ".join(problems))
 
     def _exchange(self, method: str, url: str, body: dict[str, object] | None) -> str:
@@ -82,10 +94,9 @@ class AutoscalerClient:
 
 
 def _read(answer: requests.Response) -> bytes:
-    """The body, as far as it came in the time of one timeout: an answer that trickles holds nobody up."""
+    """The body, as far as it came in the time of the exchange: one that drips holds nobody up."""
     content = b""
-    deadline = time.monotonic() + _TIMEOUT[1]
-    while len(content) < _MAX_ANSWER and time.monotonic() < deadline:
+    while len(content) < _MAX_ANSWER:
         piece = answer.raw.read1(_MAX_ANSWER, decode_content=True)
         if not piece:
             break
@@ -142,12 +153,16 @@ class Reporter:
         self._sent_at: float | None = None
         self._failures = 0
         self._retry_at = 0.0
+        self._is_behind = False
 
     def report_once(self, now: float) -> float:
-        """Send what is due; seconds until the next report is due anyhow. `now` is monotonic."""
+        """Send what is due, of the finished requests one batch; seconds until the next step is due.
+
+        `now` is monotonic. Many finished requests take many steps, so that the status is not kept waiting.
+        """
         if self._failures and now < self._retry_at:
             return self._retry_at - now
-        problem = self._problem(self._send_finished)
+        problem = self._problem(self._send_batch)
         # Tried in any case: a route that fails must not silence the other.
         if self._status_due(now):
             status_problem = self._problem(self._send_status)
@@ -163,18 +178,23 @@ class Reporter:
         if self._failures:
             logger.info("the autoscaler accepts reports again")
         self._failures = 0
+        if self._is_behind:
+            return 0.0
         return MAX_INTERVAL if self._sent_at is None else max(self._sent_at + MAX_INTERVAL - now, 0.0)
 
     def flush(self) -> None:
         """One last try before the process ends; raises nothing."""
-        problem = self._problem(self._send_finished)
+        deadline = time.monotonic() + _LAST_SECONDS
+        problem = self._problem(self._send_batch)
+        while not problem and len(self._metrics.journal) and time.monotonic() < deadline:
+            problem = self._problem(self._send_batch)
         if self._metrics.changed:
             problem = self._problem(self._send_status) or problem
-        if problem:
+        unsent = len(self._metrics.journal)
+        if problem or unsent:
+            reason = problem or "there was no time for more"
             logger.warning(
-                "the last report was not accepted (%s); %d finished requests unsent",
-                problem,
-                self._metrics.unsent,
+                "the last report was not accepted (%s); %d finished requests unsent", reason, unsent
             )
 
     def _problem(self, send: Callable[[], None]) -> str:
@@ -197,8 +217,12 @@ class Reporter:
         self._client.send_status(snapshot.report.to_wire())
         self._metrics.acknowledge(snapshot)
 
-    def _send_finished(self) -> None:
-        while batch := self._metrics.finished(_BATCH):
+    def _send_batch(self) -> None:
+        journal = self._metrics.journal
+        batch = journal.oldest(_BATCH)
+        # More wait than those that came since the step began, which wake the next one.
+        self._is_behind = len(batch) == _BATCH
+        if batch:
             self._client.send_finished(
                 {
                     "worker_id": self._identity.container_id,
@@ -206,4 +230,4 @@ class Reporter:
                     "requests": [record.to_wire() for record in batch],
                 }
             )
-            self._metrics.acknowledge_finished(len(batch))
+            journal.drop(len(batch))

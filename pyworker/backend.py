@@ -25,7 +25,7 @@ class Backend:
     max_queue_time: estimated wait in seconds above which a request is refused; None: never for that reason.
     concurrency: requests at once in a round of the benchmark; benchmark_timeout: seconds for each of them.
     health_endpoint: a path or URL that answers 2xx while the model is well; MODEL_HEALTH_ENDPOINT wins.
-    max_sessions: how many sessions may be open at once; MAX_SESSIONS wins.
+    max_sessions: how many sessions may be open at once, 0: any number; MAX_SESSIONS wins.
     settings: what `create_backend` was given; default: this process's environment.
     """
 

@@ -7,11 +7,13 @@ that an installation failed is one of the things to report. Older versions of Py
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
 import re
 import signal
+import socket
 import ssl
 import sys
 import threading
@@ -25,7 +27,9 @@ INTERVAL = 10.0
 PROTOCOL_VERSION = "1.1.0"
 
 _ADDRESS = "https://run.vast.ai"
+#: Seconds for each wait of a call, and for all of it.
 _TIMEOUT = 5.0
+_EXCHANGE = 8.0
 _LOOK = 1.0
 _LAST_WORDS = 1.0
 _MAX_REASON = 1000
@@ -135,6 +139,10 @@ def _post(address: str, body: bytes) -> str:
         connection = _connection(parts.scheme, parts.hostname or "", parts.port)
     except ValueError:
         return "it is no URL such as https://run.vast.ai"
+    # A timeout of the socket is for each wait: an answer that drips would keep all other addresses waiting.
+    limit = threading.Timer(_EXCHANGE, _break_off, (connection,))
+    limit.name, limit.daemon = "pyworker-beacon-limit", True
+    limit.start()
     try:
         headers = {"Content-Type": "application/json", "Connection": "close"}
         connection.request("POST", parts.path.rstrip("/") + "/worker_status/", body, headers)
@@ -142,8 +150,18 @@ def _post(address: str, body: bytes) -> str:
     except (OSError, ValueError, http.client.HTTPException) as error:
         return str(error) or type(error).__name__
     finally:
+        limit.cancel()
         connection.close()
     return "" if 200 <= status < 300 else f"it answered {status}"
+
+
+def _break_off(connection: http.client.HTTPConnection) -> None:
+    """Wake whoever waits for this connection."""
+    found = connection.sock
+    if found is not None:
+        with contextlib.suppress(OSError):
+            # Past TLS, whose own shutdown belongs to the thread that waits.
+            socket.socket.shutdown(found, socket.SHUT_RDWR)
 
 
 def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
@@ -155,7 +173,8 @@ def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPCon
 
 
 def _without_user(address: str) -> str:
-    return re.sub("//.*@", "//", address)
+    before, at, host = address.rpartition("@")
+    return f"{before.partition('://')[0]}://{host}" if at and "://" in before else host
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

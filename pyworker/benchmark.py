@@ -17,6 +17,7 @@ from pyworker.connection import Aborted, ModelCall
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.model_client import ModelClient
+from pyworker.redaction import redacted
 from pyworker.responses import iterate
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class Benchmark:
                 return
             if time.monotonic() >= deadline or self._stopping.wait(_RETRY_PAUSE):
                 raise BenchmarkFailed(
-                    f"the model server at {self._client.base_url} did not listen within "
+                    f"the model server at {redacted(self._client.base_url)} did not listen within "
                     f"{self._ready_timeout:g} s of its log saying it is loaded: {attempt.problem}"
                 )
 

@@ -127,7 +127,7 @@ class Caller:
         data = json.dumps(body).encode()
         trace.sent_at = time.monotonic()
         try:
-            response = self._http.post(url, data, {}, max(0.001, call.deadline.left()))
+            response = self._http.post(url, data, {}, call.deadline.of_answer(whole=whole))
         except requests.exceptions.ReadTimeout as error:
             waited = time.monotonic() - trace.sent_at
             raise WorkerTimeout(
@@ -179,7 +179,8 @@ class Caller:
         url = f"{self.routing.base_url(session.auth_data)}/session/{action}"
         body = json.dumps({"session_id": session.session_id, "session_auth": session.auth_data}).encode()
         try:
-            response = self._http.post(url, body, {}, seconds)
+            limit = Deadline(min(seconds, self._timeout)).of_answer(whole=True)
+            response = self._http.post(url, body, {}, limit)
         except requests.RequestException as error:
             raise WorkerUnavailable(f"{url}: {cause(error)}") from error
         read(response)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pyworker.errors import PyworkerError
+from pyworker.redaction import redacted
 
 
 class ClientError(PyworkerError):
     """A call that got no usable answer. The message says why and what to do; `kind` groups failures."""
 
     kind: ClassVar[str] = "client error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class RoutingFailed(ClientError):

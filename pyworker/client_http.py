@@ -14,17 +14,20 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.response import HTTPResponse
 from urllib3.util.ssl_ import create_urllib3_context
 
 from pyworker.client_errors import ClientClosed, ClientError, StreamBroken, TlsFailed, WorkerTimeout
+from pyworker.timed_http import TimedAdapter, TimeLimit
 
 CONNECT_SECONDS = 10.0
 READ_SIZE = 65536
 EXCERPT = 300
+#: Bytes of one line of a stream, and of what the autoscaler answers.
+MAX_LINE = 2**26
+MAX_ROUTE = 2**20
 _HOSTS = 64
 
 
@@ -41,7 +44,7 @@ class Http:
     def closed(self) -> bool:
         return self._closed.is_set()
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> requests.Response:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], limit: TimeLimit) -> requests.Response:
         """The answer's status and headers are here, its body is still to be read and to be closed.
 
         Raises requests' own errors for what another try may mend, `ClientError` for the rest.
@@ -56,9 +59,7 @@ class Http:
             {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
         )
         try:
-            return self._adapter.send(
-                request, stream=True, timeout=(min(CONNECT_SECONDS, timeout), timeout), verify=self._verify
-            )
+            return self._adapter.exchange(request, limit, connect=CONNECT_SECONDS, verify=self._verify)
         except requests.exceptions.SSLError as error:
             raise TlsFailed(_tls_trouble(url, error)) from error
 
@@ -73,7 +74,7 @@ class Http:
         self._adapter.close()
 
 
-class _TrustingAdapter(HTTPAdapter):
+class _TrustingAdapter(TimedAdapter):
     """Trusts what this context trusts, and the roots of the requests library, which adds them to it."""
 
     def __init__(self, context: ssl.SSLContext, pool_size: int) -> None:
@@ -84,9 +85,9 @@ class _TrustingAdapter(HTTPAdapter):
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
 
 
-def _adapter(ca: Path | None, pool_size: int) -> HTTPAdapter:
+def _adapter(ca: Path | None, pool_size: int) -> TimedAdapter:
     if ca is None:
-        return HTTPAdapter(pool_connections=_HOSTS, pool_maxsize=pool_size)
+        return TimedAdapter(pool_connections=_HOSTS, pool_maxsize=pool_size)
     context = create_urllib3_context()
     try:
         context.load_verify_locations(ca)
@@ -125,10 +126,21 @@ def read(response: requests.Response) -> None:
         raise _broken(response, inner if isinstance(inner, Exception) else error) from error
 
 
+def read_route(response: requests.Response) -> bytes:
+    """The body of an answer of the autoscaler; raises errors of requests."""
+    content = b""
+    for piece in response.iter_content(READ_SIZE):
+        content += piece
+        if len(content) > MAX_ROUTE:
+            raise requests.exceptions.ContentDecodingError(f"answered with more than {MAX_ROUTE} bytes")
+    return content
+
+
 def lines(response: requests.Response) -> Iterator[str]:
     """Lines of the body as they arrive. Cut visibly: an end that the framing does not allow raises."""
     raw = cast("HTTPResponse", response.raw)
     begun: list[bytes] = []  # pieces of a line whose end has not come yet
+    length = 0
     while True:
         try:
             data = raw.read1(READ_SIZE, decode_content=True)
@@ -138,6 +150,9 @@ def lines(response: requests.Response) -> Iterator[str]:
             break
         first, *others = data.split(b"\n")
         begun.append(first)
+        length = len(others[-1]) if others else length + len(first)
+        if length > MAX_LINE:
+            raise StreamBroken(f"{response.url} sent a line of more than {MAX_LINE} bytes")
         for other in others:
             yield b"".join(begun).decode("utf-8", "replace")
             begun = [other]
@@ -173,9 +188,15 @@ def status_line(response: requests.Response) -> str:
 def excerpt(response: requests.Response, secret: str = "") -> str:
     """The beginning of an answer, without the secret in case the answer repeats it."""
     try:
-        text = response.content.decode("utf-8", "replace").strip()
+        content = response.content
     except requests.RequestException:
         return "(the answer broke off)"
+    return excerpt_of(content, secret)
+
+
+def excerpt_of(content: bytes, secret: str) -> str:
+    """The same of a body that was read."""
+    text = content.decode("utf-8", "replace").strip()
     if secret:
         text = text.replace(secret, "***")
     return text[:EXCERPT] or "(empty)"

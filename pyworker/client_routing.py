@@ -14,7 +14,9 @@ from typing import Protocol, cast
 import requests
 
 from pyworker.client_errors import AutoscalerUnreachable, NoWorkerReady, RouteRefused
-from pyworker.client_http import Http, cause, excerpt, status_line
+from pyworker.client_http import Http, cause, excerpt_of, read_route, status_line
+from pyworker.redaction import redacted
+from pyworker.timed_http import TimeLimit
 
 ROUTE_SECONDS = 30.0
 """How long the autoscaler may be silent before the call is tried again."""
@@ -35,6 +37,10 @@ class Deadline:
 
     def left(self) -> float:
         return self._end - time.monotonic()
+
+    def of_answer(self, *, whole: bool, at_most: float = math.inf) -> TimeLimit:
+        """For one exchange of the call: with the whole answer, or with a stream, which must not be silent."""
+        return TimeLimit(min(self._end, time.monotonic() + at_most), None if whole else self.seconds)
 
 
 @dataclass
@@ -126,28 +132,28 @@ class Autoscaler:
         }
         # The contract also has the key in the query, but addresses end up in logs and error messages.
         headers = {"Authorization": f"Bearer {self.secret}"}
-        limit = max(0.001, min(ROUTE_SECONDS, deadline.left()))
+        limit = deadline.of_answer(whole=True, at_most=ROUTE_SECONDS)
         try:
             response = self._http.post(f"{self._url}/route/", json.dumps(body).encode(), headers, limit)
             with response:
-                _ = response.content
+                content = read_route(response)
         except requests.RequestException as error:
             return None, cause(error), 0.0
         if retryable(response.status_code):
             return None, f"it answered {status_line(response)}", retry_after(response)
         if not 200 <= response.status_code < 300:
-            raise self._refusal(response)
-        return self._route_answer(response), "", 0.0
+            raise self._refusal(response, content)
+        return self._route_answer(content), "", 0.0
 
-    def _refusal(self, response: requests.Response) -> RouteRefused:
+    def _refusal(self, response: requests.Response, content: bytes) -> RouteRefused:
         hints = {401: "the API key", 403: "the API key", 404: "the endpoint name and the autoscaler's URL"}
         hint = hints.get(response.status_code, "the request")
-        answer = f"{status_line(response)}: {excerpt(response, self.secret)}"
+        answer = f"{status_line(response)}: {excerpt_of(content, self.secret)}"
         return RouteRefused(f"the autoscaler at {self._url} answered {answer}; check {hint}")
 
-    def _route_answer(self, response: requests.Response) -> AuthData:
+    def _route_answer(self, content: bytes) -> AuthData:
         try:
-            answer: object = json.loads(response.content)
+            answer: object = json.loads(content)
         except ValueError:
             answer = None
         if isinstance(answer, dict):
@@ -155,12 +161,12 @@ class Autoscaler:
             if isinstance(fields.get("url", ""), str):
                 return fields
         raise RouteRefused(
-            f"the autoscaler at {self._url} answered {excerpt(response, self.secret)}, "
+            f"the autoscaler at {self._url} answered {excerpt_of(content, self.secret)}, "
             "which is no route; check its URL"
         )
 
     def __repr__(self) -> str:
-        return f"{self._endpoint} at {self._url}"
+        return f"{self._endpoint} at {redacted(self._url)}"
 
 
 class OneWorker:
@@ -194,7 +200,7 @@ class OneWorker:
         return self._url  # where a tunnel leads to it, the signed URL is another
 
     def __repr__(self) -> str:
-        return f"the worker {self._url}"
+        return f"the worker {redacted(self._url)}"
 
 
 def retryable(status: int) -> bool:

@@ -23,6 +23,7 @@ from pyworker.variables import (
     boolean,
     existing_folder,
     header_value,
+    host_name,
     integer,
     path_or_base_url,
     port_number,
@@ -37,6 +38,8 @@ ONE_PROCESS = (
     "in that process; set WORKER_THREADS for more requests at once"
 )
 _MIB = 2**20
+#: Connections of clients take one of so many descriptors.
+_SHARE = 4
 
 
 class ReadinessSource(Enum):
@@ -87,6 +90,8 @@ class Settings:
     state_dir: Path = Path()
     update_flag: Path = Path("/.force_update")
     threads: int = 1024
+    #: How many more were asked for than the limit of open files allows.
+    threads_refused: int = 0
     workers: int = 1
     drain_timeout: float = 25.0
     log_level: str = "INFO"
@@ -100,13 +105,20 @@ class Settings:
         if worker_http_port == worker_port:
             raise ConfigError(f"WORKER_HTTP_PORT={worker_port} is not valid: it is WORKER_PORT already")
         use_ssl = env.get("USE_SSL", cls.use_ssl, boolean)
+        threads = env.get("WORKER_THREADS", cls.threads, integer(RESERVED_THREADS + 1))
+        fitting = min(threads, most_connections(descriptor_limit()) - RESERVED_THREADS)
+        if fitting <= RESERVED_THREADS:
+            env.problems.append(
+                f"the limit of open files is {descriptor_limit()}, which is too low: raise it to "
+                f"{_SHARE * (2 * RESERVED_THREADS + 1)} at least, or better to 65536 (ulimit -Hn)"
+            )
         settings = cls(
             backend=env.get("BACKEND", None, str),
             model_log=env.get("MODEL_LOG", None, Path),
             model_server_url=env.get("MODEL_SERVER_URL", None, base_url),
             container_id=env.get("CONTAINER_ID", cls.container_id, integer(0)),
             report_addrs=env.get("REPORT_ADDR", cls.report_addrs, base_urls),
-            worker_host=env.get("WORKER_HOST", cls.worker_host, str),
+            worker_host=env.get("WORKER_HOST", cls.worker_host, host_name),
             worker_port=worker_port,
             worker_http_port=worker_http_port,
             public_url=_public_url(env, worker_port, use_ssl),
@@ -130,7 +142,8 @@ class Settings:
             tokenizer=env.get("TOKENIZER", None, str),
             state_dir=env.get("PYWORKER_STATE_DIR", cls.state_dir, existing_folder),
             update_flag=env.get("PYWORKER_UPDATE_FLAG", cls.update_flag, Path),
-            threads=env.get("WORKER_THREADS", cls.threads, integer(RESERVED_THREADS + 1)),
+            threads=fitting,
+            threads_refused=threads - fitting,
             workers=env.get("WEB_CONCURRENCY", cls.workers, _one_process),
             drain_timeout=env.get("DRAIN_TIMEOUT", cls.drain_timeout, seconds),
             log_level=env.get("LOG_LEVEL", cls.log_level, _log_level),
@@ -138,6 +151,11 @@ class Settings:
         if env.problems:
             raise ConfigError(*env.problems)
         return settings
+
+    @property
+    def bind(self) -> str:
+        """Where to listen, as gunicorn wants it: an IPv6 address in brackets."""
+        return f"{url_host(self.worker_host)}:{self.worker_port}"
 
     @property
     def max_in_hand(self) -> int:
@@ -220,13 +238,24 @@ def _public_url(env: VariableReader, worker_port: int, use_ssl: bool) -> str | N
     return f"{'https' if use_ssl else 'http'}://{host}:{port}"
 
 
+def descriptor_limit() -> int:
+    """How many files may be open once `raise_descriptor_limit` was called."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # An "infinite" limit makes some libraries walk every possible descriptor.
+    return min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
+
+
 def raise_descriptor_limit() -> int:
     """Lift the soft limit of open files to the hard one; returns what it is now."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # An "infinite" limit makes some libraries walk every possible descriptor.
-    wanted = min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
+    wanted = descriptor_limit()
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     return wanted
+
+
+def most_connections(descriptors: int) -> int:
+    """How many clients may be connected: each may need a connection to the model server, and others files."""
+    return descriptors // _SHARE
 
 
 def wants_colour(stream: TextIO) -> bool:

@@ -8,6 +8,7 @@ import threading
 import requests
 
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState, ModelStatus
+from pyworker.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,10 @@ class HealthProbe:
         try:
             status = self.fetch().status_code
         except requests.exceptions.Timeout:
-            return f"{self.url} did not answer in {TIMEOUT:g} s"
+            return f"{redacted(self.url)} did not answer in {TIMEOUT:g} s"
         except requests.exceptions.RequestException:
-            return f"{self.url} cannot be reached"
-        return "" if 200 <= status < 300 else f"{self.url} answered {status}"
+            return f"{redacted(self.url)} cannot be reached"
+        return "" if 200 <= status < 300 else f"{redacted(self.url)} answered {status}"
 
 
 class HealthMonitor:
@@ -92,5 +93,5 @@ class HealthMonitor:
 
     def _look_for_loaded(self, status: ModelStatus) -> float:
         if status.awaits_loading and not self._probe.problem() and self._lifecycle.loaded(epoch=status.epoch):
-            logger.info("the model is loaded: %s is well", self._probe.url)
+            logger.info("the model is loaded: %s is well", redacted(self._probe.url))
         return LOADING_INTERVAL

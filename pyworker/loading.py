@@ -11,6 +11,7 @@ from pyworker.errors import shortened
 from pyworker.health import HealthProbe
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.log_tail import LogActions, LogGlance
+from pyworker.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class LoadingWatch:
         if problem:
             return f"health: {problem}"
         advice = "" if self._source.by_health else " (MODEL_READINESS=either would take that for loaded)"
-        return f"health: {self._probe.url} is well{advice}"
+        return f"health: {redacted(self._probe.url)} is well{advice}"
 
 
 def _phrases(log_actions: LogActions) -> str:

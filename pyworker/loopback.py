@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
+#: Seconds between two tries of a port that is taken.
+RETRY_SECONDS = 1.0
 
 
 class _Handler(WSGIRequestHandler):
@@ -36,40 +38,71 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class LoopbackServer:
-    """Serves `app` on 127.0.0.1, as a service of the runtime. A port that is taken is a warning."""
+    """Serves `app` on 127.0.0.1, as a service of the runtime.
+
+    A port that is taken is tried until it is free: soon, if the process before only finishes its requests.
+    """
 
     name = "pyworker-loopback"
 
     def __init__(self, app: WSGIApplication, port: int) -> None:
         self._app = app
         self._port = port
+        self._stopping = threading.Event()
+        # Guards _server: it is made by the thread and shut down by whoever joins that.
+        self._lock = threading.Lock()
         self._server: _Server | None = None
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
 
     def start(self) -> None:
-        try:
-            self._server = _Server((_HOST, self._port), _Handler)
-        except OSError as error:
-            logger.warning(
-                "the model server cannot end sessions through port %d (%s): set WORKER_HTTP_PORT",
-                self._port,
-                error.strerror,
-            )
-            return
-        self._server.set_app(self._app)
         self._thread.start()
 
     def _run(self) -> None:
-        assert self._server is not None
-        with self._server:
-            self._server.serve_forever(poll_interval=0.1)
+        server = self._bind()
+        if server is None:
+            return
+        server.set_app(self._app)
+        with server:
+            with self._lock:
+                if self._stopping.is_set():
+                    return
+                self._server = server
+            server.serve_forever(poll_interval=0.1)
+
+    def _bind(self) -> _Server | None:
+        """Listen as soon as the port is free; None if that is not before `stop`."""
+        told = False
+        while not self._stopping.is_set():
+            try:
+                server = _Server((_HOST, self._port), _Handler)
+            except OSError as error:
+                if not told:
+                    logger.warning(
+                        "the model server cannot end sessions through port %d (%s): tried until it is free; "
+                        "WORKER_HTTP_PORT names another",
+                        self._port,
+                        error.strerror,
+                    )
+                told = True
+                self._stopping.wait(RETRY_SECONDS)
+            else:
+                if told:
+                    logger.info(
+                        "port %d is free now: the model server can end sessions through it", self._port
+                    )
+                return server
+        return None
 
     def stop(self) -> None:
-        """All is done in `join`, since it waits."""
+        """What waits is done in `join`."""
+        self._stopping.set()
 
     def join(self, timeout: float) -> bool:
-        if self._server is not None:
-            self._server.shutdown()
+        with self._lock:
+            server = self._server
+        if server is not None:
+            server.shutdown()
+        if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 

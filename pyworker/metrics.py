@@ -9,14 +9,12 @@ subtracted once it was accepted; what arrived meanwhile stays for the next one.
 from __future__ import annotations
 
 import dataclasses
-import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 from pyworker.data_types import AuthData
 from pyworker.errors import Overloaded
@@ -29,8 +27,6 @@ from pyworker.reports import (
     Outcome,
     StatusReport,
 )
-
-logger = logging.getLogger(__name__)
 
 #: So many recent indices are remembered to tell a retry of a request from a new one.
 _REMEMBERED_INDICES = 10_000
@@ -175,6 +171,8 @@ class Metrics:
         self.clock = clock or Clock()
         self._on_change = on_change
         self._started_at = self.clock.monotonic()
+        #: The requests that ended and whose end was not accepted yet. It has a lock of its own.
+        self.journal = Journal()
         # Guards everything below.
         self._lock = threading.Lock()
         self._requests = _Open()
@@ -182,8 +180,6 @@ class Metrics:
         self._received = 0
         self._ended = dict.fromkeys(Outcome, 0)
         self._since = _Since()
-        self._journal = Journal()
-        self._lost = 0
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._distinct = 0
         self._ready_before = False
@@ -222,9 +218,10 @@ class Metrics:
                 self._since.received += workload
             self._received += 1
             self._revision += 1
-        self._on_change()
         if refusal is not None:
+            self._note_end(tracker, Outcome.REJECTED)
             raise refusal
+        self._on_change()
         return tracker
 
     def end(self, tracker: RequestTracker, outcome: Outcome) -> bool:
@@ -235,7 +232,7 @@ class Metrics:
             self._open(tracker).remove(tracker)
             self._count_end(tracker, outcome)
             self._revision += 1
-        self._on_change()
+        self._note_end(tracker, outcome)
         return True
 
     def _open(self, tracker: RequestTracker) -> _Open:
@@ -252,8 +249,12 @@ class Metrics:
             self._since.rejected += tracker.workload
             if tracker.admitted:  # it was never this worker's: taken back
                 self._since.received -= tracker.workload
+
+    def _note_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
+        """Outside the lock, as it writes to a file."""
         if tracker.kind is not Kind.IN_SESSION:
-            self._lost += not self._journal.append(tracker.record(outcome))
+            self.journal.append(tracker.record(outcome))
+        self._on_change()
 
     def _count_distinct(self, request_idx: int) -> None:
         if request_idx in self._recent:
@@ -341,45 +342,6 @@ class Metrics:
             self._since = _Since() if unchanged else self._since.minus(snapshot.since)
             self._disk_usage = snapshot.disk_usage
             self._reported_revision = snapshot.revision
-
-    def finished(self, limit: int) -> Sequence[FinishedRequest]:
-        """The oldest requests that ended and are not acknowledged yet."""
-        with self._lock:
-            waiting = min(limit, len(self._journal))
-        # Outside the lock, which every request needs: only acknowledging changes what is here already.
-        return self._journal.oldest(waiting)
-
-    def acknowledge_finished(self, count: int) -> None:
-        """So many of the oldest finished requests were accepted. Only one thread may report."""
-        with self._lock:
-            self._journal.drop(count)
-            lost, self._lost = self._lost, 0
-        if lost:
-            logger.error("%d finished requests could not be kept until the autoscaler was back", lost)
-
-    @property
-    def unsent(self) -> int:
-        """How many finished requests were not accepted yet."""
-        return len(self._journal)
-
-    def keep_finished(self, path: Path) -> None:
-        """From now on what is unsent outlives the process, in this file. Call `close` in the end."""
-        with self._lock:
-            try:
-                survivors = self._journal.open(path)
-                problem = ""
-            except OSError as error:
-                survivors, problem = 0, f"{path}: {error.strerror}"
-        if problem:
-            logger.warning("finished requests are kept in memory only, a crash would lose them: %s", problem)
-        elif survivors:
-            logger.warning("%d finished requests of an earlier process were not reported yet", survivors)
-            self.touch()
-
-    def close(self) -> None:
-        """Give the file back with what is still in it."""
-        with self._lock:
-            self._journal.close()
 
     def __repr__(self) -> str:
         counts = self.counts

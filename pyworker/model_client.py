@@ -14,6 +14,7 @@ from requests.structures import CaseInsensitiveDict
 from pyworker.connection import ModelCall
 from pyworker.encoding import encode
 from pyworker.errors import ModelTimeout, ModelUnreachable
+from pyworker.redaction import redacted
 from pyworker.transport import ModelAdapter, Target
 
 _CONNECT_TIMEOUT = 5.0
@@ -104,7 +105,7 @@ class ModelClient:
         try:
             socket.create_connection((parts.hostname or "localhost", port), timeout=_CONNECT_TIMEOUT).close()
         except OSError as error:
-            return f"{self.base_url} cannot be reached ({error.strerror or error})"
+            return f"{redacted(self.base_url)} cannot be reached ({error.strerror or error})"
         return ""
 
     def _make_target(self, path: str) -> Target:

@@ -1,4 +1,4 @@
-"""`send` and `recv` that never wait, and therefore keep the interpreter while they last.
+"""`send`, `recv` and a small `pwrite` that never wait, and therefore keep the interpreter while they last.
 
 The methods of `socket.socket` let other threads run during each system call. For a call that may block that
 is right. For one of a few microseconds it makes a threaded server slow: the thread has to queue for the
@@ -26,6 +26,10 @@ _recv = _libc.recv
 _recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _recv.restype = ctypes.c_ssize_t
 
+_pwrite = _libc.pwrite
+_pwrite.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long)
+_pwrite.restype = ctypes.c_ssize_t
+
 _SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _PEEK_FLAGS = socket.MSG_DONTWAIT | socket.MSG_PEEK
 _NOT_NOW = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
@@ -43,6 +47,14 @@ def send_all(connection: socket.socket, data: bytes) -> None:
     if sent < len(data):
         with waiting:
             connection.sendall(memoryview(data)[sent:])
+
+
+def pwrite(descriptor: int, data: bytes, offset: int) -> None:
+    """A few bytes into a file: a copy into the kernel's memory. Raises OSError unless it took all of them."""
+    count: int = _pwrite(descriptor, data, len(data), offset)
+    if count != len(data):
+        number = ctypes.get_errno() if count < 0 else errno.ENOSPC
+        raise OSError(number, os.strerror(number))
 
 
 def is_silent(descriptor: int) -> bool:

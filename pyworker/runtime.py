@@ -35,7 +35,8 @@ class Loop:
     """Runs `step` again and again on a thread of its own. Thread-safe.
 
     `step` returns the seconds until it is due again, None for "only when woken". After each step the loop
-    rests for `hold` seconds that only `stop` can cut short, so that a burst of wake-ups costs one step.
+    rests for `hold` seconds that only `stop` can cut short, so that a burst of wake-ups costs one step; for
+    less if the step itself is due again before.
     A step that raises is logged and tried again: a background thread never dies silently.
     """
 
@@ -81,7 +82,7 @@ class Loop:
             self._wake.clear()
             pause = self._guarded(self._step)
             if self._hold:
-                self._stopping.wait(self._hold)
+                self._stopping.wait(self._hold if pause is None else min(self._hold, pause))
             if not self._stopping.is_set():
                 self._wake.wait(pause)
         self._guarded(self._end)

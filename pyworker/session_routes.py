@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from pyworker.sessions import Sessions, Terms, UnknownSession
 _MAX_LIFETIME = 7 * 24 * 3600.0
 # Nothing here is large; what is asked without a signature least of all.
 _MAX_BODY = 2**20
-# A path, so that the callback cannot be sent to another host.
+# A path on the model server, or a URL that cannot be read as one of another host, however it is parsed.
 _PATH = re.compile(r"/(?!/)[!-~]*")
+_LOOPBACK_URL = re.compile(
+    r"https?://(127\.[0-9.]{5,11}|\[::1\]|localhost)(?::([0-9]{1,5}))?(?:/[!-~]*)?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,26 @@ class CreateRequest:
 
     def terms(self) -> Terms:
         """Raises `JsonDataException`."""
-        if self.on_close_route is not None and not _PATH.fullmatch(self.on_close_route):
-            fault = "must be a path on the model server, such as /done"
+        if self.on_close_route is not None and not _is_close_route(self.on_close_route):
+            fault = "must be a path on the model server, such as /done, or a URL on a loopback address"
             raise JsonDataException({"payload": {"on_close_route": fault}})
         return Terms(self.lifetime, self.on_close_route, self.on_close_payload)
+
+
+def _is_close_route(route: str) -> bool:
+    """Whether the callback cannot leave this machine by it."""
+    if _PATH.fullmatch(route):
+        return True
+    found = _LOOPBACK_URL.fullmatch(route)
+    if found is None:
+        return False
+    host, port = found[1], found[2]
+    if host.startswith("127."):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            return False
+    return port is None or 1 <= int(port) <= 65535
 
 
 @dataclass(frozen=True)

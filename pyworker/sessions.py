@@ -59,7 +59,10 @@ class TooManySessions(Overloaded):
 
 @dataclass(frozen=True)
 class Terms:
-    """What a client asks of its session. lifetime in seconds; on_close_route: a path on the model server."""
+    """What a client asks of its session. lifetime in seconds.
+
+    on_close_route: a path on the model server, or a URL on a loopback address.
+    """
 
     lifetime: float
     on_close_route: str | None = None
@@ -100,8 +103,8 @@ class Session:
 class Sessions:
     """The open sessions of a worker. Thread-safe.
 
-    limit: how many may be open at once. on_create is called when a session was created, which may be the next
-    to expire; on_close with each session that was closed. Neither may block.
+    limit: how many may be open at once; 0: any number. on_create is called when a session was created, which
+    may be the next to expire; on_close with each session that was closed. Neither may block.
     """
 
     def __init__(
@@ -136,7 +139,7 @@ class Sessions:
         return session
 
     def _check_room(self, _load: float, open_sessions: int) -> None:
-        if open_sessions >= self._limit:
+        if self._limit and open_sessions >= self._limit:
             raise TooManySessions(open_sessions)
 
     def extend(self, session_id: str, auth_data: AuthData) -> Session | None:
@@ -223,7 +226,7 @@ class Sessions:
         return True
 
     def __repr__(self) -> str:
-        return f"<Sessions [{len(self._open)} of {self._limit} open]>"
+        return f"<Sessions [{len(self._open)} of {self._limit or 'any number'} open]>"
 
 
 def _same(one: AuthData, other: AuthData) -> bool:

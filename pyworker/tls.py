@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 """How often the files are looked at, at most: a new certificate is in use so soon after it is there."""
 
+#: Bytes of a file that is looked into.
+_MAX_FILE = 2**20
 _ADVICE = "put the right file there, name another one, or set USE_SSL=false"
 
 
@@ -54,7 +58,6 @@ class CertificateFiles:
         """What OpenSSL would refuse without saying which file and why."""
         # Only where TLS is used, as it takes a while to import.
         from cryptography import x509
-        from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         certificate_pem = self._read("SSL_CERTFILE", self.certificate)
@@ -67,19 +70,33 @@ class CertificateFiles:
             key = load_pem_private_key(key_pem, password=None)
         except TypeError as error:
             raise self._error("SSL_KEYFILE", self.key, "is encrypted, and there is no password") from error
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except Exception as error:  # an algorithm that the library does not know, for one
             raise self._error("SSL_KEYFILE", self.key, "holds no private key in PEM form") from error
-        if certificate.public_key() != key.public_key():
+        try:
+            is_pair = certificate.public_key() == key.public_key()
+            validity = _validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        except Exception as error:  # a curve, an extension, a date that it does not know
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            fault = f"cannot be used ({reason})"
+            raise self._error("SSL_CERTFILE", self.certificate, fault) from error
+        if not is_pair:
             raise self._error("SSL_KEYFILE", self.key, f"is not the key of SSL_CERTFILE={self.certificate}")
-        return _validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        return validity
 
     def _read(self, name: str, path: Path) -> bytes:
         try:
-            data = path.read_bytes()
+            # A pipe in its place would keep whoever opens it waiting.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as file:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise self._error(name, path, "is no file")
+                data = file.read(_MAX_FILE + 1)
         except OSError as error:
             raise self._error(name, path, f"cannot be read ({error.strerror})") from error
         if not data.strip():
             raise self._error(name, path, "is empty")
+        if len(data) > _MAX_FILE:
+            raise self._error(name, path, f"is larger than {_MAX_FILE} bytes")
         return data
 
     def _error(self, name: str, path: Path, fault: str) -> ConfigError:
@@ -125,7 +142,7 @@ class ServerContext:
         """Take a changed pair into use where it is whole; one that is not is tried again at the next look."""
         try:
             context, validity = self._files.load()
-        except ConfigError as error:
+        except Exception as error:  # noqa: BLE001  whatever is wrong with it, the one in use goes on serving
             complaint = (stamp, str(error))
             with self._lock:
                 known, self._complaint = self._complaint == complaint, complaint

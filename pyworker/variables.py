@@ -32,7 +32,8 @@ class VariableReader:
         try:
             return parse(text)
         except ValueError as error:
-            shown = "(hidden)" if secret else repr(text)
+            # What is no URL may hold a password anywhere before its last @.
+            shown = "(hidden)" if secret or ("@" in text and "/" in text) else repr(text)
             self.problems.append(f"{name}={shown} is not valid: {error}")
             return default
 
@@ -110,6 +111,11 @@ def url_host(text: str) -> str:
     except ValueError:
         raise ValueError("expected an IP address or a host name") from None
     return f"[{bare}]"
+
+
+def host_name(text: str) -> str:
+    """A host as the system's resolver wants it: IPv6 without brackets."""
+    return url_host(text).strip("[]")
 
 
 def path_or_base_url(text: str) -> str:

@@ -16,6 +16,7 @@ from pyworker.data_types import AuthData, LogAction
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.drain import Drain
 from pyworker.health import HealthMonitor, HealthProbe
+from pyworker.journal import JournalKeeper
 from pyworker.lifecycle import Cause, Effect, ModelLifecycle, ModelState, effect_of
 from pyworker.loading import LoadingWatch
 from pyworker.log_tail import LogTailer
@@ -42,6 +43,9 @@ class Worker:
         self.settings = settings
         self.lifecycle = ModelLifecycle(on_change=self._state_changed)
         self.metrics = Metrics(on_change=self._ledger_changed)
+        self._journal_keeper = JournalKeeper(
+            self.metrics.journal, settings.unsent_file, on_survivors=self.metrics.touch
+        )
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,
@@ -125,8 +129,7 @@ class Worker:
             logger.warning("CHECK_URL=false: a signature made for another worker opens this one too")
 
     def start(self) -> None:
-        """Take up what an earlier process left, and start every thread."""
-        self.metrics.keep_finished(self.settings.unsent_file)
+        """Start every thread; the first takes up what an earlier process left."""
         self.runtime.start()
 
     def drain(self) -> None:
@@ -140,8 +143,9 @@ class Worker:
     def close(self) -> None:
         """Stop every thread, report what is left, close every connection. Idempotent."""
         self.runtime.stop()
-        self.metrics.close()
+        self.metrics.journal.close()
         self.backend.client.close()
+        self._callbacks.close()
         self._key_client.close()
         self._report_client.close()
 
@@ -179,6 +183,7 @@ class Worker:
     def _loops(self) -> list[Loop]:
         """In the order in which they are stopped: the report comes last and carries what the others left."""
         loops = [
+            Loop("pyworker-journal", self._journal_keeper.step),
             Loop("pyworker-drain", self._drain.step, on_stop=self._drain.stop),
             self._session_loop,
             self._callback_loop,

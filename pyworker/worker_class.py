@@ -47,6 +47,7 @@ from pyworker.client_socket import ClientSocket
 from pyworker.delivery import Delivery
 from pyworker.poller import Poller, error_answer
 from pyworker.relay import Relays
+from pyworker.signals import REFUSED_SIGNALS
 from pyworker.thread_pool import ThreadPool
 from pyworker.turn import MissingHost, Turns
 from pyworker.wsgi_extensions import HELD
@@ -97,6 +98,9 @@ _REASON: dict[type[BaseException], str] = {
 
 class HardenedThreadWorker(ThreadWorker):
     """One worker process. Which thread may call what is said above each group of methods."""
+
+    # gunicorn sets these back to their default, by which SIGHUP ends the process. They stay ignored.
+    SIGNALS = [number for number in ThreadWorker.SIGNALS if number not in REFUSED_SIGNALS]  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

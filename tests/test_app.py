@@ -11,6 +11,7 @@ from typing import Any
 
 import flask
 import pytest
+import werkzeug.exceptions
 
 from pyworker.app import create_app, worker_of
 from pyworker.config import Settings
@@ -126,14 +127,97 @@ def test_errors_are_json(make_app: MakeApp) -> None:
     }
 
 
-def test_where_a_route_is_said_to_be_depends_on_the_host_each_time(make_app: MakeApp) -> None:
+def test_many_hosts_and_paths_are_served_alike(make_app: MakeApp) -> None:
     client = make_app("hello_world").test_client()
     for host in ("a", "b:81", "a"):
-        answer = client.post("/pyworker//update", headers={"Host": host})
-        assert (answer.status_code, answer.headers["Location"]) == (308, f"http://{host}/pyworker/update")
+        assert client.get("/ping", headers={"Host": host}).data == b"pong"
     paths = [f"/{number}" for number in range(300)]
     assert {client.get(path).status_code for path in paths} == {404}
     assert client.get("/ping", query_string={"a": "b"}).data == client.get("/ping").data == b"pong"
+
+
+NOT_FOUND = {"error": "not found"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/pyworker//update"),
+        ("GET", "//ping"),
+        ("GET", "/ping/"),
+        ("POST", "/slash"),  # the route is /slash/
+        ("GET", "/slash"),
+        ("GET", "/moved"),
+        ("GET", "/pages/page/1"),
+        ("GET", "/%2e%2e/etc/passwd"),
+        ("GET", "/%ff%fe"),
+        ("GET", "/ping%0d%0aLocation:%20x"),
+        ("GET", "/" + "a/" * 2000),
+    ],
+)
+def test_nobody_is_redirected(make_app: MakeApp, method: str, path: str) -> None:
+    """Nor shown a page: not even where an author's own rules would have it so."""
+    app = make_app("hello_world")
+
+    def view(page: int = 0) -> str:
+        return f"page {page}"
+
+    app.add_url_rule("/slash/", "slash", view, methods=["GET", "POST"])
+    app.add_url_rule("/moved", "moved", view, redirect_to="/ping")
+    app.add_url_rule("/pages/", "page", view, defaults={"page": 1})
+    app.add_url_rule("/pages/page/<int:page>", "page", view)
+    answer = app.test_client().open(path, method=method, headers={"Host": "evil.example"})
+    assert (answer.status_code, answer.get_json()) == (404, NOT_FOUND)
+    assert answer.mimetype == "application/json"
+    assert "Location" not in answer.headers
+    assert b"evil" not in answer.data
+
+
+@pytest.mark.parametrize("host", ["", "a b", "[::1", "\xe4", "a/b", "evil.example:99999", "-" * 10_000])
+def test_a_host_that_makes_no_sense_is_answered_in_json(make_app: MakeApp, host: str) -> None:
+    client = make_app("hello_world").test_client()
+    for path in ("/ping", "/nowhere", "//ping"):
+        answer = client.get(path, headers={"Host": host})
+        assert "Location" not in answer.headers
+        if answer.status_code != 200:
+            assert answer.get_json()["error"]
+
+
+def test_head_and_options(make_app: MakeApp) -> None:
+    client = make_app("hello_world").test_client()
+    assert (client.head("/ping").status_code, client.head("/ping").data) == (200, b"")
+    missing = client.head("/nowhere")
+    assert (missing.status_code, missing.mimetype, missing.data) == (404, "application/json", b"")
+    asked = client.options("/generate")
+    assert (asked.status_code, asked.data, asked.headers.get("Content-Type")) == (204, b"", None)
+    assert "POST" in asked.headers["Allow"]
+    assert client.options("/nowhere").get_json() == NOT_FOUND
+    for method in ("PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"):
+        wrong = client.open("/ping", method=method)
+        assert (wrong.status_code, wrong.get_json()) == (405, {"error": "method not allowed"})
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RuntimeError("<html>"),
+        werkzeug.exceptions.InternalServerError("<b>no</b>"),
+        werkzeug.exceptions.ImATeapot(),
+        werkzeug.exceptions.SecurityError("Host"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_a_view_raises_is_answered_in_json(make_app: MakeApp, raised: Exception) -> None:
+    app = make_app("hello_world")
+
+    def view() -> str:
+        raise raised
+
+    app.add_url_rule("/raise", view_func=view)
+    answer = app.test_client().get("/raise")
+    assert answer.status_code >= 400
+    assert answer.mimetype == "application/json"
+    assert "<" not in answer.get_json()["error"]
 
 
 def test_a_body_above_the_limit(make_app: MakeApp) -> None:
@@ -152,6 +236,27 @@ def test_update_needs_the_token(make_app: MakeApp, tmp_path: Path) -> None:
     answer = client.post("/pyworker/update", headers={"Authorization": "bearer a-token"})
     assert (answer.status_code, answer.get_json()) == (200, {"ok": True})
     assert (tmp_path / "update").exists()
+
+
+@pytest.mark.parametrize("fault", ["no folder", "a folder that cannot be written", "a file for a folder"])
+def test_an_update_flag_that_cannot_be_written_is_said(
+    make_app: MakeApp, tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    flag = {
+        "no folder": tmp_path / "nowhere" / "flag",
+        "a folder that cannot be written": Path("/proc/self/flag"),
+        "a file for a folder": tmp_path / "file" / "flag",
+    }[fault]
+    client = make_app(master_token="a-token", update_flag=flag).test_client()
+    answer = client.post("/pyworker/update", headers={"Authorization": "bearer a-token"})
+    assert answer.status_code == 503
+    said = answer.get_json()["error"]
+    assert said.startswith(f"no update: {flag} cannot be written (")
+    assert "set PYWORKER_UPDATE_FLAG" in said
+    assert "an update was asked for, but" in caplog.text
+    assert "Traceback" not in caplog.text
+    assert client.post("/pyworker/update").status_code == 401
 
 
 def test_healthcheck_asks_the_configured_endpoint(make_app: MakeApp, scripted_model: ScriptedServer) -> None:

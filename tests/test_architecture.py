@@ -28,6 +28,7 @@ CORE = (
     "auth",
     "lifecycle",
     "reports",
+    "journal_file",
     "journal",
     "metrics",
     "request_queue",
@@ -51,6 +52,7 @@ ALLOWED = {
     "requests": {
         "app",
         "autoscaler",
+        "callbacks",
         "client",
         "doctor",
         "client_calls",
@@ -62,9 +64,18 @@ ALLOWED = {
         "model_response",
         "resources",
         "responses",
+        "timed_http",
         "transport",
     },
-    "urllib3": {"autoscaler", "client_http", "client_options", "model_response", "responses", "transport"},
+    "urllib3": {
+        "autoscaler",
+        "client_http",
+        "client_options",
+        "model_response",
+        "responses",
+        "timed_http",
+        "transport",
+    },
     "Crypto": {"auth", "local"},
     "cryptography": {"doctor", "local", "tls"},
     "pydantic": {"data_types", "envelope", "loadtest", "local", "session_routes"},
@@ -119,7 +130,7 @@ def test_a_module_imports_only_modules_above_it() -> None:
 
 @pytest.mark.parametrize("helper", ["tokenizer", "words", "client", *sorted(CLIENT), "loadtest", "local"])
 def test_helpers_beside_the_list_import_nothing_of_a_running_worker(helper: str) -> None:
-    beside = {"resources", "client", *CLIENT, "loadtest", "local"}
+    beside = {"resources", "client", *CLIENT, "loadtest", "local", "redaction", "timed_http"}
     # The load test lists the workers there are.
     harmless = {*CORE, *beside, *({"registry"} if helper == "loadtest" else ())}
 

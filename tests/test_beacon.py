@@ -15,6 +15,7 @@ import pytest
 
 from pyworker import beacon, reports
 from pyworker.config import Settings
+from tests.support.dripping import DRIPS, Dripping
 from tests.support.ports import free_port
 from tests.support.process import ROOT, WorkerProcess
 from tests.support.scripted import Act, Received, ScriptedServer, whole
@@ -282,3 +283,21 @@ def test_a_fault_of_the_settings_ends_gunicorn_at_once(
     assert worker.launch().wait() == 4
     assert "cannot start: there is no worker 'nowhere'" in worker.log
     assert scripted_model.requests() == []
+
+
+def test_an_address_that_drips_does_not_keep_the_others_waiting(scripted_model: ScriptedServer) -> None:
+    failure = beacon.Failure(1, "token", "http://a:1", "why")
+    with Dripping(DRIPS["header block"]) as dripping:
+        reporting = beacon.Beacon((dripping.url, scripted_model.url), failure, lambda _: None)
+        began = time.monotonic()
+        assert reporting.report_once()
+        assert time.monotonic() - began < 12
+    assert len(scripted_model.requests("/worker_status/")) == 1
+
+
+def test_no_password_of_an_address_is_said() -> None:
+    said: list[str] = []
+    failure = beacon.Failure(1, "token", "http://a:1", "why")
+    beacon.Beacon(("http://user:hunter2@127.0.0.1:9", "user:hunter2@b"), failure, said.append).report_once()
+    assert len(said) == 2
+    assert "hunter2" not in "".join(said)

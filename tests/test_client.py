@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -35,6 +36,7 @@ from pyworker.client import (
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import WORKER_REPORT, parse
 from pyworker.local.signing import Signer
+from tests.support.dripping import DRIPS, Dripping
 from tests.support.in_process import InProcessWorker
 from tests.support.process import ROOT
 from tests.support.scripted import ScriptedServer
@@ -549,3 +551,104 @@ def test_a_session_whose_worker_has_gone(autoscaler: Autoscaler) -> None:
             with pytest.raises(WorkerUnavailable):
                 session.is_open()
         # Leaving it did not raise.
+
+
+# -- the deadline of a whole call ------------------------------------------------------------------------
+
+#: What a worker or an autoscaler may do with a client's time, byte by byte.
+SLOW = {**DRIPS, "error body": b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 200}
+
+
+# A stream may take as long as it likes, but not be silent.
+@pytest.mark.parametrize(
+    ("kind", "streamed"),
+    [*((kind, False) for kind in SLOW), *((kind, True) for kind in SLOW if kind != "body")],
+)
+def test_a_worker_that_drips_costs_no_more_than_the_timeout(kind: str, streamed: bool) -> None:
+    with Dripping(SLOW[kind]) as worker, Client.of_worker(worker.url, timeout=2) as client:
+        began = time.monotonic()
+        with pytest.raises(ClientError):
+            _ = list(client.stream("/x", {}, 1)) if streamed else client.call("/x", {}, 1)
+        assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_an_autoscaler_that_drips_costs_no_more_than_the_timeout(kind: str) -> None:
+    with Dripping(SLOW[kind]) as autoscaler, Client(autoscaler.url, KEY, "x", timeout=2) as client:
+        began = time.monotonic()
+        with pytest.raises(ClientError):
+            client.call("/x", {}, 1)
+        assert time.monotonic() - began < 4
+
+
+def test_routing_retries_and_the_body_share_one_timeout(autoscaler: Autoscaler) -> None:
+    """Each takes its part: a slow route, two refusals, an answer that drips."""
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        for _ in range(100):
+            if done.wait(0.2):
+                return
+            with contextlib.suppress(OSError):
+                handler.wfile.write(b"x")
+                handler.wfile.flush()
+
+    done = threading.Event()
+    with ScriptedWorker(answer(503), answer(429), slow) as worker:
+        announce(autoscaler, worker.url)
+        with client_of(autoscaler, timeout=3) as client:
+            began = time.monotonic()
+            with pytest.raises(ClientError):
+                client.call("/x", {}, 1)
+            took = time.monotonic() - began
+        done.set()
+    assert took < 4.5
+
+
+def test_a_stream_may_take_longer_than_the_timeout_if_it_is_never_silent() -> None:
+    def stream(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for number in range(8):
+            handler.wfile.write(b"data: %d\n\n" % number)
+            handler.wfile.flush()
+            threading.Event().wait(0.3)
+
+    with ScriptedWorker(stream) as worker, Client.of_worker(worker.url, timeout=1) as client:
+        assert list(client.stream("/x", {}, 1)) == [str(number) for number in range(8)]
+
+
+def test_the_end_of_a_session_takes_no_longer_than_the_timeout() -> None:
+    def silent(_handler: BaseHTTPRequestHandler) -> None:
+        done.wait(DEADLINE)
+
+    done = threading.Event()
+    with (
+        ScriptedWorker(answer(201, {"session_id": "s"}), silent) as worker,
+        Client.of_worker(worker.url, timeout=1) as client,
+    ):
+        began = time.monotonic()
+        with client.session():
+            pass
+        assert time.monotonic() - began < 3
+        done.set()
+
+
+def test_what_an_autoscaler_answers_is_not_read_without_bound() -> None:
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                handler.wfile.write(b" " * 65536)
+
+    with (
+        ScriptedWorker(endless) as server,
+        Client(server.url, KEY, "x", timeout=5, retries=0) as client,
+        pytest.raises(AutoscalerUnreachable),
+    ):
+        client.call("/x", {}, 1)

@@ -42,7 +42,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
             "https://a, http://b:2 ,": ("https://a", "http://b:2"),
         },
     ),
-    ("WORKER_HOST", "worker_host", "0.0.0.0", {"127.0.0.1": "127.0.0.1"}),
+    ("WORKER_HOST", "worker_host", "0.0.0.0", {"127.0.0.1": "127.0.0.1", "[::]": "::", "::1": "::1"}),
     ("WORKER_PORT", "worker_port", 3000, {"1": 1, "65535": 65535}),
     ("WORKER_HTTP_PORT", "worker_http_port", 3001, {"1": 1, "65535": 65535}),
     ("PYWORKER_PUBLIC_URL", "public_url", None, {"https://tunnel.example/": "https://tunnel.example"}),
@@ -154,8 +154,17 @@ INVALID: list[tuple[str, list[str], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("text", "bound"), [("::", "[::]:3000"), ("[::1]", "[::1]:3000"), ("0.0.0.0", "0.0.0.0:3000")]
+)
+def test_an_address_of_ipv6_is_bound_in_brackets(text: str, bound: str) -> None:
+    assert Settings.from_env({"WORKER_HOST": text}).bind == bound
+
+
 def test_the_table_names_every_field() -> None:
-    assert [field for _, field, _, _ in VARIABLES] == [field.name for field in fields(Settings)]
+    names = [field.name for field in fields(Settings)]
+    names.remove("threads_refused")  # of WORKER_THREADS
+    assert [field for _, field, _, _ in VARIABLES] == names
 
 
 @pytest.mark.parametrize(("variable", "field", "default", "valid"), VARIABLES)
@@ -334,6 +343,20 @@ def test_the_process_environment_is_the_default() -> None:
     )
 
     assert done.stdout == "4321\n"
+
+
+def test_threads_that_descriptors_do_not_allow_are_refused() -> None:
+    program = (
+        "import resource\n"
+        "from pyworker.config import Settings\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "for asked in '1024', '48', '20':\n"
+        "    settings = Settings.from_env({'WORKER_THREADS': asked})\n"
+        "    print(settings.threads, settings.threads_refused, settings.max_in_hand)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=True)
+    assert done.stdout.splitlines() == ["48 976 32", "48 0 32", "20 0 4"]
 
 
 def test_the_descriptor_limit_is_raised() -> None:

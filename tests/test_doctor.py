@@ -327,8 +327,11 @@ def test_a_tokenizer_that_cannot_be_had(instance: Instance) -> None:
 def test_too_few_descriptors(instance: Instance) -> None:
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, 256))
     examined = instance.examine(prepare=limit)
-    examined.expect("descriptors", "FAIL WORKER_THREADS=1024 needs 2112")
-    instance.examine(prepare=limit, WORKER_THREADS="64").expect("descriptors", "ok needs 192")
+    examined.expect("descriptors", "warn WORKER_THREADS=1024 is cut to 48")
+    instance.examine(prepare=limit, WORKER_THREADS="48").expect("descriptors", "ok WORKER_THREADS=48")
+    hardly_any = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (128, 128))
+    examined = instance.examine(prepare=hardly_any)
+    examined.expect("environment", "FAIL the limit of open files is 128, which is too low: raise it to 132")
 
 
 def test_a_state_folder_that_cannot_be_written(instance: Instance) -> None:

@@ -54,3 +54,18 @@ def test_only_the_two_ports_are_open(stack: Stack) -> None:
     assert {address.split(":")[0] for address in addresses} == {"0100007F"}
     ports = {int(address.split(":")[1], 16) for address in addresses}
     assert stack.worker.port in ports
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize(
+    "path", ["//ping", "///ping", "//elsewhere/ping", "/ping/", "/pass/", "//pass", "/%2fping"]
+)
+def test_no_path_leads_to_a_page_or_elsewhere(stack: Stack, method: str, path: str) -> None:
+    answer = ask(stack.url, method, path, headers={"Host": "evil.example"})
+    assert answer.header("Location") is None
+    assert not 300 <= answer.status < 400
+    assert "html" not in (answer.header("Content-Type") or "")
+    if answer.status >= 400:
+        assert answer.header("Content-Type") == "application/json"
+        assert method == "HEAD" or answer.object()["error"]
+    assert b"evil" not in answer.body

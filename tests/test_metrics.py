@@ -224,11 +224,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 5), accepted=st.booleans())
     def deliver_finished(self, limit: int, accepted: bool) -> None:
-        batch = self.metrics.finished(limit)
+        batch = self.metrics.journal.oldest(limit)
         waiting = len(self.finished) - len(self.delivered)
         assert len(batch) == min(limit, waiting)
         if accepted:
-            self.metrics.acknowledge_finished(len(batch))
+            self.metrics.journal.drop(len(batch))
             self.delivered.extend(batch)
 
     @invariant()
@@ -257,7 +257,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert with_loadtime == [event.loadtime for event in self.events if event.loadtime]
         assert len(with_loadtime) == (self.ready_at is not None)
         assert last.report.cur_load == 0.0
-        self.delivered.extend(self.metrics.finished(10**6))
+        self.delivered.extend(self.metrics.journal.oldest(10**6))
         told = [(record.request_idx, record.status, record.success) for record in self.delivered]
         assert told == self.finished
         nothing = report_of(self.metrics)
@@ -307,8 +307,8 @@ def test_nothing_is_lost_between_threads() -> None:
         if not lost:
             metrics.acknowledge(snapshot)
             reports.append(snapshot.report)
-            batch = metrics.finished(10**9 if last else 7)
-            metrics.acknowledge_finished(len(batch))
+            batch = metrics.journal.oldest(10**9 if last else 7)
+            metrics.journal.drop(len(batch))
             delivered.extend(batch)
 
     def keep_reporting() -> None:
@@ -417,7 +417,9 @@ def test_a_jump_of_the_wall_clock_changes_no_interval(jump: float) -> None:
     time.advance(3)
     tracker.end(Outcome.SUCCESS)
 
-    assert metrics.finished(10) == [FinishedRequest(5, True, "Success", entered, entered + 2, entered + 5)]
+    assert metrics.journal.oldest(10) == [
+        FinishedRequest(5, True, "Success", entered, entered + 2, entered + 5)
+    ]
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
@@ -463,7 +465,9 @@ def test_a_finished_request_says_what_it_reached(
     tracker.end(outcome)
 
     told = [0.0 if moment is None else entered + moment for moment in times]
-    assert metrics.finished(1) == [FinishedRequest(9, success, outcome.value, told[0], told[1], told[2])]
+    assert metrics.journal.oldest(1) == [
+        FinishedRequest(9, success, outcome.value, told[0], told[1], told[2])
+    ]
 
 
 def test_a_rejected_request_is_finished_at_once() -> None:
@@ -471,7 +475,7 @@ def test_a_rejected_request_is_finished_at_once() -> None:
     metrics = Metrics(time.clock())
     reject(metrics, 4, 5.0)
 
-    assert metrics.finished(1) == [FinishedRequest(4, False, "Rejected", time.wall, 0.0, 0.0)]
+    assert metrics.journal.oldest(1) == [FinishedRequest(4, False, "Rejected", time.wall, 0.0, 0.0)]
 
 
 # -- what goes on the wire -------------------------------------------------------------------------------
@@ -512,7 +516,7 @@ def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
     metrics = Metrics()
     metrics.admit(auth(7), 1.0, welcome).close()
 
-    [record] = metrics.finished(5)
+    [record] = metrics.journal.oldest(5)
 
     assert list(record.to_wire()) == [
         "request_idx",
@@ -548,7 +552,7 @@ def test_what_tells_retries_from_requests_stays_small() -> None:
     def receive(indices: range) -> None:
         for request_idx in indices:
             metrics.admit(auth(request_idx), 1.0, welcome).close()
-            metrics.acknowledge_finished(1)
+            metrics.journal.drop(1)
 
     receive(range(20_000))
     before = sys.getallocatedblocks()

@@ -34,6 +34,8 @@ MUTATIONS = [
         "True:\n                self._count_distinct",
     ),
     ("if tracker.kind is not Kind.IN_SESSION:", "if True:"),
+    ("self._note_end(tracker, outcome)", "self._on_change()"),
+    ("self._note_end(tracker, Outcome.REJECTED)", "self._on_change()"),
     ("if tracker.kind is not Kind.IN_SESSION]", "]"),
     ("self._sessions if tracker.kind is Kind.SESSION else self._requests", "self._requests"),
     ("cur_load = self._sessions.load + self._requests.load", "cur_load = self._requests.load"),
@@ -45,7 +47,6 @@ MUTATIONS = [
     ("self._reported_revision = snapshot.revision", "self._reported_revision = self._revision"),
     ("if request_idx in self._recent:", "if False:"),
     ("self._ready_before = True", "pass"),
-    ("self._journal.drop(count)", "self._journal.drop(count + 1)"),
     ("new_load=max(since.received - since.cancelled, 0.0)", "new_load=since.received - since.cancelled"),
     ("rej_load=since.rejected", "rej_load=since.served"),
 ]

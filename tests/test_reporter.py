@@ -22,7 +22,9 @@ from pyworker.data_types import AuthData
 from pyworker.errors import AutoscalerError
 from pyworker.metrics import Metrics
 from pyworker.reports import Identity, ModelFigures, Outcome
-from tests.support.scripted import Act, ScriptedServer, chunk, head
+from pyworker.runtime import Loop
+from tests.support.dripping import DRIPS, Dripping
+from tests.support.waiting import wait_until
 
 IDENTITY = Identity(17, "s3cret-token", "http://203.0.113.7:40123")
 URL = "http://203.0.113.7:40123"
@@ -51,6 +53,8 @@ class FakeAutoscaler:
         self._lock = threading.Lock()
         self._answers: dict[str, list[Answer]] = {}
         self._received: list[tuple[str, object]] = []
+        self.slow_by = 0.0
+        self.pause = threading.Event()
         self._thread.start()
 
     @property
@@ -103,7 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
     def _answer(self, body: object) -> None:
-        answer = cast("_Server", self.server).autoscaler.take(self.path, body)
+        server = cast("_Server", self.server).autoscaler
+        answer = server.take(self.path, body)
+        server.pause.wait(server.slow_by)
         if answer.drop:
             self.close_connection = True
             return
@@ -235,7 +241,10 @@ def test_the_figures_are_those_of_the_moment(autoscaler: FakeAutoscaler) -> None
 def test_many_finished_requests_go_in_batches(autoscaler: FakeAutoscaler) -> None:
     with Bench(autoscaler.url) as bench:
         bench.serve(1201)
-        bench.reporter.report_once(0.0)
+        assert bench.reporter.report_once(0.0) == 0.0, "more is due at once"
+        assert len(autoscaler.received("/worker_status/")) == 1, "the status does not wait for all of them"
+        assert bench.reporter.report_once(0.1) == 0.0
+        assert bench.reporter.report_once(0.2) == pytest.approx(MAX_INTERVAL - 0.2)
 
     batches = [len(batch["requests"]) for batch in autoscaler.received("/delete_requests/")]
     assert batches == [500, 500, 201]
@@ -254,7 +263,11 @@ def test_addresses_are_tried_in_order_until_one_accepts(
         assert (len(autoscaler.calls), len(second.calls)) == (1, 1)
 
         bench.reporter.report_once(20.0)
-        assert (len(autoscaler.calls), len(second.calls)) == (2, 1), "the first one that accepts is enough"
+        assert (len(autoscaler.calls), len(second.calls)) == (1, 2), "the one that accepted last comes first"
+
+        second.answer("/worker_status/", Answer(500))
+        bench.reporter.report_once(40.0)
+        assert (len(autoscaler.calls), len(second.calls)) == (2, 3), "and then the others, in their order"
 
 
 def test_where_none_accepts_the_error_names_each(autoscaler: FakeAutoscaler, nobody: str) -> None:
@@ -339,7 +352,7 @@ def test_finished_requests_are_told_exactly_once_across_outages(autoscaler: Fake
         for _ in range(12):
             bench.serve(300)
             now += bench.reporter.report_once(now)
-        while bench.metrics.finished(1):
+        while bench.metrics.journal.oldest(1):
             now += bench.reporter.report_once(now)
 
     outcomes = [no, yes, no, no, yes, yes, no]
@@ -367,6 +380,7 @@ def test_a_batch_that_was_accepted_is_not_sent_again_with_the_next(autoscaler: F
     autoscaler.answer("/delete_requests/", Answer(), Answer(500), Answer())
     with Bench(autoscaler.url) as bench:
         bench.serve(700)
+        assert bench.reporter.report_once(0.0) == 0.0
         assert bench.reporter.report_once(0.0) == 1.0
         bench.reporter.report_once(1.0)
 
@@ -523,32 +537,53 @@ def test_the_key_comes_from_the_first_address_that_has_it(
         assert bench.verifier.has_key
 
 
-@pytest.mark.parametrize("kind", ["report", "key"])
-def test_an_answer_that_trickles_holds_nobody_up(scripted_model: ScriptedServer, kind: str) -> None:
-    """A byte every half second: no read ever times out, and the end would come after half a minute."""
-    gates = [threading.Event() for _ in range(60)]
-    steps = [step for gate in gates for step in (chunk(b"x"), gate)]
-    path = "/worker_status/" if kind == "report" else "/pubkey/"
-    scripted_model.script(path, head("Transfer-Encoding: chunked"), *steps, Act.CLOSE)
-    done = threading.Event()
+@pytest.fixture(params=DRIPS)
+def dripping(request: pytest.FixtureRequest) -> Iterator[str]:
+    server = Dripping(DRIPS[request.param])
+    yield server.url
+    server.close()
 
-    def trickle() -> None:
-        for gate in gates:
-            if done.wait(0.5):
-                return
-            gate.set()
 
-    trickler = threading.Thread(target=trickle)
-    trickler.start()
-    client = AutoscalerClient([scripted_model.url])
-    began = time.monotonic()
-    try:
-        if kind == "report":
-            client.send_status({})
-        else:
-            assert set(client.fetch_public_key()) == {"x"}
-        assert time.monotonic() - began < 15
-    finally:
-        done.set()
-        trickler.join()
-        client.close()
+def test_an_address_that_drips_or_is_silent_costs_bounded_time_and_that_once(
+    dripping: str, autoscaler: FakeAutoscaler, pem: bytes
+) -> None:
+    autoscaler.answer("/pubkey/", Answer(200, pem))
+    with Bench(dripping, autoscaler.url) as bench, KeyBench(dripping, autoscaler.url) as keys:
+        began = time.monotonic()
+        threads = [threading.Thread(target=keys.fetcher.fetch_once)]
+        threads[0].start()
+        bench.serve(1)
+        bench.reporter.report_once(0.0)
+        assert time.monotonic() - began < 12
+        threads[0].join()
+        assert time.monotonic() - began < 12
+        assert keys.verifier.has_key
+        again = time.monotonic()
+        for moment in range(1, 6):
+            bench.serve(1)
+            bench.reporter.report_once(20.0 * moment)
+        assert time.monotonic() - again < 4
+    assert total(autoscaler, "cur_perf") == 6
+
+
+def test_a_status_does_not_wait_for_many_finished_requests(autoscaler: FakeAutoscaler) -> None:
+    """60,000 of them wait, and the autoscaler is slow."""
+    with Bench(autoscaler.url) as bench:
+        bench.serve(60_000)
+        autoscaler.slow_by = 0.05
+        loop = Loop("test-report", lambda: bench.reporter.report_once(time.monotonic()), hold=MIN_INTERVAL)
+        began = time.monotonic()
+        loop.start()
+        try:
+            wait_until(lambda: autoscaler.received("/worker_status/"), "a first status", 5)
+            assert time.monotonic() - began < 3
+            bench.serve(1, 7.0)
+            loop.wake()
+            wait_until(lambda: total(autoscaler, "cur_perf") == 60_007, "the next status", 5)
+            # Not one batch a second, but one after the other.
+            wait_until(lambda: not len(bench.metrics.journal), "the end of all batches", 40)
+            assert len(autoscaler.received("/worker_status/")) >= 2
+        finally:
+            loop.stop()
+            assert loop.join(10)
+    assert indices(autoscaler) == list(range(60_001))

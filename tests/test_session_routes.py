@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.dripping import DRIPS, Dripping
 from tests.support.http import Answer, RawClient, ask
 from tests.support.ports import free_port
-from tests.support.scripted import Act, chunk, head, whole
-from tests.support.stack import LOADED_LINE, NewStack, Stack
+from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
+from tests.support.stack import LOADED_LINE, MODEL_API_KEY, NewStack, Stack
 from tests.support.waiting import wait_until
 
 Create = Callable[..., "Open"]
@@ -123,6 +124,40 @@ def test_what_a_session_has_by_default(opened: Create) -> None:
     assert (known["lifetime"], known["on_close_route"], known["on_close_payload"]) == (0.5, None, None)
 
 
+#: What is no loopback address, or would be another host's for another parser.
+FOREIGN = [
+    "http://10.0.0.1/x",
+    "http://128.0.0.1/x",
+    "http://127.0.0.1.evil.example/x",
+    "http://127.0.0.999/x",
+    "http://127.1/x",
+    "http://2130706433/x",
+    "http://0x7f.0.0.1/x",
+    "http://127.0.0.1@evil.example/x",
+    "http://user@127.0.0.1/x",
+    "http://evil.example#@127.0.0.1/x",
+    "http://127.0.0.1\\@evil.example/x",
+    "http://127.0.0.1 /x",
+    "http://127.0.0.1\r\nX: y/",
+    "http://127.0.0.1:0/x",
+    "http://127.0.0.1:65536/x",
+    "http://127.0.0.1:/x",
+    "http://127.0.0.1?x",
+    "http://localhost.evil.example/x",
+    "http://localhost./x",
+    "http://[::1]evil/x",
+    "http://[::2]/x",
+    "http://[::ffff:10.0.0.1]/x",
+    "http://0.0.0.0/x",
+    "http:///x",
+    "http:/127.0.0.1/x",
+    "ftp://127.0.0.1/x",
+    "file:///etc/passwd",
+    "http://\uff11\uff12\uff17.0.0.1/x",
+    "http://127." + "0" * 100_000,
+]
+
+
 @pytest.mark.parametrize(
     ("payload", "field"),
     [
@@ -143,10 +178,11 @@ def test_what_a_session_has_by_default(opened: Create) -> None:
         ({"on_close_route": "/a b"}, "on_close_route"),
         ({"on_close_route": "/a\r\nHost: x"}, "on_close_route"),
         ({"on_close_route": 7}, "on_close_route"),
+        *(({"on_close_route": url}, "on_close_route") for url in FOREIGN),
         ({"on_close_payload": "text"}, "on_close_payload"),
         ({"on_close_payload": [1]}, "on_close_payload"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_bad_terms_are_422_and_named(stack: Stack, payload: dict[str, object], field: str | None) -> None:
     answer = attempt(stack, stack.auth_data(), payload)
@@ -362,6 +398,54 @@ def test_a_callback_that_fails_harms_nobody(stack: Stack, opened: Create) -> Non
     assert stack.post("/pass").status == 200
 
 
+def test_a_callback_may_go_to_another_server_of_this_machine(stack: Stack, opened: Create) -> None:
+    with ScriptedServer() as other:
+        local = other.url.replace("127.0.0.1", "localhost")
+        sessions = {
+            "/ip": opened(on_close_route=f"{other.url}/ip", on_close_payload={"job": 7}),
+            "/name?with=query": opened(on_close_route=f"{local}/name?with=query"),
+        }
+        other.script("/ip", whole(b"", "Location: http://127.0.0.1:1/", status="302 Found"))
+        for session in sessions.values():
+            assert session.ask("end").status == 200
+        told = other.request("/ip")
+        assert told.json() == {"job": 7, "session_id": sessions["/ip"].id}
+        assert told.header("Authorization") is None, "the key of the model server is for that alone"
+        assert other.request("/name?with=query").json() == {"session_id": sessions["/name?with=query"].id}
+        stack.worker.wait_for_log("the server answered 302 to its callback")
+    gone = opened(on_close_route=f"{other.url}/gone")
+    assert gone.ask("end").status == 200
+    stack.worker.wait_for_log("its callback failed: ConnectionError")
+    assert "with=query" not in stack.worker.log
+    # The model server's own URL is what its paths are: with its key, over its pool.
+    own = opened(on_close_route=f"{stack.model.url}/own")
+    assert own.ask("end").status == 200
+    assert stack.model.request("/own").header("Authorization") == f"Bearer {MODEL_API_KEY}"
+    for url in ("http://127.8.9.10/x", "https://[::1]:8/x", "HTTP://LOCALHOST/x", "http://127.0.0.1"):
+        assert opened(on_close_route=url).ask("end").status == 200
+
+
+def test_a_callback_that_drips_is_given_up(stack: Stack, opened: Create) -> None:
+    with Dripping(DRIPS["header block"]) as dripping:
+        session = opened(on_close_route=f"{dripping.url}/x")
+        began = time.monotonic()
+        assert session.ask("end").status == 200
+        stack.worker.wait_for_log("no answer to its callback in 10 s")
+        assert time.monotonic() - began < 15
+
+
+def test_without_a_limit_any_number_of_sessions_may_be_open(new_stack: NewStack) -> None:
+    port = free_port()
+    stack = new_stack({"MAX_SESSIONS": "0", "WORKER_HTTP_PORT": str(port)})
+    stack.start_ready()
+    sessions = [create(stack) for _ in range(30)]
+    # The model server can end them as ever.
+    for session in sessions:
+        body = {"session_id": session.id, "session_auth": session.auth}
+        answer = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", json.dumps(body).encode())
+        assert answer.status == 200
+
+
 def test_the_end_of_the_worker_ends_its_sessions(new_stack: NewStack) -> None:
     stack = new_stack({"DRAIN_TIMEOUT": "1"})
     stack.start_ready()
@@ -402,13 +486,19 @@ def test_the_model_server_ends_a_session_on_the_loopback_port(new_stack: NewStac
             socket.create_connection((str(address), port), timeout=5)
 
 
-def test_a_loopback_port_that_is_taken_is_a_warning(new_stack: NewStack) -> None:
+def test_a_loopback_port_that_is_taken_is_taken_over_once_it_is_free(new_stack: NewStack) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         stack = new_stack({"WORKER_HTTP_PORT": str(port)})
         stack.start_ready()
-        assert f"cannot end sessions through port {port}" in stack.worker.log
+        stack.worker.wait_for_log(f"cannot end sessions through port {port}")
         assert create(stack).ask("end").status == 200
+    # As it is once the process before has finished its requests.
+    stack.worker.wait_for_log(f"port {port} is free now")
+    session = create(stack)
+    body = {"session_id": session.id, "session_auth": session.auth}
+    answer = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", json.dumps(body).encode())
+    assert answer.object() == {"ended": True, "removed_session": session.id}
 
 
 def test_what_was_answered_is_served_though_its_session_ends_at_once(new_stack: NewStack) -> None:

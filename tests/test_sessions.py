@@ -35,7 +35,7 @@ class Setting:
         return self.metrics.snapshot(IDENTITY, ModelFigures(1.0, ""), 1.0).report
 
     def records(self) -> list[tuple[int, str]]:
-        return [(record.request_idx, record.status) for record in self.metrics.finished(100)]
+        return [(record.request_idx, record.status) for record in self.metrics.journal.oldest(100)]
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_an_open_session_is_one_request_in_hand_with_its_cost(setting: Setting) 
     report = setting.report()
     assert (report.num_requests_working, report.cur_load, report.cur_perf) == (0, 0, 7)
     assert setting.records() == [(42, "Success")]
-    [record] = setting.metrics.finished(9)
+    [record] = setting.metrics.journal.oldest(9)
     assert record.entered_queue_at == record.work_started_at == setting.wall
 
 

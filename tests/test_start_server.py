@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -236,7 +238,7 @@ def test_a_python_without_venv_names_the_command_to_run(
     stubs = _stubs(tmp_path, user_id=1000)
     run = start(bare, "demo", **ports, **stubs)
     assert run.end(STOP_SECONDS) == 1
-    assert "sudo apt-get update && sudo apt-get install -y python3-venv" in run.said
+    assert "sudo apt-get update && sudo apt-get install -y python3 python3-venv" in run.said
     assert "ensurepip is not available" in run.said
     assert not (tmp_path / "apt-get.log").exists()
 
@@ -246,7 +248,7 @@ def test_root_gets_the_venv_module_installed(
 ) -> None:
     run = start(bare, "demo", **ports, **_stubs(tmp_path, user_id=0))
     run.read_until("installing requirements.txt", INSTALL_SECONDS)
-    assert (tmp_path / "apt-get.log").read_text() == "update\ninstall -y python3-venv\n"
+    assert (tmp_path / "apt-get.log").read_text() == "update\ninstall -y python3 python3-venv\n"
     run.process.terminate()
     assert run.end(STOP_SECONDS) == 143
 
@@ -277,6 +279,121 @@ def _stubs(folder: Path, user_id: int) -> dict[str, str]:
 # --- an instance -----------------------------------------------------------------------------------------
 
 
+def test_root_gets_python_installed(bare: Path, tmp_path: Path, start: Start) -> None:
+    """A bare system has neither."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    # What the script itself needs.
+    names = {"bash", "env", "dirname", "mkdir", "touch", "date", "tee", "rm", "tac", "setsid", "setpriv"}
+    names |= {"tail", "sed", "sleep", "cat", "wc", "cp", "grep"}
+    for name in names:
+        if found := shutil.which(name):
+            (programs / name).symlink_to(found)
+    log = tmp_path / "apt-get.log"
+    real = Path(sys.executable).resolve()
+    for name, script in {
+        "id": "echo 0",
+        "apt-get": f"""
+            echo "$*" >>'{log}'
+            case "$1" in install) ln -s '{real}' '{programs}/python3' ;; esac
+            """,
+    }.items():
+        (programs / name).write_text(
+            f"#!{shutil.which('bash')}\nPATH={os.environ['PATH']}\n{textwrap.dedent(script)}\n"
+        )
+        (programs / name).chmod(0o755)
+    model_log = tmp_path / "model.log"
+    model_log.write_text("a line of an earlier run\n")
+    run = start(bare, PATH=str(programs), WORKSPACE_DIR=str(tmp_path), MODEL_LOG=str(model_log))
+    assert run.end(STOP_SECONDS) == 1
+    assert log.read_text() == "update\ninstall -y python3 python3-venv\n", run.said
+    assert "python3 is missing" not in run.said
+    assert "BACKEND is not set" in run.said
+    assert (model_log.read_text(), (tmp_path / "model.log.old").read_text()) == (
+        "",
+        "a line of an earlier run\n",
+    )
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "sh"])
+def test_another_shell_hands_over_to_bash(bare: Path, shell: str) -> None:
+    """As people type it: `sh start_server.sh`. Bash plays that shell where it is called so."""
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"no {shell} here")
+    for options in ([], ["-e"], *([["--posix"]] if shell == "bash" else [])):
+        command = [found, *options, "start_server.sh", "demo", "one", "two"]
+        done = subprocess.run(
+            command, cwd=bare, capture_output=True, text=True, timeout=STOP_SECONDS, check=False
+        )
+        assert done.returncode == 2, done
+        assert done.stderr.startswith("start_server.sh: more than one worker: one and two\n\nusage:")
+
+
+def test_what_the_model_logs_while_all_is_installed_is_for_the_worker(
+    bare: Path, tmp_path: Path, start: Start, ports: dict[str, str]
+) -> None:
+    log = tmp_path / "model.log"
+    log.write_text("a line of an earlier run\n")
+    run = start(
+        bare, **instance_settings(tmp_path, ports), PIP_INDEX_URL="http://127.0.0.1:9", PIP_RETRIES="0"
+    )
+    run.read_until("making .venv", INSTALL_SECONDS)
+    assert (log.read_text(), (tmp_path / "model.log.old").read_text()) == ("", "a line of an earlier run\n")
+    log.write_text("server has started\n")
+    run.read_until("installing requirements.txt", INSTALL_SECONDS)
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) in (1, 143)
+    assert log.read_text() == "server has started\n"
+
+
+def test_health_needs_no_log(bare: Path, tmp_path: Path, start: Start, ports: dict[str, str]) -> None:
+    settings = {**instance_settings(tmp_path, ports), "MODEL_LOG": "", "MODEL_READINESS": "Health"}
+    run = start(bare, **settings, PIP_INDEX_URL="http://127.0.0.1:9", PIP_RETRIES="0")
+    run.read_until("making .venv", INSTALL_SECONDS)
+    assert "MODEL_LOG" not in run.said
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) == 143
+
+
+def test_a_file_system_without_locks_is_not_taken_for_a_running_instance(
+    bare: Path, tmp_path: Path, start: Start, ports: dict[str, str]
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    # The lock fails as on such a file system, if by another error: the file is closed.
+    script = f"""#!/bin/sh
+case "$*" in *instance/lock.py*) exec '{shutil.which("python3")}' "$@" 9>&- ;; esac
+exec '{shutil.which("python3")}' "$@"
+"""
+    (programs / "python3").write_text(script)
+    (programs / "python3").chmod(0o755)
+    settings = {**instance_settings(tmp_path, ports), "PATH": f"{programs}:{os.environ['PATH']}"}
+    run = start(bare, **settings, PIP_INDEX_URL="http://127.0.0.1:9", PIP_RETRIES="0")
+    run.read_until("making .venv", INSTALL_SECONDS)
+    assert "cannot be locked (Bad file descriptor)" in run.said
+    assert "started already" not in run.said
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) == 143
+
+
+def instance_settings(folder: Path, ports: dict[str, str]) -> dict[str, str]:
+    """Of an instance whose workspace is this folder."""
+    port = ports["WORKER_PORT"]
+    return {
+        "BACKEND": "hello_world",
+        "MODEL_LOG": str(folder / "model.log"),
+        "CONTAINER_ID": "7",
+        "PUBLIC_IPADDR": "127.0.0.1",
+        f"VAST_TCP_PORT_{port}": port,
+        "WORKER_PORT": port,
+        "USE_SSL": "false",
+        "REPORT_ADDR": f"http://127.0.0.1:{ports['DEMO_AUTOSCALER_PORT']}",
+        "MASTER_TOKEN": "hunter2",
+        "WORKSPACE_DIR": str(folder),
+    }
+
+
 def test_every_missing_setting_is_named_at_once(bare: Path, tmp_path: Path, start: Start) -> None:
     run = start(bare, MASTER_TOKEN="hunter2", WORKSPACE_DIR=str(tmp_path))
     assert run.end(STOP_SECONDS) == 1
@@ -295,18 +412,7 @@ def test_an_instance_serves_until_it_is_terminated(
     port = ports["WORKER_PORT"]
     log = tmp_path / "model.log"
     log.write_text("a line of an earlier run\n")
-    settings = {
-        "BACKEND": "hello_world",
-        "MODEL_LOG": str(log),
-        "CONTAINER_ID": "7",
-        "PUBLIC_IPADDR": "127.0.0.1",
-        f"VAST_TCP_PORT_{port}": port,
-        "WORKER_PORT": port,
-        "USE_SSL": "false",
-        "REPORT_ADDR": f"http://127.0.0.1:{ports['DEMO_AUTOSCALER_PORT']}",
-        "MASTER_TOKEN": "hunter2",
-        "WORKSPACE_DIR": str(tmp_path),
-    }
+    settings = instance_settings(tmp_path, ports)
     run = start(installed.folder, **settings)
     wait_until(lambda: _ping(port) == b"pong", "the worker answers", DEMO_SECONDS)
     assert (log.read_text(), (tmp_path / "model.log.old").read_text()) == ("", "a line of an earlier run\n")

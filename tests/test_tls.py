@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import os
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -126,7 +128,43 @@ def swapped(files: CertificateFiles) -> None:
 
 Spoil = Callable[[CertificateFiles], None]
 CRT, KEY = "SSL_CERTFILE", "SSL_KEYFILE"
+
+
+def openssl_pair(pair: CertificateFiles, *algorithm: str) -> None:
+    """A pair that the command makes, of a sort that the library may not know."""
+    files = ("-keyout", str(pair.key), "-out", str(pair.certificate))
+    command = ["openssl", "req", "-x509", "-nodes", "-subj", "/CN=odd", *algorithm, *files]
+    subprocess.run(command, check=True, capture_output=True, timeout=DEADLINE)
+
+
+def odd_curve(pair: CertificateFiles) -> None:
+    """The key is the old one: only the certificate is of a curve that the library does not know."""
+    key = pair.key.read_bytes()
+    openssl_pair(pair, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp160k1")
+    pair.key.write_bytes(key)
+
+
+def odd_curve_of_the_key(pair: CertificateFiles) -> None:
+    certificate = pair.certificate.read_bytes()
+    openssl_pair(pair, "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp160k1")
+    pair.certificate.write_bytes(certificate)
+
+
+def pipe_for_a_certificate(pair: CertificateFiles) -> None:
+    pair.certificate.unlink()
+    os.mkfifo(pair.certificate)
+
+
+def endless_key(pair: CertificateFiles) -> None:
+    with pair.key.open("ab") as file:
+        file.truncate(2**31)
+
+
 SPOILED: list[tuple[Spoil, str, str]] = [
+    (odd_curve, CRT, "cannot be used ("),
+    (odd_curve_of_the_key, KEY, "holds no private key in PEM form"),
+    (pipe_for_a_certificate, CRT, "is no file"),
+    (endless_key, KEY, "is larger than 1048576 bytes"),
     (remove_certificate, CRT, "cannot be read (No such file or directory)"),
     (remove_key, KEY, "cannot be read (No such file or directory)"),
     (make_key_a_folder, KEY, "cannot be read (Is a directory)"),
@@ -434,6 +472,23 @@ def test_a_broken_file_keeps_the_old_certificate(secure: Stack, files: Certifica
     assert ask(secure.url, "GET", "/ping").body == b"pong"
 
 
+@pytest.mark.parametrize("spoil", [odd_curve, odd_curve_of_the_key, pipe_for_a_certificate])
+def test_an_odd_certificate_beside_the_running_one_ends_nobody(
+    secure: Stack, files: CertificateFiles, spoil: Spoil
+) -> None:
+    before, _ = peer(secure)
+    pid = secure.worker.worker_pid
+    spoil(files)
+
+    def told() -> bool:
+        assert peer(secure)[0] == before
+        return "the certificate in use is kept" in secure.worker.log
+
+    wait_until(told, "a warning of the odd file")
+    assert ask(secure.url, "GET", "/ping").body == b"pong"
+    assert secure.worker.worker_pid == pid
+
+
 def test_a_half_handshake_does_not_stall_others(secure: Stack) -> None:
     with contextlib.ExitStack() as open_connections:
         for _ in range(50):
@@ -455,7 +510,7 @@ def test_plain_http_at_a_tls_port_ends_at_once(secure: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "variable", "says"),
-    [SPOILED[0], SPOILED[1], SPOILED[9], SPOILED[10]],
+    [SPOILED[0], SPOILED[4], SPOILED[5], SPOILED[13], SPOILED[14]],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_a_start_without_a_good_pair_ends_with_one_line(

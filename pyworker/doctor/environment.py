@@ -5,6 +5,7 @@ from __future__ import annotations
 from pyworker.config import Settings
 from pyworker.doctor.finding import Examination, Finding, fail, ok, warn
 from pyworker.errors import ConfigError
+from pyworker.redaction import redacted
 from pyworker.registry import load_worker
 
 DEFAULT_WORKER = "hello_world"
@@ -28,7 +29,8 @@ def identity(examination: Examination) -> Finding:
         return fail("; ".join(error.problems))
     if settings.unsecured:
         return warn("UNSECURED=true, so anybody may use this worker", "unset it on an instance")
-    found = f"instance {settings.container_id} at {settings.public_url or 'a URL that is not known'}"
+    url = redacted(settings.public_url or "") or "a URL that is not known"
+    found = f"instance {settings.container_id} at {url}"
     if not settings.check_url:
         return warn(
             f"{found}; CHECK_URL=false accepts a signature made for another worker",
@@ -64,4 +66,4 @@ def worker(examination: Examination) -> Finding:
         backend.require_readiness_source()
     except ConfigError as error:
         return fail(str(error))
-    return ok(f"{name} in front of {backend.client.base_url}, {len(backend.handlers) - 1} routes")
+    return ok(f"{name} in front of {redacted(backend.client.base_url)}, {len(backend.handlers) - 1} routes")

@@ -6,13 +6,12 @@ import resource
 import shutil
 import tempfile
 
+from pyworker.config import RESERVED_THREADS, descriptor_limit
 from pyworker.doctor.finding import Examination, Finding, fail, ok, warn
 
 _GIB = 2**30
 _LITTLE_DISK = 2 * _GIB
 _NO_DISK = _GIB // 10
-# Beside connections: the log, the listener, the connections that report, libraries.
-_OTHER_DESCRIPTORS = 64
 
 
 def disk(_examination: Examination) -> Finding:
@@ -42,11 +41,15 @@ def state_folder(examination: Examination) -> Finding:
 
 def descriptors(examination: Examination) -> Finding:
     """Each request in hand takes a connection of the client and one to the model server."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = 2**20 if hard == resource.RLIM_INFINITY else hard
-    threads = examination.settings.threads
-    needed = 2 * threads + _OTHER_DESCRIPTORS
-    found = f"{soft} open files, which the worker raises to {limit}; WORKER_THREADS={threads} needs {needed}"
-    if limit < needed:
-        return fail(found, f"raise the hard limit (ulimit -Hn {needed}), or set WORKER_THREADS lower")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = descriptor_limit()
+    settings = examination.settings
+    asked = settings.threads + settings.threads_refused
+    found = f"{soft} open files, which the worker raises to {limit}; WORKER_THREADS={asked}"
+    if settings.threads_refused:
+        needed = 4 * (asked + RESERVED_THREADS)
+        return warn(
+            f"{found} is cut to {settings.threads}",
+            f"raise the hard limit (ulimit -Hn {needed}), or set WORKER_THREADS lower",
+        )
     return ok(found)

@@ -17,6 +17,8 @@ from pyworker.config import Settings
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import AutoscalerError
 from pyworker.health import HealthProbe
+from pyworker.redaction import redacted
+from pyworker.timed_http import timed_session
 
 _TIMEOUT = 3.0
 MAX_SKEW = 60.0
@@ -25,7 +27,7 @@ MAX_SKEW = 60.0
 def port(examination: Examination) -> Finding:
     """The worker can listen at its port, or does so already."""
     settings = examination.settings
-    place = f"{settings.worker_host}:{settings.worker_port}"
+    place = settings.bind
     try:
         _bind(settings)
     except OSError as error:
@@ -82,7 +84,7 @@ def public_key(examination: Examination) -> Finding:
         return fail("; ".join(problems), advice)
     if problems:
         return warn(f"{'; '.join(problems)}; another address of REPORT_ADDR gives it", advice)
-    return ok(f"{', '.join(settings.report_addrs)} gives it")
+    return ok(f"{', '.join(map(redacted, settings.report_addrs))} gives it")
 
 
 def _key_problem(address: str) -> str:
@@ -94,7 +96,7 @@ def _key_problem(address: str) -> str:
     except AutoscalerError as error:
         return str(error)
     except (ValueError, IndexError, TypeError):
-        return f"{address}/pubkey/ is no PEM of an RSA key"
+        return f"{redacted(address)}/pubkey/ is no PEM of an RSA key"
     finally:
         client.close()
     return ""
@@ -104,14 +106,14 @@ def clock(examination: Examination) -> Finding:
     """This clock and the autoscaler's agree; reports carry the time of day."""
     address = examination.settings.report_addrs[0]
     try:
-        with requests.Session() as session:
-            session.trust_env = False
-            answer = session.get(f"{address}/pubkey/", timeout=_TIMEOUT, allow_redirects=False)
+        with timed_session() as session:
+            limits = (_TIMEOUT, 2 * _TIMEOUT)
+            answer = session.get(f"{address}/pubkey/", timeout=limits, allow_redirects=False, stream=True)
         there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
     except requests.exceptions.RequestException:
-        raise NotChecked(f"{address} cannot be reached") from None
+        raise NotChecked(f"{redacted(address)} cannot be reached") from None
     except (KeyError, ValueError, TypeError):
-        raise NotChecked(f"{address} does not say what time it is") from None
+        raise NotChecked(f"{redacted(address)} does not say what time it is") from None
     skew = time.time() - there
     if abs(skew) > MAX_SKEW:
         word = "ahead of" if skew > 0 else "behind"
@@ -127,7 +129,7 @@ def model_server(examination: Examination) -> Finding:
     problem = client.connection_problem()
     if problem:
         return fail(problem, "start it, or set MODEL_SERVER_URL; some listen only once the model is loaded")
-    return ok(f"{client.base_url} accepts connections")
+    return ok(f"{redacted(client.base_url)} accepts connections")
 
 
 def health(examination: Examination) -> Finding:
@@ -146,4 +148,4 @@ def health(examination: Examination) -> Finding:
             problem,
             "look into the model's log, or set MODEL_HEALTH_ENDPOINT to what answers 2xx when it is well",
         )
-    return ok(f"{backend.health_url} is well")
+    return ok(f"{redacted(backend.health_url)} is well")

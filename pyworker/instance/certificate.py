@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import ipaddress
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,12 +19,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from types import FrameType
 from urllib.parse import urlsplit
 
 #: Seconds that a certificate has to last to be kept.
 LASTING = 24 * 3600
 _BITS = "2048"
+#: Seconds for each wait of a call to the console, and for all of it, however it drips.
 _TIMEOUT = 10.0
+_EXCHANGE = 20.0
 _FIRST_PAUSE = 1.0
 _MAX_PAUSE = 15.0
 _MAX_ANSWER = 256 * 1024
@@ -42,7 +46,7 @@ def certify(
     sign: asks the console, a certificate signing request in, a certificate out; raises `NotSigned`. It is
     tried again with growing pauses for `patience` seconds.
     """
-    if _is_good(certificate, key, LASTING):
+    if _is_good(certificate, key, LASTING) and not _is_for_another(certificate, address):
         return
     if not _public_key(key):
         with _replacing(key, "SSL_KEYFILE") as new:
@@ -54,13 +58,26 @@ def certify(
         new.chmod(_PLAIN)
 
 
+def _is_for_another(certificate: Path, address: str) -> bool:
+    """Whether it names addresses, and this one is not among them: the instance had another one then."""
+    if not address:
+        return False
+    named = _openssl_or_nothing("x509", "-in", str(certificate), "-noout", "-ext", "subjectAltName")
+    kind, _, host = _alternative_name(address).partition(":")
+    check = "-checkip" if kind == "IP" else "-checkhost"
+    # It says so, but its status is 0 either way.
+    said = _openssl_or_nothing("x509", "-in", str(certificate), "-noout", check, host)
+    return b":" in named and b"does match" not in said
+
+
 def ask_console(console: str, instance: str, request: bytes) -> bytes:
     """One call to the console; raises `NotSigned`."""
+    console = _without_user(console)
     url = f"{console.rstrip('/')}/api/v0/sign_cert/?instance_id={instance}"
     headers = {"Content-Type": "application/octet-stream"}
     try:
         call = urllib.request.Request(url, request, headers, method="POST")
-        with urllib.request.urlopen(call, timeout=_TIMEOUT) as answer:
+        with _at_most(_EXCHANGE), urllib.request.urlopen(call, timeout=_TIMEOUT) as answer:
             return answer.read(_MAX_ANSWER)
     except urllib.error.HTTPError as error:
         with error:
@@ -69,6 +86,28 @@ def ask_console(console: str, instance: str, request: bytes) -> bytes:
         raise NotSigned(f"{console} cannot be reached: {error.reason}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise NotSigned(f"{console} cannot be asked: {error or type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Generator[None]:
+    """Raises TimeoutError in what takes longer, however it waits. For the main thread."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise TimeoutError(f"no whole answer in {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _without_user(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _insist(attempt: Callable[[], None], patience: float) -> None:

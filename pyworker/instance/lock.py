@@ -16,12 +16,19 @@ from pathlib import Path
 
 _LOOK = 0.1
 
+HELD = 1
+NO_LOCKS = 2
+
+
+class NoLocks(Exception):
+    """The file system has no locks, as some that come over a network."""
+
 
 def take(descriptor: int, script: int, patience: float) -> int:
     """Lock this open file for the process `script`; 0, or the process id of the script that has it.
 
     A lock whose script is gone is held by what that has left, a worker that finishes its requests: that is
-    waited for, at most `patience` seconds; raises TimeoutError after them.
+    waited for, at most `patience` seconds; raises TimeoutError after them, `NoLocks` if there are none.
     """
     deadline = time.monotonic() + patience
     told = False
@@ -45,6 +52,8 @@ def _locked(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise NoLocks(error.strerror) from error
     return True
 
 
@@ -73,7 +82,9 @@ def _is_same(path: Path, file: os.stat_result) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """The program; its exit status."""
     parser = argparse.ArgumentParser(
-        prog="lock.py", description="Lock an open file for the calling process; print who has it otherwise."
+        prog="lock.py",
+        description="Lock an open file for the calling process; print who has it otherwise.",
+        epilog=f"Exit status: {HELD} where somebody has it, {NO_LOCKS} where it cannot be locked.",
     )
     parser.add_argument("descriptor", type=int, help="of the file, inherited from the calling process")
     parser.add_argument("script", type=int, help="id of the calling process")
@@ -83,9 +94,12 @@ def main(arguments: Sequence[str]) -> int:
         owner = take(options.descriptor, options.script, options.patience)
     except TimeoutError:
         owner = -1
+    except NoLocks as error:
+        sys.stdout.write(str(error))
+        return NO_LOCKS
     if owner:
         sys.stdout.write(f"process {owner}" if owner > 0 else "the worker of an earlier start")
-    return 1 if owner else 0
+    return HELD if owner else 0
 
 
 if __name__ == "__main__":

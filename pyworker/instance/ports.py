@@ -52,7 +52,7 @@ def described(processes: Sequence[int]) -> str:
 
 def _try_to_bind(host: str, port: int) -> None:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror:
         return  # gunicorn says what is wrong with the host
     family, kind, protocol, _, address = found[0]

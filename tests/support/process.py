@@ -55,6 +55,8 @@ class WorkerProcess:
         self.model_log = folder / "model.log"
         self.log_file = folder / "worker.log"
         self.port = 0
+        #: What the command is started through, such as a program that sets limits.
+        self.prefix: tuple[str, ...] = ()
         self._app = app
         self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,7 +108,15 @@ class WorkerProcess:
     def launch(self) -> Self:
         """Start the process without waiting for it."""
         self.port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), self._app]
+        command = [
+            *self.prefix,
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            str(ROOT / "gunicorn.conf.py"),
+            self._app,
+        ]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
