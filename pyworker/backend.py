@@ -11,7 +11,7 @@ import flask
 from pyworker.config import Settings
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ConfigError
-from pyworker.log_tail import LogActions
+from pyworker.log_lines import LogActions
 from pyworker.model_client import ModelClient, ModelSession
 from pyworker.pipeline import Pipeline, Route
 from pyworker.request_queue import Admission, RequestQueue, Unlimited

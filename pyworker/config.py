@@ -150,6 +150,11 @@ class Settings:
         return self.state_dir / ".has_benchmark"
 
     @property
+    def loaded_file(self) -> Path:
+        """Where it is kept that the model is loaded, for the worker process that comes after a crash."""
+        return self.state_dir / ".model_loaded"
+
+    @property
     def unsent_file(self) -> Path:
         """Where finished requests are kept until the autoscaler has accepted them."""
         return self.state_dir / ".unsent_requests"

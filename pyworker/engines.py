@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyworker.data_types import LogAction
-from pyworker.log_tail import LogActions
+from pyworker.log_lines import LogActions
 
 VLLM: LogActions = (
     (LogAction.ModelLoaded, "Application startup complete."),

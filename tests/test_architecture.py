@@ -31,6 +31,7 @@ CORE = (
     "journal",
     "metrics",
     "request_queue",
+    "log_lines",
     "log_tail",
 )
 
@@ -57,7 +58,7 @@ ALLOWED = {
         "client_http",
         "client_routing",
         "exchange",
-        "health",
+        "probe",
         "model_client",
         "model_response",
         "resources",

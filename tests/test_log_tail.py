@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.data_types import LogAction
-from pyworker.log_tail import MAX_LINE, LineAssembler, LogMatcher, LogTailer
+from pyworker.log_lines import MAX_LINE, LineAssembler, LogMatcher
+from pyworker.log_tail import MAX_SHOWN, SILENCE, LogTailer
 
 LOADED, ERROR, INFO = LogAction.ModelLoaded, LogAction.ModelError, LogAction.Info
 ACTIONS = [(INFO, "info:"), (LOADED, "is ready"), (ERROR, "Traceback"), (LOADED, "started")]
@@ -60,7 +61,7 @@ def test_any_split_gives_the_same_lines(split: tuple[bytes, list[bytes]]) -> Non
         (b"a\r\nb\r\n", ["a", "b"]),
         (b"10%\r50%\r100%\n", ["10%", "50%", "100%"]),
         (b"\xff\xfe\n\xc3", ["\ufffd\ufffd", "\ufffd"]),
-        (b"a\x00b\n", ["a\x00b"]),
+        (b"a\x00b\n", ["ab"]),
         ("grüße\u2028zwei\n".encode(), ["grüße\u2028zwei"]),
     ],
 )
@@ -356,14 +357,13 @@ def test_a_writer_that_keeps_its_offset_leaves_a_hole(log: Path, tail: Tail) -> 
         assert tail.step() == ["line 1"]
         os.truncate(log, 0)
         writer.write(b"line 2\n")
-        [line] = tail.step()
-        assert line.endswith("line 2")
+        assert tail.step() == ["line 2"]
 
 
 def test_invalid_bytes_do_not_stop_it(log: Path, tail: Tail) -> None:
     append(log, b"\xff\xfe\x00 line 1\n\xc3\x28\nline 2\n")
 
-    assert tail.step() == ["\ufffd\ufffd\x00 line 1", "line 2"]
+    assert tail.step() == ["\ufffd\ufffd line 1", "line 2"]
 
 
 def test_carriage_returns_are_line_ends(log: Path, tail: Tail) -> None:
@@ -378,7 +378,7 @@ def test_a_phrase_in_a_very_long_line(log: Path) -> None:
         append(log, b"x" * place + b"is ready" + b"y" * 100_000 + b"\n")
         assert tail.step(), place
         assert {action for action, _ in tail.matches} == {LOADED}
-        assert all(len(line) <= MAX_LINE for _, line in tail.matches)
+        assert all(len(line) <= MAX_SHOWN for _, line in tail.matches)
     tail.tailer.close()
 
 

@@ -14,7 +14,7 @@ from pyworker.doctor.finding import Finding, Grade
 from pyworker.doctor.replay import Replay
 from pyworker.engines import ENGINES
 from pyworker.errors import ConfigError
-from pyworker.log_tail import LogActions
+from pyworker.log_lines import LogActions
 from pyworker.registry import load_worker
 
 _COLOURS = {Grade.OK: "32", Grade.WARN: "33", Grade.FAIL: "31", Grade.SKIPPED: "2"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from pyworker.data_types import LogAction
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import shortened
-from pyworker.log_tail import LineAssembler
+from pyworker.log_lines import LineAssembler
 from pyworker.resources.reach import bounded
 from pyworker.tokenizer import TokenCounter
 from pyworker.words import corpus_problem
