@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pyworker.data_types import LogAction
 from pyworker.log_lines import MAX_LINE, LineAssembler, LogMatcher
-from pyworker.log_tail import MAX_SHOWN, SILENCE, LogTailer
+from pyworker.log_tail import MAX_SHOWN, LogTailer
 
 LOADED, ERROR, INFO = LogAction.ModelLoaded, LogAction.ModelError, LogAction.Info
 ACTIONS = [(INFO, "info:"), (LOADED, "is ready"), (ERROR, "Traceback"), (LOADED, "started")]
