@@ -12,6 +12,7 @@ from pyworker.config import Settings
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ConfigError
 from pyworker.log_lines import LogActions
+from pyworker.log_tail import unfollowable
 from pyworker.model_client import ModelClient, ModelSession
 from pyworker.pipeline import Pipeline, Route
 from pyworker.request_queue import Admission, RequestQueue, Unlimited
@@ -89,6 +90,9 @@ class Backend:
         source = self.settings.model_readiness
         if source.by_log and self.model_log_file is None:
             raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
+        problem = "" if self.model_log_file is None else unfollowable(self.model_log_file)
+        if problem and not source.by_health:
+            raise ConfigError(f"MODEL_LOG={self.model_log_file} {problem}")
         if source.by_health and self.health_url is None:
             raise ConfigError(
                 f"MODEL_READINESS={source.value} needs a health endpoint: set MODEL_HEALTH_ENDPOINT to a "

@@ -40,7 +40,15 @@ def file_problem(mode: int) -> str:
     if stat.S_ISDIR(mode):
         return f"cannot be read ({os.strerror(errno.EISDIR)})"
     kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-    return f"is {kind}, which cannot be followed: let the model server log to a regular file"
+    return f"is {kind}, which cannot be followed: the model server has to log to a regular file"
+
+
+def unfollowable(path: Path) -> str:
+    """Why what is at this path cannot be followed; empty if it can, or is not there yet. Opens nothing."""
+    try:
+        return file_problem(path.stat().st_mode)
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)

@@ -184,3 +184,21 @@ def test_a_full_disk_leaves_the_old_result(file: Path) -> None:
     assert warning.startswith(f"WARNING the benchmark result cannot be kept in {file}")
     assert loaded == "3.5"
     assert list(file.parent.iterdir()) == [file], "no temporary file is left"
+
+
+def test_what_was_measured_of_something_else_is_measured_again(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_result(file, 7.5, {"worker": "b"})
+
+    with caplog.at_level(logging.WARNING, LOGGER):
+        assert load_result(file, ABOUT) is None
+    [warning] = warnings(caplog)
+    assert "'worker': 'a'" in warning
+    assert '"worker": "b"' in warning
+
+
+def test_a_file_of_an_earlier_version_is_taken_for_right(file: Path) -> None:
+    file.write_text("12.5\n", "utf-8")
+    assert load_result(file, ABOUT) == 12.5
+    assert load_result(file, {"worker": "b"}) == 12.5

@@ -91,8 +91,9 @@ def test_the_worker_is_that_of_the_environment(tmp_path: Path) -> None:
     [
         (["--replay", "/nowhere/model.log"], "/nowhere/model.log cannot be read (No such file or directory)"),
         (["--replay", "/dev"], "/dev cannot be read (Is a directory)"),
-        (["--replay", "/dev/null", "--engine", "none"], "invalid choice: 'none'"),
-        (["--replay", "/dev/null", "-w", "none"], "there is no worker 'none'"),
+        (["--replay", "/dev/zero"], "/dev/zero is a device, which cannot be followed"),
+        (["--replay", __file__, "--engine", "none"], "invalid choice: 'none'"),
+        (["--replay", __file__, "-w", "none"], "there is no worker 'none'"),
         (["--engine", "vllm"], "--engine is for --replay"),
         (["--no-such-option"], "unrecognized arguments"),
     ],

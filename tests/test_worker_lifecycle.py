@@ -273,6 +273,7 @@ def test_an_idle_worker_ends_at_once(new_stack: NewStack) -> None:
         (ECHO_WORKER, {"MODEL_API_KEY": "caf\xe9"}, "MODEL_API_KEY=(hidden)"),
         (ECHO_WORKER, {"CONTAINER_ID": ""}, "CONTAINER_ID is not set"),
         (ECHO_WORKER, {"MODEL_LOG": ""}, "MODEL_LOG is not set"),
+        (ECHO_WORKER, {"MODEL_LOG": "/dev/zero"}, "MODEL_LOG=/dev/zero is a device"),
         (ECHO_WORKER, {"MODEL_READINESS": "either", "MODEL_LOG": ""}, "MODEL_LOG is not set"),
         (ECHO_WORKER, {"MODEL_READINESS": "health"}, "set MODEL_HEALTH_ENDPOINT"),
         (ECHO_WORKER, {"MODEL_READINESS": "either"}, "set MODEL_HEALTH_ENDPOINT"),
