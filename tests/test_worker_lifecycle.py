@@ -110,6 +110,66 @@ def test_health_decides_what_an_error_line_of_a_ready_model_means(new_stack: New
     assert serving.isdisjoint(probing)
 
 
+@pytest.mark.parametrize("health", ["", "/health"])
+def test_an_error_line_between_loaded_and_ready_is_checked(new_stack: NewStack, health: str) -> None:
+    stack = new_stack({"MODEL_HEALTH_ENDPOINT": health})
+    gate = threading.Event()
+    stack.model.once("/benchmark", gate, whole(b"work"))
+    stack.worker.say(LOADED_LINE)
+    stack.worker.start()
+    stack.model.request("/benchmark")
+    stack.worker.say(f"{ERROR_LINE}: one that was survived")
+    stack.worker.wait_for_log("one that was survived")
+    # The check: the health endpoint where there is one, else a request of the benchmark.
+    stack.model.request(health or "/benchmark", 1 if health else 2)
+    gate.set()
+    stack.wait_ready()
+    assert {report["error_msg"] for report in stack.reports} == {""}
+
+
+def test_an_error_line_between_loaded_and_ready_counts_if_the_model_is_not_well(new_stack: NewStack) -> None:
+    stack = new_stack({"MODEL_HEALTH_ENDPOINT": "/health"})
+    gate = threading.Event()
+    stack.model.once("/benchmark", gate, whole(b"work"))
+    stack.model.script("/health", whole(b"sick", status="500 Sick"))
+    stack.worker.say(LOADED_LINE)
+    stack.worker.start()
+    stack.model.request("/benchmark")
+    stack.worker.say(f"{ERROR_LINE}: a real one")
+    wait_errored(stack, "a real one")
+    assert "answered 500" in stack.reports[-1]["error_msg"]
+    # It is measured once it is well again.
+    stack.model.script("/health", whole(b"well"))
+    gate.set()
+    stack.wait_ready()
+
+
+def test_a_flood_of_error_lines_costs_one_check_and_one_line(new_stack: NewStack) -> None:
+    stack = new_stack({"MODEL_HEALTH_ENDPOINT": "/health"})
+    stack.start_ready()
+    asked = len(stack.model.requests("/health"))
+    stack.worker.say("\n".join(f"{ERROR_LINE}: {number} {'x' * 1000}" for number in range(20_000)))
+    stack.worker.say(f"{INFO_LINE} that was all")
+    stack.worker.wait_for_log("that was all")
+    stack.model.request("/health", asked + 1)
+    assert len(stack.model.requests("/health")) <= asked + 2, "the regular one may have come as well"
+    told = [line for line in stack.worker.log.splitlines() if ERROR_LINE in line]
+    assert len(told) == 1
+    assert len(told[0]) < 700
+    assert stack.post("/pass").status == 200
+
+
+def test_a_flood_of_error_lines_of_a_model_that_loads_is_one_line(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.worker.start()
+    stack.worker.say("\n".join(f"\0\0\x1b[31m{ERROR_LINE}: {number}" for number in range(20_000)))
+    stack.worker.say(f"{INFO_LINE} that was all")
+    stack.worker.wait_for_log("that was all")
+    assert stack.worker.log.count(ERROR_LINE) == 1
+    wait_errored(stack, f"{ERROR_LINE}: 19999")
+    assert stack.reports[-1]["error_msg"].isprintable()
+
+
 # -- benchmark -------------------------------------------------------------------------------------------
 
 
