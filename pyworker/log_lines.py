@@ -9,6 +9,8 @@ from pyworker.data_types import LogAction
 
 #: A longer line is looked at in pieces of this size, in bytes.
 MAX_LINE = 64 * 1024
+#: In a phrase: anything within the line.
+GAP = "…"
 # Colours and the like, and titles of terminals; each repeat is bounded.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]{0,64}[@-~]|\][^\x07\x1b]{0,1024}(?:\x07|\x1b\\))")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
@@ -92,12 +94,36 @@ class LineAssembler:
         return f"<LineAssembler [{len(self._partial)} bytes of a partial line]>"
 
 
+class Phrase:
+    """What is looked for in a line. Immutable."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._parts = tuple(part for part in text.split(GAP) if part)
+
+    def is_in(self, line: str) -> bool:
+        """Whether its parts come in this line, in their order. Linear in the length of the line."""
+        place = 0
+        for part in self._parts:
+            place = line.find(part, place)
+            if place < 0:
+                return False
+            place += len(part)
+        return bool(self._parts)
+
+    def __repr__(self) -> str:
+        return f"<Phrase {self.text!r}>"
+
+
 class LogMatcher:
-    """Looks for the configured phrases, case-sensitive. Immutable."""
+    """Looks for the configured phrases, case-sensitive. Immutable.
+
+    `GAP` in a phrase stands for anything within the line, nothing included.
+    """
 
     def __init__(self, actions: LogActions) -> None:
         self._actions = [
-            (action, phrase)
+            (action, Phrase(phrase))
             for wanted in _PRIORITY
             for action, phrase in actions
             if action is wanted and phrase
@@ -107,7 +133,7 @@ class LogMatcher:
         """What this line means: an error ends it; a load line may also be an info line."""
         seen: set[LogAction] = set()
         for action, phrase in self._actions:
-            if action not in seen and phrase in line:
+            if action not in seen and phrase.is_in(line):
                 seen.add(action)
                 yield action
                 if action is LogAction.ModelError:
@@ -116,4 +142,4 @@ class LogMatcher:
     @property
     def longest(self) -> int:
         """Bytes of the longest phrase."""
-        return max((len(phrase.encode()) for _, phrase in self._actions), default=0)
+        return max((len(phrase.text.encode()) for _, phrase in self._actions), default=0)

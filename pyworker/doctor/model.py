@@ -11,7 +11,7 @@ from pathlib import Path
 from pyworker.data_types import LogAction
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import shortened
-from pyworker.log_lines import LineAssembler, clean
+from pyworker.log_lines import LineAssembler, Phrase, clean
 from pyworker.log_tail import unfollowable
 from pyworker.resources.reach import bounded
 from pyworker.tokenizer import TokenCounter
@@ -33,6 +33,9 @@ class _Sightings:
     count: int = 0
     first: int = 0
     last: int = 0
+
+    def __post_init__(self) -> None:
+        self.sought = Phrase(self.phrase)
 
     def see(self, number: int) -> None:
         self.first = self.first or number
@@ -97,7 +100,7 @@ def _see(assembler: LineAssembler, lines: Iterator[str], sightings: list[_Sighti
     for raw in lines:
         line = clean(raw)
         for one in sightings:
-            if one.phrase in line:
+            if one.sought.is_in(line):
                 one.see(assembler.number)
 
 
