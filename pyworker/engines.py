@@ -3,9 +3,9 @@
     from pyworker.engines import VLLM
     Backend(..., log_actions=[*VLLM, (LogAction.Info, "a phrase of your own")])
 
-"…" in a phrase stands for anything within the line. An error phrase makes a loading worker errored, so each is
-one that the server, or what supervises it, writes when it gives up. Bare "Traceback", "CUDA out of memory" and
-"CUDA error:" are not among them: servers and their plugins survive some of those while they start.
+"…" in a phrase stands for anything within the line. An error phrase makes a loading worker errored, so each
+is one that the server, or what supervises it, writes when it gives up. Bare "Traceback", "CUDA out of memory"
+and "CUDA error:" are not among them: servers and their plugins survive some of those while they start.
 """
 
 from __future__ import annotations

@@ -151,6 +151,22 @@ def test_error_then_load_then_info(line: str, expected: list[LogAction]) -> None
     assert list(LogMatcher(ACTIONS[::-1]).match(line)) == expected, "the author's order does not matter"
 
 
+@pytest.mark.parametrize(
+    ("phrase", "line", "expected"),
+    [
+        ("router…: Connected", "INFO router::server: main.rs:3: Connected", True),
+        ("router…: Connected", "router: Connected", True),
+        ("router…: Connected", ": Connected router", False),
+        ("router…: Connected", "router: connected", False),
+        ("ab…ba", "aba", False),
+        ("…ab…", "xaby", True),
+        ("…", "anything", False),
+    ],
+)
+def test_a_gap_in_a_phrase(phrase: str, line: str, expected: bool) -> None:
+    assert (list(LogMatcher([(INFO, phrase)]).match(line)) == [INFO]) == expected
+
+
 def test_an_empty_phrase_matches_nothing() -> None:
     matcher = LogMatcher([(ERROR, ""), (INFO, "ü")])
 

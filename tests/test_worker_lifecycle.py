@@ -354,3 +354,22 @@ def test_a_start_that_cannot_be_ends_with_one_clear_line(
         worker.stop()
     assert "Traceback" not in worker.log
     assert len([line for line in worker.log.splitlines() if named in line]) == 1, worker.log
+
+
+def test_phrases_of_the_environment_replace_those_of_their_kind(new_stack: NewStack) -> None:
+    stack = new_stack(
+        {
+            "MODEL_LOAD_LOG_MSG": "weights…in memory",
+            "MODEL_ERROR_LOG_MSGS": "first fault\nsecond fault",
+        }
+    )
+    stack.keep_benchmark(500.0)
+    stack.worker.start()
+    stack.worker.say(f"{LOADED_LINE}\n{ERROR_LINE}\nthe second fault")
+    wait_errored(stack, "the second fault")
+    stack.worker.say(f"{INFO_LINE} hello")
+    stack.worker.wait_for_log("model: echo model says hello")
+    assert LOADED_LINE not in stack.worker.log
+    assert ERROR_LINE not in stack.worker.log
+    stack.worker.say("the weights are all in memory now")
+    stack.wait_ready()
