@@ -45,8 +45,7 @@ class Attempt:
 
 
 class Benchmark:
-    """Warm-up and rounds on one handler. `run` and `problem` belong to one thread each; `abort` may come from
-    any.
+    """Warm-up and rounds on one handler. `run` belongs to one thread; the rest may come from any.
 
     concurrency: requests at once in a round; timeout: seconds for one request, and for the handler to make
     those of a round; ready_timeout: seconds a model server that says it is loaded may take until it listens.
@@ -207,7 +206,7 @@ class Benchmark:
 
 class ServingCheck:
     """Finds out whether a model server without a health endpoint can serve: it has to accept a connection and
-    to answer one request of the benchmark. Belongs to one thread.
+    to answer one request of the benchmark. Thread-safe.
     """
 
     def __init__(self, client: ModelClient, benchmark: Benchmark) -> None:

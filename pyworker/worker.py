@@ -16,7 +16,7 @@ from pyworker.config import Settings
 from pyworker.data_types import AuthData, LogAction
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.drain import Drain
-from pyworker.health import HealthMonitor
+from pyworker.health import Check, HealthMonitor
 from pyworker.healthcheck import SharedHealth
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.loading import LoadingWatch
@@ -96,11 +96,11 @@ class Worker:
             else LogTailer(backend.model_log_file, backend.log_actions, self._log_said)
         )
         self._about = describe(backend.benchmark_handler)
-        # Two, since each belongs to one thread: that of the readiness, and that of the checks.
-        self._readiness = self._make_readiness(self._make_benchmark())
-        self._check_benchmark = self._make_benchmark()
+        benchmark = self._make_benchmark()
+        self._readiness = self._make_readiness(benchmark)
+        self._check: Check = self._probe or ServingCheck(backend.client, benchmark)
         self._health = HealthMonitor(
-            self._probe or ServingCheck(backend.client, self._check_benchmark),
+            self._check,
             self.lifecycle,
             settings.health_failures,
             regular=self._probe is not None,
@@ -208,7 +208,7 @@ class Worker:
         return ModelMemory(
             LoadedMark(self.settings.loaded_file, about),
             self.lifecycle,
-            check=self.backend.client.connection_problem if self._probe is None else self._probe.problem,
+            check=self._check.problem,
             is_current=lambda: tailer is None or tailer.is_current,
         )
 
@@ -244,7 +244,7 @@ class Worker:
         self._health_loop.wake()
 
     def _end_checks(self) -> None:
-        self._check_benchmark.abort()
+        # A check by a request of the benchmark is ended with the readiness.
         if self._probe is not None:
             self._probe.close()
 

@@ -50,7 +50,6 @@ ALLOWED = {
     },
     "werkzeug": {"app", "body", "local", "responses"},
     "requests": {
-        "app",
         "autoscaler",
         "client",
         "doctor",
