@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, requote_uri
 
 from pyworker.errors import PyworkerError
 
@@ -188,7 +188,7 @@ def _left(deadline: float) -> float:
 
 def _request(url: str, authority: str, api_key: str) -> bytes:
     parts = urlsplit(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    target = requote_uri((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
     lines = [
         f"GET {target} HTTP/1.1",
         f"Host: {authority}",

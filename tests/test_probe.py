@@ -160,3 +160,8 @@ def test_user_password_and_query_are_sent_and_not_told(scripted_model: ScriptedS
     assert scripted_model.request(path).header("Authorization") == "Basic bWU6cEBzcw=="
     assert "secret" not in repr(probe)
     assert "p%40ss" not in repr(probe)
+
+
+def test_a_path_is_quoted(scripted_model: ScriptedServer) -> None:
+    assert HealthProbe(scripted_model.url + "/my health/é?a=b c").problem() == ""
+    assert scripted_model.requests()[0].path == "/my%20health/%C3%A9?a=b%20c"
