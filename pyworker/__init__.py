@@ -49,18 +49,25 @@ The modules, lowest first; each imports only modules above it:
     envelope       the client's body, taken apart
     exchange       what one request holds
     sessions       requests that belong together, until the session ends or expires
+    suspicion      failures of requests in a row
     pipeline       the path of a request
     session_routes the HTTP of sessions
-    log_tail       bytes → lines → what they mean
+    log_lines      bytes → lines → what they mean
+    log_tail       the model's log, followed
     engines        what well-known model servers write into their logs
     drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
     timed_http     HTTP of requests with a deadline for a whole exchange
     callbacks      tells the model server that a session is over
     autoscaler     key in, status and finished requests out
-    benchmark      rounds → throughput, and the file that keeps it
-    health         the probe of the model server
+    benchmark      rounds → throughput
+    benchmark_file the file that keeps it
+    probe          one look at the model server's health
+    healthcheck    its answer for clients, shared
+    health         checks of a model that should be serving
+    memory         the model was loaded before this process started
     loading        why a model is still loading
+    log_effects    what a line of the model's log does to the worker
     readiness      from loaded to ready
     runtime        background threads: start, stop, join
     worker         all of it wired together
@@ -88,7 +95,8 @@ if TYPE_CHECKING:
 
     from pyworker.config import Settings
 
-__all__ = ["create_app"]
+__all__ = ["__version__", "create_app"]
+__version__ = "0.1.0"
 
 
 def create_app(name: str, settings: Settings | None = None) -> flask.Flask:

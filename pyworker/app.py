@@ -10,18 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import flask
-import requests
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
-from pyworker import responses
 from pyworker.config import Settings
-from pyworker.errors import NotReady, RequestError, Unauthorized
-from pyworker.health import HealthProbe
+from pyworker.errors import RequestError, Unauthorized
 from pyworker.loopback import LoopbackServer
 from pyworker.registry import load_worker
 from pyworker.session_routes import SessionViews
-from pyworker.thread_pool import waiting
 from pyworker.worker import Worker
 from pyworker.wsgi_extensions import HELD
 
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXTENSION = "pyworker"
-_DEFAULT_HEALTH = "/healthcheck"
 _BINDING = (
     "REQUEST_METHOD",
     "SCRIPT_NAME",
@@ -131,9 +126,7 @@ def worker_of(app: flask.Flask) -> Worker:
 
 def _standard_routes(worker: Worker) -> flask.Blueprint:
     blueprint = flask.Blueprint("pyworker", __name__)
-    settings, backend = worker.settings, worker.backend
-    health_url = backend.health_url or backend.session.absolute(_DEFAULT_HEALTH)
-    probe = HealthProbe(health_url, settings.model_api_key)
+    settings = worker.settings
 
     @blueprint.get("/ping")
     def ping() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
@@ -141,12 +134,14 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
 
     @blueprint.get("/healthcheck")
     def healthcheck() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
-        try:
-            with waiting:
-                answer = probe.fetch()
-            return responses.copy(answer)
-        except requests.exceptions.RequestException as error:
-            raise NotReady("the model server's health cannot be asked: it does not answer") from error
+        answer = worker.shared_health.get()
+        if answer.body is None:
+            # The status is what is asked for; half a body would look like a whole one.
+            note = {"note": "the body of the model server's answer is too long or did not come whole"}
+            return _answer(answer.status, note)
+        response = flask.Response(answer.body, status=answer.status, content_type="text/plain")
+        response.headers.update(answer.headers)
+        return response
 
     @blueprint.post("/pyworker/update")
     def update() -> flask.Response:  # pyright: ignore[reportUnusedFunction]

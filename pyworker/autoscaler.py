@@ -145,11 +145,13 @@ class Reporter:
         metrics: Metrics,
         identity: Identity,
         figures: Callable[[], ModelFigures],
+        on_accepted: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._metrics = metrics
         self._identity = identity
         self._figures = figures
+        self._on_accepted = on_accepted
         self._sent_at: float | None = None
         self._failures = 0
         self._retry_at = 0.0
@@ -216,6 +218,7 @@ class Reporter:
         snapshot = self._metrics.snapshot(self._identity, self._figures(), disk_usage)
         self._client.send_status(snapshot.report.to_wire())
         self._metrics.acknowledge(snapshot)
+        self._on_accepted()
 
     def _send_batch(self) -> None:
         journal = self._metrics.journal

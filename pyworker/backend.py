@@ -9,9 +9,10 @@ from typing import Any
 import flask
 
 from pyworker.config import Settings
-from pyworker.data_types import EndpointHandler
+from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
-from pyworker.log_tail import LogActions
+from pyworker.log_lines import LogActions
+from pyworker.log_tail import unfollowable
 from pyworker.model_client import ModelClient, ModelSession
 from pyworker.pipeline import Pipeline, Route
 from pyworker.request_queue import Admission, RequestQueue, Unlimited
@@ -21,6 +22,8 @@ class Backend:
     """The model server of a worker: where it listens and logs, and how requests may reach it.
 
     model_server_url, model_log_file: MODEL_SERVER_URL and MODEL_LOG win over them.
+    log_actions: what phrases in the model's log mean; MODEL_LOAD_LOG_MSG, MODEL_ERROR_LOG_MSGS and
+        MODEL_INFO_LOG_MSGS replace those of their kind.
     allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
     max_queue_time: estimated wait in seconds above which a request is refused; None: never for that reason.
     concurrency: requests at once in a round of the benchmark; benchmark_timeout: seconds for each of them.
@@ -49,7 +52,7 @@ class Backend:
         self.settings = settings if settings is not None else Settings.from_env()
         self.allow_parallel_requests = allow_parallel_requests
         self.benchmark_handler = benchmark_handler
-        self.log_actions = log_actions
+        self.log_actions = _with_settings(log_actions, self.settings)
         self.max_queue_time = max_queue_time
         self.concurrency = concurrency
         self.benchmark_timeout = benchmark_timeout
@@ -89,6 +92,9 @@ class Backend:
         source = self.settings.model_readiness
         if source.by_log and self.model_log_file is None:
             raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
+        problem = "" if self.model_log_file is None else unfollowable(self.model_log_file)
+        if problem and not source.by_health:
+            raise ConfigError(f"MODEL_LOG={self.model_log_file} {problem}")
         if source.by_health and self.health_url is None:
             raise ConfigError(
                 f"MODEL_READINESS={source.value} needs a health endpoint: set MODEL_HEALTH_ENDPOINT to a "
@@ -130,3 +136,14 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend {self.client!r} {self._queue!r}>"
+
+
+def _with_settings(log_actions: LogActions, settings: Settings) -> LogActions:
+    """The worker's phrases, except where the environment names others of their kind."""
+    chosen = {
+        LogAction.ModelLoaded: settings.model_load_log_msg,
+        LogAction.ModelError: settings.model_error_log_msgs,
+        LogAction.Info: settings.model_info_log_msgs,
+    }
+    kept = [(action, phrase) for action, phrase in log_actions if chosen[action] is None]
+    return [*kept, *((action, phrase) for action, phrases in chosen.items() for phrase in phrases or ())]

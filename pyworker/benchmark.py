@@ -1,17 +1,14 @@
-"""How much work the model does per second, and the file that remembers it."""
+"""How much work the model does per second."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
-import os
+import queue
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyworker.connection import Aborted, ModelCall
 from pyworker.data_types import EndpointHandler
@@ -19,11 +16,16 @@ from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.model_client import ModelClient
 from pyworker.redaction import redacted
 from pyworker.responses import iterate
+from pyworker.sample import ResponseSample, Sampler
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _EXCERPT = 200
 _RETRY_PAUSE = 1.0
+# Seconds that a request which was aborted may take to end; one that is stuck elsewhere is left behind.
+_GRACE = 2.0
 
 
 class BenchmarkFailed(PyworkerError):
@@ -32,18 +34,22 @@ class BenchmarkFailed(PyworkerError):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request of the benchmark. `problem` is empty where it succeeded; `refused`: nobody listened."""
+    """One request of the benchmark. `problem` is empty if it succeeded.
 
-    workload: float
+    refused: nobody listened; late: it did not end within the timeout.
+    """
+
+    workload: float = 0.0
     problem: str = ""
     refused: bool = False
+    late: bool = False
 
 
 class Benchmark:
-    """Warm-up and rounds on one handler. `run` belongs to one thread; `abort` may come from any.
+    """Warm-up and rounds on one handler. `run` belongs to one thread; the rest may come from any.
 
-    concurrency: requests at once in a round; timeout: seconds for one request, ready_timeout: seconds a
-    model server that says it is loaded may take until it listens.
+    concurrency: requests at once in a round; timeout: seconds for one request, and for the handler to make
+    those of a round; ready_timeout: seconds a model server that says it is loaded may take until it listens.
     """
 
     def __init__(
@@ -74,9 +80,15 @@ class Benchmark:
             self._handler.benchmark_runs,
             self._concurrency,
         )
-        rounds = range(1, self._handler.benchmark_runs + 1)
-        with ThreadPoolExecutor(self._concurrency, thread_name_prefix="pyworker-benchmark") as pool:
-            return max(self._round(number, pool) for number in rounds)
+        return max(self._round(number) for number in range(1, self._handler.benchmark_runs + 1))
+
+    def problem(self) -> str:
+        """Send one request; empty if it succeeded, else why not."""
+        try:
+            [attempt], elapsed = self._together(self._payloads(1))
+        except BenchmarkFailed as error:
+            return str(error)
+        return attempt.problem and f"{self._handler.endpoint}: {attempt.problem}, after {elapsed:.1f} s"
 
     def abort(self) -> None:
         """End a running benchmark; it raises `BenchmarkFailed` soon."""
@@ -90,8 +102,9 @@ class Benchmark:
         """One request that is not counted; waits for the port to listen."""
         deadline = time.monotonic() + self._ready_timeout
         while True:
-            with ThreadPoolExecutor(1, thread_name_prefix="pyworker-benchmark") as pool:
-                [attempt] = self._together([self._handler.make_benchmark_payload()], pool)
+            [attempt], elapsed = self._together(self._payloads(1))
+            if attempt.late:
+                raise self._failed("the first request did not succeed", attempt, elapsed)
             if not attempt.refused:
                 return
             if time.monotonic() >= deadline or self._stopping.wait(_RETRY_PAUSE):
@@ -100,17 +113,11 @@ class Benchmark:
                     f"{self._ready_timeout:g} s of its log saying it is loaded: {attempt.problem}"
                 )
 
-    def _round(self, number: int, pool: ThreadPoolExecutor) -> float:
-        payloads = [self._handler.make_benchmark_payload() for _ in range(self._concurrency)]
-        started = time.monotonic()
-        attempts = self._together(payloads, pool)
-        elapsed = max(time.monotonic() - started, 1e-6)
+    def _round(self, number: int) -> float:
+        attempts, elapsed = self._together(self._payloads(self._concurrency))
         succeeded = [attempt for attempt in attempts if not attempt.problem]
         if not succeeded:
-            raise BenchmarkFailed(
-                f"benchmark of {self._handler.endpoint}: no request of round {number} succeeded "
-                f"({attempts[0].problem}, after {elapsed:.1f} s)"
-            )
+            raise self._failed(f"no request of round {number} succeeded", attempts[0], elapsed)
         throughput = sum(attempt.workload for attempt in succeeded) / elapsed
         logger.info(
             "benchmark round %d: %d of %d succeeded, %.1f workload/s in %.2f s",
@@ -124,20 +131,53 @@ class Benchmark:
             raise BenchmarkFailed(f"benchmark of {self._handler.endpoint}: its payloads have no workload")
         return throughput
 
-    def _together(self, payloads: list[Any], pool: ThreadPoolExecutor) -> list[Attempt]:
-        """Send these at once; whatever is not done in time is aborted."""
+    def _failed(self, what: str, attempt: Attempt, elapsed: float) -> BenchmarkFailed:
+        return BenchmarkFailed(
+            f"benchmark of {self._handler.endpoint}: {what} ({attempt.problem}, after {elapsed:.1f} s)"
+        )
+
+    def _payloads(self, count: int) -> Sequence[Any]:
+        """Made by the handler, whose code may do anything, so that is bounded as well."""
+        handler = self._handler
+        [made] = _at_once([lambda: [handler.make_benchmark_payload() for _ in range(count)]], self._timeout)
+        if isinstance(made, BaseException):
+            raise BenchmarkFailed(
+                f"benchmark of {handler.endpoint}: make_benchmark_payload failed: {_brief(made)}"
+            ) from made
+        if made is None:
+            raise BenchmarkFailed(
+                f"benchmark of {handler.endpoint}: make_benchmark_payload took more than {self._timeout:g} s"
+            )
+        return made
+
+    def _together(self, payloads: Sequence[Any]) -> tuple[Sequence[Attempt], float]:
+        """Send these at once and abort what is not done in time; the attempts, and the seconds it took."""
         calls = [ModelCall() for _ in payloads]
         with self._lock:
             self._calls.update(calls)
-        try:
-            futures = [pool.submit(self._attempt, *pair) for pair in zip(payloads, calls, strict=True)]
-            wait(futures, timeout=0 if self._stopping.is_set() else self._timeout)
+        if self._stopping.is_set():  # it may have been set before the calls were known
+            self.abort()
+        actions = [_Sending(self._attempt, *pair) for pair in zip(payloads, calls, strict=True)]
+        started = time.monotonic()
+
+        def give_up() -> None:
             for call in calls:
-                call.abort()  # without effect on a call that is done
-            return [future.result() for future in futures]
+                call.abort()
+
+        try:
+            results = _at_once(actions, self._timeout, give_up)
         finally:
             with self._lock:
                 self._calls.difference_update(calls)
+        elapsed = max(time.monotonic() - started, 1e-6)
+        return [self._judged(result) for result in results], elapsed
+
+    def _judged(self, result: Attempt | BaseException | None) -> Attempt:
+        if result is None:
+            return Attempt(problem=f"no answer in {self._timeout:g} s", late=True)
+        if isinstance(result, BaseException):
+            return Attempt(problem=_brief(result))
+        return result
 
     def _attempt(self, payload: Any, call: ModelCall) -> Attempt:
         workload = float(payload.count_workload())
@@ -149,46 +189,112 @@ class Benchmark:
                 call,
                 timeout=self._timeout,
             )
+            sampler = Sampler(answer.status_code, answer.headers.get("Content-Type", ""))
             with answer:
-                body = b"".join(iterate(answer))
+                for piece in iterate(answer):
+                    sampler.feed(piece)
         except Aborted:
-            return Attempt(
-                workload, "aborted" if self._stopping.is_set() else f"no answer in {self._timeout:g} s"
-            )
+            if self._stopping.is_set():
+                return Attempt(workload, "aborted")
+            return Attempt(workload, f"no answer in {self._timeout:g} s", late=True)
         except (RequestError, ModelBroken) as error:
-            late = call.aborted and time.monotonic() - started >= self._timeout
+            late = time.monotonic() - started >= self._timeout
             problem = f"no whole answer in {self._timeout:g} s" if late else str(error)
-            return Attempt(workload, problem, refused=isinstance(error, RequestError) and error.status == 502)
-        if not 200 <= answer.status_code < 300:
-            excerpt = body[:_EXCERPT].decode("utf-8", "replace")
-            return Attempt(workload, f"status {answer.status_code}: {excerpt}")
-        return Attempt(workload)
+            refused = isinstance(error, RequestError) and error.status == 502 and not late
+            return Attempt(workload, problem, refused, late)
+        return Attempt(workload, _failure(self._handler, sampler.sample()))
 
 
-def load_result(path: Path) -> float | None:
-    """The stored result in workload per second; None where there is none that makes sense."""
-    try:
-        result = float(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        logger.warning("the benchmark result in %s is unreadable (%.200s); measuring again", path, error)
-        return None
-    if not (math.isfinite(result) and result > 0):
-        logger.warning("the benchmark result in %s makes no sense (%s); measuring again", path, result)
-        return None
-    return result
+class ServingCheck:
+    """Finds out whether a model server without a health endpoint can serve: it has to accept a connection and
+    to answer one request of the benchmark. Thread-safe.
+    """
+
+    def __init__(self, client: ModelClient, benchmark: Benchmark) -> None:
+        self._client = client
+        self._benchmark = benchmark
+
+    @property
+    def name(self) -> str:
+        """What is asked, as people should read it."""
+        return self._client.base_url
+
+    def problem(self) -> str:
+        """Empty if it can serve, else why not."""
+        return self._client.connection_problem() or self._benchmark.problem()
 
 
-def store_result(path: Path, result: float) -> None:
-    """Write the result so that a crash leaves the old file or the new one; a failure is a warning."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(f"{result!r}\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        logger.warning(
-            "the benchmark result cannot be kept in %s (%s); a restart measures again", path, error
-        )
-        with contextlib.suppress(OSError):  # a read-only disk refuses this too
-            temporary.unlink()
+@dataclass(frozen=True)
+class _Sending:
+    """A request of the benchmark, to be sent."""
+
+    send: Callable[[Any, ModelCall], Attempt]
+    payload: Any
+    call: ModelCall
+
+    def __call__(self) -> Attempt:
+        return self.send(self.payload, self.call)
+
+
+def _failure(handler: EndpointHandler[Any], sample: ResponseSample) -> str:
+    """Why this whole response is no work done, else empty."""
+    excerpt = sample.beginning[:_EXCERPT].decode("utf-8", "replace")
+    if not 200 <= sample.status < 300:
+        return f"status {sample.status}: {excerpt}"
+    if not sample.length:
+        return f"status {sample.status} with an empty body"
+    failure = handler.find_failure(sample)
+    return failure and f"status {sample.status}, but {failure}: {excerpt}"
+
+
+def _at_once(
+    actions: Sequence[Callable[[], T]], timeout: float, give_up: Callable[[], None] = lambda: None
+) -> Sequence[T | BaseException | None]:
+    """What each action returned or raised, None if it did not end in time.
+
+    Each has a thread of its own. After `timeout` seconds `give_up` is called, which should make them end;
+    one that does not is left behind, and holds up neither the caller nor the end of the process.
+    """
+    done: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
+
+    def run(number: int, action: Callable[[], T]) -> None:
+        try:
+            done.put((number, action()))
+        except BaseException as error:  # noqa: BLE001 - whatever an author's code raises, SystemExit included
+            done.put((number, error))
+
+    threads = [
+        threading.Thread(target=run, args=pair, name=f"pyworker-benchmark-{pair[0]}", daemon=True)
+        for pair in enumerate(actions)
+    ]
+    for thread in threads:
+        thread.start()
+    results: list[T | BaseException | None] = [None] * len(actions)
+    _collect(done, results, len(actions), time.monotonic() + timeout)
+    missing = len(actions) - sum(result is not None for result in results)
+    if missing:
+        give_up()
+        _collect(done, results, missing, time.monotonic() + _GRACE)
+    for thread, result in zip(threads, results, strict=True):
+        if result is not None:
+            thread.join()
+    return results
+
+
+def _collect(
+    done: queue.SimpleQueue[tuple[int, T | BaseException]],
+    results: list[T | BaseException | None],
+    count: int,
+    deadline: float,
+) -> None:
+    """Put `count` results in their places, as far as they come before the deadline."""
+    for _ in range(count):
+        try:
+            number, result = done.get(timeout=max(deadline - time.monotonic(), 0))
+        except queue.Empty:
+            return
+        results[number] = result
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

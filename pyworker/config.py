@@ -40,6 +40,8 @@ ONE_PROCESS = (
 _MIB = 2**20
 #: Connections of clients take one of so many descriptors.
 _SHARE = 4
+# Characters of a phrase that is looked for in each line of the model's log.
+_MAX_PHRASE = 1000
 
 
 class ReadinessSource(Enum):
@@ -81,6 +83,9 @@ class Settings:
     health_failures: int = 3
     model_readiness: ReadinessSource = ReadinessSource.LOGS
     model_loading_warn_after: float = 300.0
+    model_load_log_msg: tuple[str, ...] | None = None
+    model_error_log_msgs: tuple[str, ...] | None = None
+    model_info_log_msgs: tuple[str, ...] | None = None
     model_api_key: str = field(default="", repr=False)
     model_timeout: float | None = None
     model_ready_timeout: float = 300.0
@@ -134,6 +139,9 @@ class Settings:
             model_loading_warn_after=env.get(
                 "MODEL_LOADING_WARN_AFTER", cls.model_loading_warn_after, seconds
             ),
+            model_load_log_msg=env.get("MODEL_LOAD_LOG_MSG", None, _phrases),
+            model_error_log_msgs=env.get("MODEL_ERROR_LOG_MSGS", None, _phrases),
+            model_info_log_msgs=env.get("MODEL_INFO_LOG_MSGS", None, _phrases),
             model_api_key=env.get("MODEL_API_KEY", cls.model_api_key, header_value, secret=True),
             model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, seconds),
             model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, seconds),
@@ -166,6 +174,11 @@ class Settings:
     def benchmark_file(self) -> Path:
         """Where the result of the benchmark is kept over a restart."""
         return self.state_dir / ".has_benchmark"
+
+    @property
+    def loaded_file(self) -> Path:
+        """Where it is kept that the model is loaded, for the worker process that comes after a crash."""
+        return self.state_dir / ".model_loaded"
 
     @property
     def unsent_file(self) -> Path:
@@ -217,6 +230,14 @@ def _readiness_source(text: str) -> ReadinessSource:
         return ReadinessSource(text.lower())
     except ValueError:
         raise ValueError(f"expected one of {', '.join(one.value for one in ReadinessSource)}") from None
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    """One in each line; empty lines are none."""
+    phrases = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if any(len(phrase) > _MAX_PHRASE for phrase in phrases):
+        raise ValueError(f"expected lines of at most {_MAX_PHRASE} characters")
+    return phrases
 
 
 def _log_level(text: str) -> str:

@@ -3,8 +3,9 @@
     from pyworker.engines import VLLM
     Backend(..., log_actions=[*VLLM, (LogAction.Info, "a phrase of your own")])
 
-An error phrase makes a loading worker errored, so each is one that the server writes when it gives up. Bare
-"Traceback" and "CUDA out of memory" are not among them: servers survive some of those while they start.
+"…" in a phrase stands for anything within the line. An error phrase makes a loading worker errored, so each
+is one that the server, or what supervises it, writes when it gives up. Bare "Traceback", "CUDA out of memory"
+and "CUDA error:" are not among them: servers and their plugins survive some of those while they start.
 """
 
 from __future__ import annotations
@@ -12,15 +13,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyworker.data_types import LogAction
-from pyworker.log_tail import LogActions
+from pyworker.log_lines import LogActions
+
+
+def _supervised(program: str) -> LogActions:
+    """What supervisord writes of a program that ended, into the log that both share on some images."""
+    return (
+        (LogAction.ModelError, f"exited: {program}"),
+        (LogAction.ModelError, f"gave up: {program}"),
+    )
+
+
+#: A model that the hub does not give: said by transformers, before there is an engine that could fail.
+_NO_MODEL: LogActions = (
+    (LogAction.ModelError, "You are trying to access a gated repo."),
+    (LogAction.ModelError, "is not a local folder and is not a valid model identifier"),
+)
 
 VLLM: LogActions = (
     (LogAction.ModelLoaded, "Application startup complete."),
     (LogAction.ModelError, "EngineCore failed to start."),
     (LogAction.ModelError, "Engine core initialization failed"),
+    (LogAction.ModelError, "RuntimeError: Engine process failed to start"),
     (LogAction.ModelError, "Application startup failed. Exiting."),
     (LogAction.ModelError, "EngineDeadError"),
+    # Its own bind, before the engine, and that of its web server.
+    (LogAction.ModelError, "Address already in use"),
     (LogAction.ModelError, "address already in use"),
+    *_NO_MODEL,
+    *_supervised("vllm"),
     (LogAction.Info, "Starting to load model"),
     (LogAction.Info, "Model loading took"),
 )
@@ -30,39 +51,74 @@ SGLANG: LogActions = (
     # Older releases write "proces."
     (LogAction.ModelError, "Received sigquit from a child proces"),
     (LogAction.ModelError, "Scheduler hit an exception"),
+    (LogAction.ModelError, "scheduler is dead"),
+    # Of a rank that was killed, which cannot say anything itself.
+    (LogAction.ModelError, "] Exit code: "),
+    (LogAction.ModelError, "crashed with exit code"),
     (LogAction.ModelError, "Initialization failed. warmup error"),
+    (LogAction.ModelError, "address already in use"),
+    *_NO_MODEL,
+    *_supervised("sglang"),
     (LogAction.Info, "Load weight begin"),
     (LogAction.Info, "Load weight end"),
 )
 
 LLAMA_CPP: LogActions = (
     (LogAction.ModelLoaded, "model loaded"),
+    # Without a model of its own: it loads one for a request, in a process of its own.
+    (LogAction.ModelLoaded, "router server is listening on"),
     (LogAction.ModelError, "error loading model"),
     (LogAction.ModelError, "failed to load model"),
     (LogAction.ModelError, "couldn't bind HTTP server socket"),
+    *_supervised("llama"),
     (LogAction.Info, "loading model '"),
 )
 
 TGI: LogActions = (
-    # Without a closing quote: newer releases write text_generation_router::server.
+    # As JSON; without a closing quote: newer releases write text_generation_router::server.
     (LogAction.ModelLoaded, '"message":"Connected","target":"text_generation_router'),
+    # As text, which is the default: the file and the line stand in between.
+    (LogAction.ModelLoaded, "text_generation_router…: Connected"),
     (LogAction.ModelError, "Error: ShardCannotStart"),
     (LogAction.ModelError, "Error: ShardFailed"),
     (LogAction.ModelError, "Error: DownloadError"),
     (LogAction.ModelError, "Error: WebserverFailed"),
     (LogAction.ModelError, "Error: ArgumentValidation"),
     (LogAction.ModelError, "Error: NotEnoughCUDADevices"),
+    *_supervised("tgi"),
     (LogAction.Info, '"message":"Download'),
+    (LogAction.Info, "text_generation_launcher: Download"),
 )
 
 COMFYUI: LogActions = (
     (LogAction.ModelLoaded, "To see the GUI go to: "),
     (LogAction.ModelError, "Found no NVIDIA driver on your system"),
     (LogAction.ModelError, "Torch not compiled with CUDA enabled"),
-    (LogAction.ModelError, "CUDA error: "),
     (LogAction.ModelError, "error while attempting to bind on address"),
+    *_supervised("comfyui"),
     (LogAction.Info, "Total VRAM"),
     (LogAction.Info, "(IMPORT FAILED)"),
+)
+
+OLLAMA: LogActions = (
+    # It loads a model for a request, so that it listens is all there is to wait for.
+    (LogAction.ModelLoaded, 'msg="Listening on '),
+    (LogAction.ModelError, "Error: listen tcp"),
+    (LogAction.ModelError, "Error: could not create directory"),
+    *_supervised("ollama"),
+    (LogAction.Info, 'msg="inference compute"'),
+    (LogAction.Info, 'msg="llama runner started in'),
+)
+
+TEI: LogActions = (
+    (LogAction.ModelLoaded, "text_embeddings_router…: Ready"),
+    (LogAction.ModelLoaded, '"message":"Ready","target":"text_embeddings_router'),
+    (LogAction.ModelError, "Error: Could not "),
+    (LogAction.ModelError, "Error: Model backend is not healthy"),
+    (LogAction.ModelError, "Error: Address already in use"),
+    *_supervised("tei"),
+    (LogAction.Info, "Starting download"),
+    (LogAction.Info, "Model artifacts downloaded in"),
 )
 
 ENGINES: Mapping[str, LogActions] = {
@@ -71,4 +127,6 @@ ENGINES: Mapping[str, LogActions] = {
     "llama.cpp": LLAMA_CPP,
     "tgi": TGI,
     "comfyui": COMFYUI,
+    "ollama": OLLAMA,
+    "tei": TEI,
 }

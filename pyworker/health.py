@@ -1,97 +1,112 @@
-"""Is the model server well? Asked on a connection of its own, never on the busy ones."""
+"""Is the model server healthy? Asked on a connection of its own, never on the busy ones."""
 
 from __future__ import annotations
 
 import logging
 import threading
-
-import requests
+import time
+from typing import Protocol
 
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState, ModelStatus
-from pyworker.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 10.0
 #: Between two looks whether the model is loaded, where its health says so.
 LOADING_INTERVAL = 1.0
-TIMEOUT = 10.0
+#: After a suspicion came to nothing, the next one waits for the regular probe for so long.
+SUSPICION_GAP = 5.0
 
 
-class HealthProbe:
-    """One URL. Thread-safe: each call has a connection of its own."""
+class Check(Protocol):
+    """Something that finds out whether the model server can serve."""
 
-    def __init__(self, url: str, api_key: str = "") -> None:
-        self.url = url
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-
-    def fetch(self) -> requests.Response:
-        """The model server's own answer; raises an exception of requests."""
-        with requests.Session() as session:
-            session.trust_env = False
-            return session.get(self.url, headers=self._headers, timeout=TIMEOUT, allow_redirects=False)
+    @property
+    def name(self) -> str:
+        """What is asked, as people should read it."""
+        ...
 
     def problem(self) -> str:
-        """Empty where the model server is well, else why not."""
-        try:
-            status = self.fetch().status_code
-        except requests.exceptions.Timeout:
-            return f"{redacted(self.url)} did not answer in {TIMEOUT:g} s"
-        except requests.exceptions.RequestException:
-            return f"{redacted(self.url)} cannot be reached"
-        return "" if 200 <= status < 300 else f"{redacted(self.url)} answered {status}"
+        """Empty if the model server is healthy, else why not."""
+        ...
 
 
 class HealthMonitor:
-    """Probes a model that should be serving. `step` belongs to one thread; `suspect` may come from any.
+    """Checks a model that should be serving. `step` belongs to one thread; `suspect` may come from any.
 
+    regular: check every `INTERVAL`; False: only a suspicion, and what the check broke itself.
     tells_loaded: a success also says that a model is loaded, and until then it is asked more often.
     """
 
     def __init__(
         self,
-        probe: HealthProbe,
+        check: Check,
         lifecycle: ModelLifecycle,
         failures_allowed: int,
         *,
+        regular: bool = True,
         tells_loaded: bool = False,
     ) -> None:
-        self._probe = probe
+        self._check = check
         self._lifecycle = lifecycle
         self._failures_allowed = failures_allowed
+        self._regular = regular
         self._tells_loaded = tells_loaded
         self._failures = 0
-        # Guards _suspicion.
+        # Guards _suspicion and _suspected_at.
         self._lock = threading.Lock()
         self._suspicion = ""
+        self._suspected_at: float | None = None
 
-    def suspect(self, line: str) -> None:
-        """The log speaks of an error: the next probe decides, without further patience."""
+    def suspect(self, reason: str) -> bool:
+        """Something speaks of an error: the next check decides, without further patience.
+
+        True if the check should be made now; of a flood of suspicions that is the first.
+        """
+        now = time.monotonic()
         with self._lock:
-            self._suspicion = line
+            self._suspicion = self._suspicion or reason
+            recent = self._suspected_at is not None and now - self._suspected_at < SUSPICION_GAP
+            if not recent:
+                self._suspected_at = now
+            return not recent
 
     def step(self) -> float:
-        """Probe once where that means anything; seconds until the next probe."""
+        """Check once if that means anything; seconds until the next check."""
         status = self._lifecycle.status
-        if status.state is not ModelState.READY and status.cause is not Cause.HEALTH:
+        suspicion = self._take_suspicion()
+        if not _should_serve(status) and not (suspicion and status.state is ModelState.BENCHMARKING):
             self._failures = 0
             return self._look_for_loaded(status) if self._tells_loaded else INTERVAL
-        with self._lock:
-            suspicion, self._suspicion = self._suspicion, ""
-        problem = self._probe.problem()
+        if not (suspicion or self._regular or status.cause is Cause.HEALTH):
+            return INTERVAL
+        problem = self._check.problem()
         if not problem:
-            self._failures = 0
-            if self._lifecycle.recovered():
-                logger.info("the model server is well again; the worker is ready")
+            self._succeeded()
             return INTERVAL
         self._failures += 1
-        logger.warning("health probe failed (%d in a row): %s", self._failures, problem)
+        if self._failures <= self._failures_allowed or self._failures.bit_count() == 1:
+            logger.warning("health probe failed (%d in a row): %s", self._failures, problem)
         if suspicion or self._failures >= self._failures_allowed:
-            message = f"{problem}; its log said: {suspicion}" if suspicion else problem
+            message = f"{problem}; {suspicion}" if suspicion else problem
             self._lifecycle.failed(Cause.HEALTH, message, epoch=status.epoch)
-        return INTERVAL
+        return INTERVAL if self._regular else LOADING_INTERVAL
+
+    def _take_suspicion(self) -> str:
+        with self._lock:
+            suspicion, self._suspicion = self._suspicion, ""
+        return suspicion
+
+    def _succeeded(self) -> None:
+        self._failures = 0
+        if self._lifecycle.recovered():
+            logger.info("the model server is healthy again")
 
     def _look_for_loaded(self, status: ModelStatus) -> float:
-        if status.awaits_loading and not self._probe.problem() and self._lifecycle.loaded(epoch=status.epoch):
-            logger.info("the model is loaded: %s is well", redacted(self._probe.url))
+        if status.awaits_loading and not self._check.problem() and self._lifecycle.loaded(epoch=status.epoch):
+            logger.info("the model is loaded: %s is well", self._check.name)
         return LOADING_INTERVAL
+
+
+def _should_serve(status: ModelStatus) -> bool:
+    return status.state is ModelState.READY or status.cause is Cause.HEALTH

@@ -14,7 +14,9 @@ What the model is loaded by (MODEL_READINESS) decides who may say so, and who is
 * either: whichever comes first. An error line before it is ready is an error, until another loaded line or a
   success of the health endpoint.
 
-In each mode an error line of a ready model is a suspicion; the health endpoint decides, where it is known.
+In each mode an error line of a loaded model is a suspicion that the health endpoint decides. Where there is
+none, a ready model is errored by its line at once, but not by one that was in the log before the worker
+started; one that is not ready yet has to answer a request.
 
 Pure decisions: no I/O, no clock.
 """
@@ -86,13 +88,23 @@ class Effect(Enum):
     COPY = "copied into the worker's log"
 
 
-def effect_of(action: LogAction, state: ModelState, source: ReadinessSource, *, has_health: bool) -> Effect:
-    """What a line with this meaning does to a model in this state. has_health: a probe can be asked."""
+def effect_of(
+    action: LogAction,
+    state: ModelState,
+    source: ReadinessSource,
+    *,
+    has_health: bool,
+    is_old: bool = False,
+) -> Effect:
+    """What a line with this meaning does to a model in this state.
+
+    has_health: a probe can be asked; is_old: the line was in the log before the worker started.
+    """
     if action is LogAction.Info:
         return Effect.COPY
     if action is LogAction.ModelLoaded:
         return Effect.LOADED if source.by_log else Effect.HINT
-    if has_health and state is ModelState.READY:
+    if state is ModelState.BENCHMARKING or (state is ModelState.READY and (has_health or is_old)):
         return Effect.SUSPICION
     return Effect.FAILED if source.by_log else Effect.HINT
 
@@ -118,10 +130,6 @@ class ModelLifecycle:
     def state(self) -> ModelState:
         return self._status.state
 
-    def still_loading(self, message: str) -> bool:
-        """Loading takes long: `message` is reported until something else happens."""
-        return self._move(lambda old: _still_loading(old, message))
-
     def loaded(self, *, epoch: int | None = None) -> bool:
         """The model is loaded. A ready worker stays ready; True where the state changed."""
         return self._move(_loaded, epoch)
@@ -135,7 +143,10 @@ class ModelLifecycle:
         return self._move(lambda old: _benchmarked(old, throughput), epoch)
 
     def recovered(self) -> bool:
-        """The health probe succeeded again: undoes what the health probe broke, nothing else."""
+        """The health probe succeeded again: undoes what the health probe broke, nothing else.
+
+        A model that had not been ready before is benchmarked now.
+        """
         return self._move(_recovered)
 
     def drain(self) -> bool:
@@ -182,10 +193,6 @@ class ModelLifecycle:
         return f"<ModelLifecycle {status.state.value} epoch={status.epoch}>"
 
 
-def _still_loading(old: ModelStatus, message: str) -> ModelStatus | None:
-    return ModelStatus(ModelState.LOADING, message) if old.state is ModelState.LOADING else None
-
-
 def _loaded(old: ModelStatus) -> ModelStatus | None:
     if old.state not in (ModelState.LOADING, ModelState.ERRORED):
         return None
@@ -209,10 +216,13 @@ def _benchmarked(old: ModelStatus, throughput: float) -> ModelStatus | None:
 def _recovered(old: ModelStatus) -> ModelStatus | None:
     if old.state is not ModelState.ERRORED or old.cause is not Cause.HEALTH:
         return None
+    if not old.throughput:
+        return ModelStatus(ModelState.BENCHMARKING, epoch=old.epoch + 1)
     return ModelStatus(ModelState.READY, epoch=old.epoch, throughput=old.throughput)
 
 
 def _drained(old: ModelStatus) -> ModelStatus | None:
     if old.state is ModelState.DRAINING:
         return None
-    return ModelStatus(ModelState.DRAINING, "the worker is shutting down", None, old.epoch, old.throughput)
+    # Without a message: what is reported as an error makes an autoscaler restart the instance.
+    return ModelStatus(ModelState.DRAINING, "", None, old.epoch, old.throughput)

@@ -8,23 +8,22 @@ from collections.abc import Callable, Sequence
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
 from pyworker.errors import shortened
-from pyworker.health import HealthProbe
 from pyworker.lifecycle import ModelLifecycle, ModelState
-from pyworker.log_tail import LogActions, LogGlance
-from pyworker.redaction import redacted
+from pyworker.log_lines import LogActions
+from pyworker.log_tail import LogGlance
+from pyworker.probe import HealthProbe
 
 logger = logging.getLogger(__name__)
 
-#: Seconds at most until what the report says is made anew.
-REFRESH = 60.0
 _SHOWN_PATTERNS = 5
 _SHOWN_TEXT = 200
 
 
 class LoadingWatch:
-    """Says why a model is still loading. `step` and `remember` belong to one thread each.
+    """Tells the worker's log why a model is still loading; loading for long is no error, so nothing is
+    reported. `step` and `remember` belong to one thread each.
 
-    warn_after: seconds until it speaks; the log is told again each time that loading took twice as long.
+    warn_after: seconds until it speaks; it does so again each time that loading took twice as long.
     glance: what was seen of the model's log, None where none is followed.
     """
 
@@ -54,19 +53,16 @@ class LoadingWatch:
         self._error_line = error_line
 
     def step(self, now: float) -> float | None:
-        """Speak where it is time to; seconds until the next step, None once it is loaded. Monotonic time."""
+        """Speak if it is time to; seconds until the next step, None once it is loaded. Monotonic time."""
         if self._lifecycle.state is not ModelState.LOADING:
             return None
         if self._began is None:
             self._began = now
         elapsed = now - self._began
-        if elapsed < self._warn_after:
-            return self._warn_after - elapsed
-        message = self._message(elapsed)
-        if self._lifecycle.still_loading(message) and elapsed >= self._warn_next:
-            logger.warning("%s", message)
+        if elapsed >= self._warn_next:
+            logger.warning("%s", self._message(elapsed))
             self._warn_next = 2 * elapsed
-        return min(self._warn_after, REFRESH)
+        return self._warn_next - elapsed
 
     def _message(self, elapsed: float) -> str:
         found = [f"still loading after {_duration(elapsed)}", self._health_says()]
@@ -89,7 +85,7 @@ class LoadingWatch:
         if problem:
             return f"health: {problem}"
         advice = "" if self._source.by_health else " (MODEL_READINESS=either would take that for loaded)"
-        return f"health: {redacted(self._probe.url)} is well{advice}"
+        return f"health: {self._probe.name} is well{advice}"
 
 
 def _phrases(log_actions: LogActions) -> str:

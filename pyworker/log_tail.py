@@ -1,124 +1,54 @@
-"""Following the model's log: bytes to lines, lines to what they mean.
+"""Following the model's log through rotation, truncation and whatever else happens to a file.
 
 `LogTailer.tail_once` reads what is there now and never waits, so a loop, a test or a replay can drive it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pyworker.data_types import LogAction
 from pyworker.errors import shortened
+from pyworker.log_lines import MAX_LINE, LineAssembler, LogActions, LogMatcher, clean
 
 logger = logging.getLogger(__name__)
 
-#: A longer line is looked at in pieces of this size, in bytes.
-MAX_LINE = 64 * 1024
 _READ_SIZE = 256 * 1024
-# A step ends here even where the log grows faster than it is read, so that a thread can stop between steps.
+# A step ends here even if the log grows faster than it is read, so that a thread can stop between steps.
 _READS_AT_ONCE = 64
 _FINGERPRINT = 64
 _LAST_LINES = 3
 _SHOWN_LINE = 200
-
-LogActions = Sequence[tuple[LogAction, str]]
-# Error before load before info, whatever the order in which the author wrote them.
-_PRIORITY = (LogAction.ModelError, LogAction.ModelLoaded, LogAction.Info)
-
-
-class LineAssembler:
-    """Bytes in, whole lines out; memory is bounded by `max_line`. Not thread-safe: one reader owns it.
-
-    A line ends at LF or CR (progress bars rewrite themselves with CR). Of a line longer than `max_line` the
-    pieces overlap by `overlap` bytes, so that a phrase across a seam is not missed. Invalid UTF-8 becomes
-    U+FFFD.
-    """
-
-    def __init__(self, max_line: int = MAX_LINE, overlap: int = 1024) -> None:
-        if not 0 <= overlap < max_line:
-            raise ValueError("the overlap must be shorter than a line")
-        self._max_line = max_line
-        self._overlap = overlap
-        self._partial = bytearray()
-        #: Of the line that is being read, as editors count: 1 at the beginning, one more after each LF.
-        self.number = 1
-
-    def feed(self, data: bytes) -> Iterator[str]:
-        """Take more bytes; yields each line they complete, without its end."""
-        *complete, rest = data.split(b"\n")
-        for line in complete:
-            yield from self._take(line)
-            yield from self.flush()
-            self.number += 1
-        yield from self._take(rest)
-
-    def flush(self) -> Iterator[str]:
-        """What is left is a line: the file ends here. Empty lines are dropped."""
-        if self._partial:
-            line = self._partial.decode("utf-8", "replace")
-            self._partial.clear()
-            yield line
-
-    def discard(self) -> None:
-        """Forget the partial line: the file it began in is gone."""
-        self._partial.clear()
-        self.number = 1
-
-    @property
-    def lines_so_far(self) -> int:
-        """How many lines there were so far, a partial one included."""
-        return self.number if self._partial else self.number - 1
-
-    def _take(self, data: bytes) -> Iterator[str]:
-        """Bytes without LF."""
-        *complete, rest = data.split(b"\r")
-        for line in complete:
-            self._partial += line
-            yield from self._cut()
-            yield from self.flush()
-        self._partial += rest
-        yield from self._cut()
-
-    def _cut(self) -> Iterator[str]:
-        while len(self._partial) > self._max_line:
-            yield self._partial[: self._max_line].decode("utf-8", "replace")
-            del self._partial[: self._max_line - self._overlap]
-
-    def __repr__(self) -> str:
-        return f"<LineAssembler [{len(self._partial)} bytes of a partial line]>"
+#: Characters of a line that are passed on, to a log or a report.
+MAX_SHOWN = 500
+#: Seconds without a new byte after which the last line counts without its newline.
+SILENCE = 2.0
 
 
-class LogMatcher:
-    """Looks for the configured phrases, case-sensitive. Immutable."""
+def file_problem(mode: int) -> str:
+    """Why what has this `st_mode` cannot be followed as a log; empty if it can."""
+    if stat.S_ISREG(mode):
+        return ""
+    if stat.S_ISDIR(mode):
+        return f"cannot be read ({os.strerror(errno.EISDIR)})"
+    kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    return f"is {kind}, which cannot be followed: the model server has to log to a regular file"
 
-    def __init__(self, actions: LogActions) -> None:
-        self._actions = [
-            (action, phrase)
-            for wanted in _PRIORITY
-            for action, phrase in actions
-            if action is wanted and phrase
-        ]
 
-    def match(self, line: str) -> Iterator[LogAction]:
-        """What this line means: an error ends it; a load line may also be an info line."""
-        seen: set[LogAction] = set()
-        for action, phrase in self._actions:
-            if action not in seen and phrase in line:
-                seen.add(action)
-                yield action
-                if action is LogAction.ModelError:
-                    return
-
-    @property
-    def longest(self) -> int:
-        """Bytes of the longest phrase."""
-        return max((len(phrase.encode()) for _, phrase in self._actions), default=0)
+def unfollowable(path: Path) -> str:
+    """Why what is at this path cannot be followed; empty if it can, or is not there yet. Opens nothing."""
+    try:
+        return file_problem(path.stat().st_mode)
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -142,8 +72,8 @@ class LogGlance:
 class LogTailer:
     """Follows one file from its beginning, through rotation and truncation. One thread owns it.
 
-    on_match(action, line) is called for each match, in the order of the file. `glance` may be read from any
-    thread.
+    on_match(action, line) is called for each match, in the order of the file; the line is cut to `MAX_SHOWN`
+    characters. `glance` and `is_current` may be read from any thread.
     """
 
     def __init__(self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str], None]) -> None:
@@ -153,8 +83,15 @@ class LogTailer:
         self._on_match = on_match
         self._file: BinaryIO | None = None
         self._offset = 0
-        # The last bytes before _offset: where they are others, the file was truncated and written anew.
+        # The last bytes before _offset: if they are others now, the file was truncated and written anew.
         self._fingerprint = b""
+        # Where the file ended when it was first looked at; None before that.
+        self._old_end: int | None = None
+        #: Whether the line that `on_match` was called for was in the log before the first step.
+        self.is_old = False
+        self._grew_at: float | None = None
+        # What was said of a last line that had no end yet.
+        self._said: set[LogAction] = set()
         self._trouble = ""
         self._lines = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -166,9 +103,26 @@ class LogTailer:
         """What was seen up to the end of the last step."""
         return self._glance
 
-    def tail_once(self) -> bool:
-        """Handle everything that is in the log now; False where nothing new was."""
-        progressed = self._step()
+    @property
+    def is_current(self) -> bool:
+        """Whether all was read that was in the log before the first step."""
+        return self._old_end is not None and self._offset >= self._old_end
+
+    def tail_once(self, now: float | None = None) -> bool:
+        """Handle everything that is in the log now; False if nothing new was.
+
+        now: seconds of a monotonic clock; a last line without newline counts once nothing came for `SILENCE`.
+        """
+        try:
+            progressed = self._step()
+        except OSError as error:
+            self.close()
+            self._warn(f"cannot be read ({error.strerror})")
+            progressed = False
+        if self._old_end is None:
+            self._old_end = 0  # there was nothing yet
+        if now is not None:
+            self._look_at_silence(now, progressed)
         last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
         self._glance = LogGlance(self._path, self._lines, last, self._trouble)
         return progressed
@@ -185,6 +139,13 @@ class LogTailer:
         self.close()
         return lines
 
+    def close(self) -> None:
+        """Let go of the file; the next `tail_once` starts at the beginning of what is there then."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        self._begin_anew()
+
     def _step(self) -> bool:
         if self._file is None and not self._open():
             return False
@@ -200,45 +161,75 @@ class LogTailer:
             return True
         return progressed
 
-    def close(self) -> None:
-        """Let go of the file; the next `tail_once` starts at the beginning of what is there then."""
-        if self._file is not None:
-            self._file.close()
-        self._file, self._offset, self._fingerprint = None, 0, b""
-        self._assembler.discard()
-
     def _open(self) -> bool:
         try:
-            self._file = self._path.open("rb", buffering=0)
+            # Looked at before it is opened, which could hang, or do something to a device.
+            trouble = file_problem(self._path.stat().st_mode)
+            if not trouble:
+                # Neither a pipe nor a terminal that took its place meanwhile holds this up.
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+                self._file = os.fdopen(descriptor, "rb", buffering=0)
+                status = os.fstat(descriptor)
+                trouble = file_problem(status.st_mode)
+                if self._old_end is None:
+                    self._old_end = status.st_size
         except FileNotFoundError:
             self._trouble = "does not exist"
             return False
         except OSError as error:
             trouble = f"cannot be read ({error.strerror})"
-            if trouble != self._trouble:
-                logger.warning("the model log %s %s", self._path, trouble)
-            self._trouble = trouble
+        if trouble:
+            self.close()
+            self._warn(trouble)
             return False
         self._trouble = ""
         return True
+
+    def _warn(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            logger.warning("the model log %s %s", self._path, trouble)
+        self._trouble = trouble
+
+    def _begin_anew(self) -> None:
+        if self._old_end is not None:
+            self._old_end = 0  # what comes now was not there before
+        self._offset, self._fingerprint = 0, b""
+        self._assembler.discard()
+        self._said.clear()
 
     def _read_on(self) -> bool:
         assert self._file is not None
         descriptor = self._file.fileno()
         if self._was_truncated(descriptor):
             logger.info("the model log %s was truncated; reading it from its beginning", self._path)
-            self._offset, self._fingerprint = 0, b""
-            self._assembler.discard()
+            self._begin_anew()
         progressed = False
         for _ in range(_READS_AT_ONCE):
-            data = os.pread(descriptor, _READ_SIZE, self._offset)
+            old_left = max((self._old_end or 0) - self._offset, 0)
+            data = os.pread(descriptor, min(_READ_SIZE, old_left or _READ_SIZE), self._offset)
             if not data:
                 break
             progressed = True
+            self.is_old = old_left > 0
             self._offset += len(data)
             self._fingerprint = (self._fingerprint + data[-_FINGERPRINT:])[-_FINGERPRINT:]
-            self._handle(self._assembler.feed(data))
+            if data.strip(b"\0"):
+                self._handle(self._assembler.feed(data))
+            else:
+                self._skip_hole(descriptor)
         return progressed
+
+    def _skip_hole(self, descriptor: int) -> None:
+        """A writer that goes on at its old place in a truncated file leaves a hole, which reads as NULs."""
+        try:
+            data_at = os.lseek(descriptor, self._offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return  # holes are not known here: what is left of it is read
+            data_at = max(os.fstat(descriptor).st_size, self._offset)  # nothing but the hole up to the end
+        if data_at > self._offset:
+            self._offset = data_at
+            self._fingerprint = os.pread(descriptor, _FINGERPRINT, max(data_at - _FINGERPRINT, 0))
 
     def _was_truncated(self, descriptor: int) -> bool:
         if os.fstat(descriptor).st_size < self._offset:
@@ -250,17 +241,36 @@ class LogTailer:
         assert self._file is not None
         try:
             there = self._path.stat()
-        except FileNotFoundError:
+        except OSError:
             return False  # between rename and creation; the old file may still be written to
         here = os.fstat(self._file.fileno())
         return (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev)
 
     def _handle(self, lines: Iterator[str]) -> None:
-        for line in lines:
+        for raw in lines:
+            line = clean(raw)
             self._lines += 1
             self._last.append(line)
-            for action in self._matcher.match(line):
-                self._on_match(action, line.strip())
+            try:
+                self._report(line)
+            finally:
+                self._said.clear()
+
+    def _look_at_silence(self, now: float, progressed: bool) -> None:
+        if progressed or self._grew_at is None:
+            self._grew_at = now
+        elif now - self._grew_at >= SILENCE:
+            self._grew_at = now
+            # Kept as well: its end may still come.
+            self._report(clean(self._assembler.partial))
+
+    def _report(self, line: str) -> None:
+        shown = ""
+        for action in self._matcher.match(line):
+            if action not in self._said:
+                self._said.add(action)
+                shown = shown or shortened(line.strip(), MAX_SHOWN)
+                self._on_match(action, shown)
 
     def __repr__(self) -> str:
         return f"<LogTailer {self._path} offset={self._offset} {self._assembler!r}>"

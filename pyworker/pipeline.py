@@ -23,6 +23,7 @@ from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
+from pyworker.suspicion import FailureStreak
 from pyworker.wsgi_extensions import HELD, PRESENCE
 
 # As for the cost in `auth_data`.
@@ -55,6 +56,7 @@ class Pipeline:
         watcher: DisconnectWatcher,
         bodies: BodyReader,
         max_in_hand: int,
+        streak: FailureStreak,
     ) -> None:
         self._verifier = verifier
         self._lifecycle = lifecycle
@@ -63,6 +65,7 @@ class Pipeline:
         self._client = client
         self._watcher = watcher
         self._max_in_hand = max_in_hand
+        self._streak = streak
         self.bodies = bodies
         self.open_exchanges = OpenExchanges()
 
@@ -79,9 +82,13 @@ class Pipeline:
         exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers)
         request.environ[HELD] = exchange
         try:
-            return self._forward(route, request, envelope, exchange)
+            response = self._forward(route, request, envelope, exchange)
+            # After the exchange's own, which gives the request its outcome.
+            response.call_on_close(lambda: self._streak.ended(tracker.outcome))
+            return response
         except BaseException as error:
             exchange.fail()
+            self._streak.ended(tracker.outcome, error)
             if exchange.gone and isinstance(error, Exception):
                 raise ClientGone("the client hung up") from error
             if exchange.was_cut is not None and isinstance(error, Exception):

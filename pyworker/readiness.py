@@ -6,15 +6,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pyworker.benchmark import Benchmark, BenchmarkFailed, load_result, store_result
+from pyworker.benchmark import Benchmark, BenchmarkFailed
+from pyworker.benchmark_file import load_result, store_result
 from pyworker.config import Settings
 from pyworker.data_types import ApiPayload
-from pyworker.health import HealthProbe
 from pyworker.lifecycle import Cause, ModelLifecycle
 from pyworker.model_client import ModelClient
+from pyworker.probe import HealthProbe
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,10 @@ _HEALTH_PAUSE = 1.0
 
 
 class Readiness:
-    """Brings the model to ready each time it was loaded. `step` belongs to one thread."""
+    """Brings the model to ready each time it was loaded. `step` belongs to one thread.
+
+    about: names what the benchmark measures, for the file that keeps its result.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class Readiness:
         client: ModelClient,
         probe: HealthProbe | None,
         payload_classes: Sequence[type[ApiPayload]],
+        about: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._lifecycle = lifecycle
@@ -42,6 +47,8 @@ class Readiness:
         self._client = client
         self._probe = probe
         self._unprepared = list(dict.fromkeys(payload_classes))
+        self._preparation: _Preparation | None = None
+        self._about = about
         self._stopping = threading.Event()
 
     @property
@@ -70,6 +77,9 @@ class Readiness:
     def stop(self) -> None:
         """Make a running `step` return soon."""
         self._stopping.set()
+        preparation = self._preparation
+        if preparation is not None:
+            preparation.let_go()
         self._benchmark.abort()
         self._lifecycle.close()
 
@@ -91,10 +101,18 @@ class Readiness:
     def _prepare(self) -> None:
         while self._unprepared:
             payload_class = self._unprepared[0]
-            try:
-                payload_class.prepare(self._settings)
-            except Exception as error:
-                logger.exception("%s.prepare failed", payload_class.__name__)
+            # One that is stuck is not begun a second time, which would be stuck as well.
+            preparation = self._preparation or _Preparation(payload_class, self._settings)
+            self._preparation = preparation
+            if self._stopping.is_set():
+                preparation.let_go()
+            limit = self._settings.model_ready_timeout
+            if not preparation.wait(limit):
+                raise BenchmarkFailed(f"{payload_class.__name__}.prepare did not end within {limit:g} s")
+            self._preparation = None
+            if preparation.error is not None:
+                error = preparation.error
+                logger.error("%s.prepare failed", payload_class.__name__, exc_info=error)
                 raise BenchmarkFailed(f"{payload_class.__name__}.prepare failed: {error}") from error
             self._unprepared.pop(0)
 
@@ -103,13 +121,13 @@ class Readiness:
         return not self._stopping.is_set() and status.epoch == epoch and status.awaits_benchmark
 
     def _throughput(self) -> float:
-        stored = load_result(self._result_file)
+        stored = load_result(self._result_file, self._about)
         if stored is not None:
             logger.info("benchmark result %.1f workload/s taken from %s", stored, self._result_file)
             self._wait_for_port()
             return stored
         measured = self._benchmark.run()
-        store_result(self._result_file, measured)
+        store_result(self._result_file, measured, self._about)
         return measured
 
     def _wait_for_port(self) -> None:
@@ -133,3 +151,38 @@ class Readiness:
             return
         logger.error("%s; next try in %.0f s", message, pause)
         self._lifecycle.failed(Cause.BENCHMARK, message, epoch=epoch)
+
+
+class _Preparation:
+    """An author's `prepare` on a thread of its own, since it may fetch things from anywhere.
+
+    It holds up neither the readiness's thread nor the end of the process.
+    """
+
+    def __init__(self, payload_class: type[ApiPayload], settings: Settings) -> None:
+        self._payload_class = payload_class
+        self._settings = settings
+        self._is_done = False
+        #: Why it failed, once it has.
+        self.error: BaseException | None = None
+        # Set when it is done, and when nobody waits any more.
+        self._over = threading.Event()
+        threading.Thread(target=self._run, name="pyworker-prepare", daemon=True).start()
+
+    def wait(self, seconds: float) -> bool:
+        """Until it is done (True), its time is up, or `let_go`."""
+        self._over.wait(seconds)
+        return self._is_done
+
+    def let_go(self) -> None:
+        """Wake who waits: the worker shuts down."""
+        self._over.set()
+
+    def _run(self) -> None:
+        try:
+            self._payload_class.prepare(self._settings)
+        except BaseException as error:  # noqa: BLE001 - whatever it raises, the worker says so and goes on
+            self.error = error
+        finally:
+            self._is_done = True
+            self._over.set()

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from pyworker.resources import resource_path
-from pyworker.resources.reach import Reach, probe
+from pyworker.resources.reach import Reach, bounded, probe
 
 log = logging.getLogger(__name__)
+
+#: Seconds for all that is fetched of one tokenizer.
+HUB_SECONDS = 60.0
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 # AutoTokenizer asks for these, in this order; a tokenizer has at least one of them.
@@ -69,9 +72,13 @@ class _Loaded:
 class TokenCounter:
     """Counts tokens with one tokenizer of the hub, or a local one. Thread-safe."""
 
-    def __init__(self, name: str) -> None:
-        """`name` is a hub id, a folder or a tokenizer.json file; nothing is loaded yet."""
+    def __init__(self, name: str, *, hub_seconds: float = HUB_SECONDS) -> None:
+        """`name` is a hub id, a folder or a tokenizer.json file; nothing is loaded yet.
+
+        hub_seconds: how long the hub may take, after which the package's own tokenizer is used.
+        """
         self._default = name
+        self._hub_seconds = hub_seconds
         # Guards `_loaded` while it is made. Held during the load on purpose: whoever comes second needs the
         # very result that the first one is fetching. Counting with a loaded tokenizer does not take it.
         self._lock = threading.Lock()
@@ -107,7 +114,7 @@ class TokenCounter:
         with self._lock:
             loaded = self._loaded
             if loaded is None or (name and name != loaded.name):
-                self._loaded = _load(name or self._default)
+                self._loaded = _load(name or self._default, self._hub_seconds)
 
     def count(self, text: str) -> int:
         """The number of tokens in `text`, without the special ones a model adds around it."""
@@ -152,13 +159,13 @@ def _slow_counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
 # --- loading: disk first, then the hub, then the package -------------------------------------------------
 
 
-def _load(name: str) -> _Loaded:
+def _load(name: str, hub_seconds: float) -> _Loaded:
     transformers = _import_transformers()
     tokenizer, problem = _from_disk(transformers, name)
     if tokenizer is not None:
         return _Loaded(name, "disk", tokenizer)
     if problem is None:
-        tokenizer, problem = _from_hub(transformers, name)
+        tokenizer, problem = _from_hub(transformers, name, hub_seconds)
     if tokenizer is not None:
         return _Loaded(name, "hub", tokenizer)
     log.warning(
@@ -210,11 +217,19 @@ def _cached_folder(name: str) -> Path | None:
     return None
 
 
-def _from_hub(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
-    """The hub, but only when it answers at once: the library itself tries for most of a minute."""
+def _from_hub(transformers: _Transformers, name: str, seconds: float) -> tuple[_Tokenizer | None, str | None]:
+    """The hub, but only when it answers at once: the library itself tries for most of a minute.
+
+    And only for `seconds`: the library has a timeout for each read, which a hub that drips never reaches.
+    """
     problem = _hub_problem(name)
     if problem is not None:
         return None, problem
+    found = bounded(lambda: _fetched(transformers, name), seconds, "pyworker-tokenizer-download")
+    return found or (None, f"the hub took more than {seconds:g} s")
+
+
+def _fetched(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
     try:
         return _pretrained(transformers, name), None
     except Exception as error:  # noqa: BLE001 - as above; whatever it is, the package's own tokenizer works

@@ -8,28 +8,36 @@ import time
 from pyworker.auth import SignatureVerifier
 from pyworker.autoscaler import MIN_INTERVAL, AutoscalerClient, KeyFetcher, Reporter
 from pyworker.backend import Backend
-from pyworker.benchmark import Benchmark
+from pyworker.benchmark import Benchmark, ServingCheck
+from pyworker.benchmark_file import describe
 from pyworker.body import BodyReader
 from pyworker.callbacks import Callbacks
 from pyworker.config import Settings
 from pyworker.data_types import AuthData, LogAction
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.drain import Drain
-from pyworker.health import HealthMonitor, HealthProbe
+from pyworker.health import Check, HealthMonitor
+from pyworker.healthcheck import SharedHealth
 from pyworker.journal import JournalKeeper
-from pyworker.lifecycle import Cause, Effect, ModelLifecycle, ModelState, effect_of
+from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.loading import LoadingWatch
+from pyworker.log_effects import LogEffects
 from pyworker.log_tail import LogTailer
+from pyworker.memory import LoadedMark, ModelMemory
 from pyworker.metrics import Metrics
 from pyworker.pipeline import Pipeline
+from pyworker.probe import HealthProbe
 from pyworker.readiness import Readiness
 from pyworker.reports import Identity, ModelFigures
 from pyworker.runtime import Loop, Runtime
 from pyworker.sessions import Sessions
+from pyworker.suspicion import FailureStreak
 
 logger = logging.getLogger(__name__)
 
 _TAIL_INTERVAL = 0.2
+# Asked by clients where no health endpoint is configured.
+_DEFAULT_HEALTH = "/healthcheck"
 
 
 class Worker:
@@ -73,6 +81,7 @@ class Worker:
                 max_unsigned=max(1, settings.threads // 16),
             ),
             max_in_hand=settings.max_in_hand,
+            streak=FailureStreak(self._requests_fail),
         )
         backend.attach(self.pipeline)
         self._key_client = AutoscalerClient(settings.report_addrs)
@@ -82,27 +91,40 @@ class Worker:
             self.metrics,
             Identity(settings.container_id, settings.master_token, settings.public_url or ""),
             self._figures,
+            on_accepted=self._report_accepted,
         )
-        probe = (
-            None if backend.health_url is None else HealthProbe(backend.health_url, settings.model_api_key)
-        )
-        self._health = (
-            None
-            if probe is None
-            else HealthMonitor(
-                probe,
-                self.lifecycle,
-                settings.health_failures,
-                tells_loaded=settings.model_readiness.by_health,
-            )
+        key = settings.model_api_key
+        self._probe = None if backend.health_url is None else HealthProbe(backend.health_url, key)
+        self.shared_health = SharedHealth(
+            HealthProbe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH), key)
         )
         self._tailer = (
             None
             if backend.model_log_file is None
             else LogTailer(backend.model_log_file, backend.log_actions, self._log_said)
         )
-        self._loading = self._make_loading_watch(probe)
-        self._readiness = self._make_readiness(probe)
+        self._about = describe(backend.benchmark_handler)
+        benchmark = self._make_benchmark()
+        self._readiness = self._make_readiness(benchmark)
+        self._check: Check = self._probe or ServingCheck(backend.client, benchmark)
+        self._health = HealthMonitor(
+            self._check,
+            self.lifecycle,
+            settings.health_failures,
+            regular=self._probe is not None,
+            tells_loaded=settings.model_readiness.by_health and self._probe is not None,
+        )
+        self._loading = self._make_loading_watch()
+        self._memory = self._make_memory()
+        self._log_effects = LogEffects(
+            self.lifecycle,
+            settings.model_readiness,
+            has_health=self._probe is not None,
+            monitor=self._health,
+            wake=self._check_now,
+            loading=self._loading,
+            memory=self._memory,
+        )
         self._report_loop = Loop(
             "pyworker-report",
             lambda: self._reporter.report_once(time.monotonic()),
@@ -113,8 +135,10 @@ class Worker:
         self._session_loop = Loop(
             "pyworker-sessions", self.sessions.expire_once, on_stop=self.sessions.close_all
         )
-        self._key_loop = Loop("pyworker-pubkey", KeyFetcher(self._key_client, self.verifier).fetch_once)
-        self._health_loop = None if self._health is None else Loop("pyworker-health", self._health.step)
+        self._key_fetcher = KeyFetcher(self._key_client, self.verifier)
+        self._key_loop = Loop("pyworker-pubkey", self._fetch_key)
+        self._health_loop = Loop("pyworker-health", self._health.step, on_stop=self._end_checks)
+        self._loading_loop = Loop("pyworker-loading", self._loading_step)
         self._drain = Drain(self.lifecycle, self.pipeline.open_exchanges, settings.drain_timeout)
         self.runtime = Runtime(self._loops())
 
@@ -135,6 +159,7 @@ class Worker:
     def drain(self) -> None:
         """Take no new requests; those in hand go on. The change is reported at once."""
         self.lifecycle.drain()
+        self.shared_health.close()
 
     def hurry(self) -> None:
         """Cut the requests in hand now instead of when the time of the drain is up."""
@@ -142,6 +167,7 @@ class Worker:
 
     def close(self) -> None:
         """Stop every thread, report what is left, close every connection. Idempotent."""
+        self.shared_health.close()
         self.runtime.stop()
         self.metrics.journal.close()
         self.backend.client.close()
@@ -151,25 +177,28 @@ class Worker:
 
     # -- wiring ------------------------------------------------------------------------------------------
 
-    def _make_readiness(self, probe: HealthProbe | None) -> Readiness:
+    def _make_benchmark(self) -> Benchmark:
         backend = self.backend
-        benchmark = Benchmark(
+        return Benchmark(
             backend.benchmark_handler,
             backend.client,
             concurrency=backend.benchmark_concurrency,
             timeout=backend.benchmark_timeout,
             ready_timeout=self.settings.model_ready_timeout,
         )
+
+    def _make_readiness(self, benchmark: Benchmark) -> Readiness:
         return Readiness(
             settings=self.settings,
             lifecycle=self.lifecycle,
             benchmark=benchmark,
-            client=backend.client,
-            probe=probe,
-            payload_classes=[handler.payload_cls() for handler in backend.handlers],
+            client=self.backend.client,
+            probe=self._probe,
+            payload_classes=[handler.payload_cls() for handler in self.backend.handlers],
+            about=self._about,
         )
 
-    def _make_loading_watch(self, probe: HealthProbe | None) -> LoadingWatch:
+    def _make_loading_watch(self) -> LoadingWatch:
         tailer = self._tailer
         return LoadingWatch(
             self.lifecycle,
@@ -177,23 +206,33 @@ class Worker:
             source=self.settings.model_readiness,
             log_actions=self.backend.log_actions,
             glance=lambda: None if tailer is None else tailer.glance,
-            probe=probe,
+            probe=self._probe,
+        )
+
+    def _make_memory(self) -> ModelMemory:
+        tailer = self._tailer
+        model_server = self.backend.client.base_url.rpartition("@")[2]  # without a password
+        about = {"worker": self._about["worker"], "model_server": model_server}
+        return ModelMemory(
+            LoadedMark(self.settings.loaded_file, about),
+            self.lifecycle,
+            check=self._check.problem,
+            is_current=lambda: tailer is None or tailer.is_current,
         )
 
     def _loops(self) -> list[Loop]:
         """In the order in which they are stopped: the report comes last and carries what the others left."""
         loops = [
             Loop("pyworker-journal", self._journal_keeper.step),
+            self._health_loop,
             Loop("pyworker-drain", self._drain.step, on_stop=self._drain.stop),
             self._session_loop,
             self._callback_loop,
-            Loop("pyworker-loading", lambda: self._loading.step(time.monotonic())),
+            self._loading_loop,
             Loop("pyworker-benchmark", self._readiness.step, on_stop=self._readiness.stop),
             Loop("pyworker-disconnect", self.watcher.step, on_stop=self.watcher.stop),
             self._report_loop,
         ]
-        if self._health_loop is not None:
-            loops.insert(0, self._health_loop)
         if not self.settings.unsecured:
             loops.insert(0, self._key_loop)
         tailer = self._tailer
@@ -202,42 +241,49 @@ class Worker:
         return loops
 
     def _log_said(self, action: LogAction, line: str) -> None:
-        effect = effect_of(
-            action,
-            self.lifecycle.state,
-            self.settings.model_readiness,
-            has_health=self._health is not None,
-        )
-        if effect is Effect.COPY:
-            logger.info("model: %s", line)
-        elif effect is Effect.HINT:
-            logger.info("the model's log says %s, but MODEL_READINESS=health: %s", action.name, line)
-            if action is LogAction.ModelError:
-                self._loading.remember(line)
-        elif effect is Effect.LOADED:
-            if self.lifecycle.loaded():
-                logger.info("the model is loaded: %s", line)
-        elif effect is Effect.SUSPICION:
-            self._suspect(line)
-        elif self.lifecycle.failed(Cause.LOG, line):
-            logger.error("the model failed: %s", line)
+        tailer = self._tailer
+        self._log_effects.take(action, line, tailer is not None and tailer.is_old)
 
-    def _suspect(self, line: str) -> None:
-        assert self._health is not None
-        assert self._health_loop is not None
-        logger.warning("the model's log speaks of an error; its health decides: %s", line)
-        self._health.suspect(line)
+    def _requests_fail(self, reason: str) -> None:
+        if self.lifecycle.state is ModelState.READY and self._health.suspect(reason):
+            logger.warning("%s; a check of the model server decides", reason)
+            self._check_now()
+
+    def _check_now(self) -> None:
         self._health_loop.wake()
+
+    def _end_checks(self) -> None:
+        # A check by a request of the benchmark is ended with the readiness.
+        if self._probe is not None:
+            self._probe.close()
+
+    def _loading_step(self) -> float | None:
+        pauses = [self._memory.step(), self._loading.step(time.monotonic())]
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    def _fetch_key(self) -> float | None:
+        had_key = self.verifier.has_key
+        pause = self._key_fetcher.fetch_once()
+        if self.verifier.has_key and not had_key:
+            self.metrics.touch()  # the worker may be ready by that
+        return pause
+
+    def _report_accepted(self) -> None:
+        if not self.verifier.has_key:
+            self._key_loop.wake()  # the autoscaler is back, no pause is called for any more
 
     def _figures(self) -> ModelFigures:
         status = self.lifecycle.status
-        if status.state is ModelState.READY:
+        # Without the key every request would be refused.
+        is_ready = status.state is ModelState.READY and self.verifier.has_key
+        if is_ready:
             # Here, so that the load time is in the very report that first says ready.
             self.metrics.model_ready()
-        return ModelFigures(status.throughput, status.error_msg)
+        return ModelFigures(status.throughput if is_ready else 0.0, status.error_msg)
 
     def _state_changed(self) -> None:
         self.metrics.touch()
+        self._loading_loop.wake()
 
     def _ledger_changed(self) -> None:
         self._report_loop.wake()
@@ -261,4 +307,4 @@ class Worker:
 
 
 def _tail_step(tailer: LogTailer) -> float:
-    return 0.0 if tailer.tail_once() else _TAIL_INTERVAL
+    return 0.0 if tailer.tail_once(time.monotonic()) else _TAIL_INTERVAL

@@ -32,6 +32,7 @@ CORE = (
     "journal",
     "metrics",
     "request_queue",
+    "log_lines",
     "log_tail",
 )
 
@@ -50,7 +51,6 @@ ALLOWED = {
     },
     "werkzeug": {"app", "body", "local", "responses"},
     "requests": {
-        "app",
         "autoscaler",
         "callbacks",
         "client",
@@ -59,7 +59,7 @@ ALLOWED = {
         "client_http",
         "client_routing",
         "exchange",
-        "health",
+        "probe",
         "model_client",
         "model_response",
         "resources",

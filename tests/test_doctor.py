@@ -299,6 +299,14 @@ def test_a_log_that_cannot_be_read(instance: Instance) -> None:
     instance.examine().expect("model log", f"FAIL {instance.log} cannot be read (Is a directory)")
 
 
+def test_a_log_that_is_a_pipe_does_not_hang_it(instance: Instance) -> None:
+    instance.log.unlink()
+    os.mkfifo(instance.log)
+    examined = instance.examine()
+    examined.expect("model log", f"FAIL {instance.log} is a pipe, which cannot be followed")
+    examined.expect("worker", f"FAIL MODEL_LOG={instance.log} is a pipe")
+
+
 def test_an_empty_log(instance: Instance) -> None:
     instance.log.write_text("")
     instance.examine().expect("model log", "warn 0 bytes, 0 lines")

@@ -64,7 +64,6 @@ SITUATIONS = [
 
 EVENTS: dict[str, Event] = {
     "loaded": lambda model: model.loaded(),
-    "still loading": lambda model: model.still_loading("no such line yet"),
     "log fails": lambda model: model.failed(Cause.LOG, "boom"),
     "benchmark fails": lambda model: model.failed(Cause.BENCHMARK, "boom", epoch=model.status.epoch),
     "health fails": lambda model: model.failed(Cause.HEALTH, "boom", epoch=model.status.epoch),
@@ -74,7 +73,7 @@ EVENTS: dict[str, Event] = {
 }
 
 ANEW = ModelStatus(ModelState.BENCHMARKING, epoch=2)
-DRAINED = "the worker is shutting down"
+DRAINED = ""  # no error, or an autoscaler would restart the instance
 
 
 def errored(cause: Cause, *, epoch: int, throughput: float) -> ModelStatus:
@@ -84,7 +83,6 @@ def errored(cause: Cause, *, epoch: int, throughput: float) -> ModelStatus:
 #: Where each event leads; what is missing changes nothing.
 TRANSITIONS: dict[tuple[str, str], ModelStatus] = {
     ("loading", "loaded"): ModelStatus(ModelState.BENCHMARKING, epoch=1),
-    ("loading", "still loading"): ModelStatus(ModelState.LOADING, "no such line yet"),
     ("loading", "log fails"): errored(Cause.LOG, epoch=0, throughput=0.0),
     ("loading", "benchmark fails"): errored(Cause.BENCHMARK, epoch=0, throughput=0.0),
     ("loading", "health fails"): errored(Cause.HEALTH, epoch=0, throughput=0.0),
@@ -162,30 +160,23 @@ def test_the_same_failure_twice_is_one_change() -> None:
     assert model.status.error_msg == "still out of memory"
 
 
-def test_what_is_said_of_long_loading_ends_with_it() -> None:
-    model = ModelLifecycle()
-    assert model.still_loading("for 5 min")
-    assert not model.still_loading("for 5 min"), "the same twice is one change"
-    assert model.still_loading("for 6 min")
-
-    assert model.loaded()
-    assert model.status == ModelStatus(ModelState.BENCHMARKING, epoch=1)
-
-
 LOADED, ERROR, INFO = LogAction.ModelLoaded, LogAction.ModelError, LogAction.Info
 
 
 @pytest.mark.parametrize("state", ModelState)
 @pytest.mark.parametrize("source", ReadinessSource)
 def test_what_a_line_does(state: ModelState, source: ReadinessSource) -> None:
-    ready = state is ModelState.READY
+    is_loaded = state in (ModelState.BENCHMARKING, ModelState.READY)
     told = Effect.HINT if source is ReadinessSource.HEALTH else None
 
     assert effect_of(INFO, state, source, has_health=True) is Effect.COPY
     assert effect_of(LOADED, state, source, has_health=True) is (told or Effect.LOADED)
-    assert effect_of(ERROR, state, source, has_health=False) is (told or Effect.FAILED)
-    expected = Effect.SUSPICION if ready else told or Effect.FAILED
+    expected = Effect.SUSPICION if is_loaded else told or Effect.FAILED
     assert effect_of(ERROR, state, source, has_health=True) is expected
+    assert effect_of(ERROR, state, source, has_health=False, is_old=True) is expected
+    if state is ModelState.READY:
+        expected = told or Effect.FAILED
+    assert effect_of(ERROR, state, source, has_health=False) is expected
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyworker.data_types import LogAction
-from pyworker.log_tail import MAX_LINE, LineAssembler, LogMatcher, LogTailer
+from pyworker.log_lines import MAX_LINE, LineAssembler, LogMatcher
+from pyworker.log_tail import MAX_SHOWN, SILENCE, LogTailer, unfollowable
 
 LOADED, ERROR, INFO = LogAction.ModelLoaded, LogAction.ModelError, LogAction.Info
 ACTIONS = [(INFO, "info:"), (LOADED, "is ready"), (ERROR, "Traceback"), (LOADED, "started")]
@@ -60,7 +63,7 @@ def test_any_split_gives_the_same_lines(split: tuple[bytes, list[bytes]]) -> Non
         (b"a\r\nb\r\n", ["a", "b"]),
         (b"10%\r50%\r100%\n", ["10%", "50%", "100%"]),
         (b"\xff\xfe\n\xc3", ["\ufffd\ufffd", "\ufffd"]),
-        (b"a\x00b\n", ["a\x00b"]),
+        (b"a\x00b\n", ["ab"]),
         ("grüße\u2028zwei\n".encode(), ["grüße\u2028zwei"]),
     ],
 )
@@ -146,6 +149,22 @@ def test_an_overlap_that_never_ends_is_refused(max_line: int, overlap: int) -> N
 def test_error_then_load_then_info(line: str, expected: list[LogAction]) -> None:
     assert list(LogMatcher(ACTIONS).match(line)) == expected
     assert list(LogMatcher(ACTIONS[::-1]).match(line)) == expected, "the author's order does not matter"
+
+
+@pytest.mark.parametrize(
+    ("phrase", "line", "expected"),
+    [
+        ("router…: Connected", "INFO router::server: main.rs:3: Connected", True),
+        ("router…: Connected", "router: Connected", True),
+        ("router…: Connected", ": Connected router", False),
+        ("router…: Connected", "router: connected", False),
+        ("ab…ba", "aba", False),
+        ("…ab…", "xaby", True),
+        ("…", "anything", False),
+    ],
+)
+def test_a_gap_in_a_phrase(phrase: str, line: str, expected: bool) -> None:
+    assert (list(LogMatcher([(INFO, phrase)]).match(line)) == [INFO]) == expected
 
 
 def test_an_empty_phrase_matches_nothing() -> None:
@@ -356,14 +375,13 @@ def test_a_writer_that_keeps_its_offset_leaves_a_hole(log: Path, tail: Tail) -> 
         assert tail.step() == ["line 1"]
         os.truncate(log, 0)
         writer.write(b"line 2\n")
-        [line] = tail.step()
-        assert line.endswith("line 2")
+        assert tail.step() == ["line 2"]
 
 
 def test_invalid_bytes_do_not_stop_it(log: Path, tail: Tail) -> None:
     append(log, b"\xff\xfe\x00 line 1\n\xc3\x28\nline 2\n")
 
-    assert tail.step() == ["\ufffd\ufffd\x00 line 1", "line 2"]
+    assert tail.step() == ["\ufffd\ufffd line 1", "line 2"]
 
 
 def test_carriage_returns_are_line_ends(log: Path, tail: Tail) -> None:
@@ -378,7 +396,7 @@ def test_a_phrase_in_a_very_long_line(log: Path) -> None:
         append(log, b"x" * place + b"is ready" + b"y" * 100_000 + b"\n")
         assert tail.step(), place
         assert {action for action, _ in tail.matches} == {LOADED}
-        assert all(len(line) <= MAX_LINE for _, line in tail.matches)
+        assert all(len(line) <= MAX_SHOWN for _, line in tail.matches)
     tail.tailer.close()
 
 
@@ -486,3 +504,132 @@ def test_close_lets_go_of_the_file(log: Path, tail: Tail) -> None:
 
 def proc_is_there() -> bool:
     return sys.platform == "linux"
+
+
+# -- what models and rotations do to a log ---------------------------------------------------------------
+
+
+def test_the_last_line_counts_without_its_newline_after_silence(log: Path, tail: Tail) -> None:
+    append(log, "line 1\nline 2 has no end")
+    assert tail.tailer.tail_once(100.0)
+    tail.matches.clear()
+    assert not tail.tailer.tail_once(100.0 + SILENCE - 0.1)
+    assert tail.matches == []
+    for later in (SILENCE, SILENCE + 0.1, 3 * SILENCE):
+        tail.tailer.tail_once(100.0 + later)
+    assert tail.matches == [(INFO, "line 2 has no end")], "once"
+    append(log, " yet\nline 3\n")
+    assert tail.step() == ["line 3"], "the same line means nothing more"
+
+
+def test_a_last_line_that_goes_on_after_a_silence_is_looked_at_whole(log: Path) -> None:
+    tail = Tail(log, [(LOADED, "is ready"), (INFO, "model")])
+    append(log, "the model is rea")
+    tail.tailer.tail_once(0.0)
+    tail.tailer.tail_once(SILENCE)
+    assert tail.matches == [(INFO, "the model is rea")]
+    append(log, "dy\n")
+    tail.tailer.tail_once(SILENCE + 1)
+    assert tail.matches[1:] == [(LOADED, "the model is ready")]
+    tail.tailer.close()
+
+
+def test_a_hole_costs_nothing_however_large(log: Path, tail: Tail) -> None:
+    """Truncated under a writer that goes on at its old place: a terabyte of NULs that are not on the disk."""
+    place = 2**40
+    with log.open("wb", buffering=0) as writer:
+        writer.write(b"line 1\n")
+        assert tail.step() == ["line 1"]
+        os.truncate(log, 0)
+        writer.seek(place)
+        writer.write(b"line 2\n")
+    began = time.monotonic()
+    assert tail.step() == ["line 2"]
+    os.truncate(log, 2 * place)
+    assert tail.step() == []
+    append(log, "line 3\n")
+    assert tail.step() == ["line 3"]
+    assert time.monotonic() - began < 5
+
+
+def test_nuls_are_in_no_line(log: Path, tail: Tail) -> None:
+    append(log, b"\0" * 100_000 + b"line\0 1\0\n" + b"\0" * 100 + b"\nli\0ne 2\n")
+    assert tail.step() == ["line 1", "line 2"]
+
+
+def test_colours_and_control_characters_are_neither_matched_nor_shown(log: Path) -> None:
+    tail = Tail(log, [(LOADED, "router: Connected"), (INFO, "line")])
+    append(log, "\x1b[2m2026\x1b[0m \x1b[32m INFO\x1b[0m router\x1b[2m:\x1b[0m Connected\n")
+    append(log, "\x1b]0;a title\x07line\x08\x07 \x1b[1;38;5;196m1\x1b[m\x9b\u2028 \x1b[\n")
+    tail.step()
+    assert tail.matches == [(LOADED, "2026  INFO router: Connected"), (INFO, "line 1 [")]
+    assert tail.tailer.glance.last[-1] == "line 1 ["
+    tail.tailer.close()
+
+
+def test_a_shown_line_is_cut(log: Path, tail: Tail) -> None:
+    append(log, "x" * 30_000 + "line\n")
+    [line] = tail.step()
+    assert len(line) == MAX_SHOWN
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "socket"])
+def test_what_is_no_file_is_refused_by_name(
+    log: Path, tail: Tail, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "pipe":
+            os.mkfifo(log)
+        elif kind == "device":
+            log.symlink_to("/dev/zero")
+        else:
+            bound.bind(str(log))
+        with caplog.at_level(logging.WARNING, "pyworker.log_tail"):
+            for _ in range(3):
+                assert not tail.tailer.tail_once()
+    [record] = caplog.records
+    assert f"{log} is a {kind}, which cannot be followed" in record.getMessage()
+    assert f"is a {kind}" in str(tail.tailer.glance)
+    assert unfollowable(log)
+    # As anything else that is in the way, for as long as it is.
+    log.unlink()
+    append(log, "line 1\n")
+    assert tail.step() == ["line 1"]
+    assert unfollowable(log) == ""
+
+
+def test_what_was_there_before_is_told_from_what_is_new(log: Path) -> None:
+    seen: list[tuple[str, bool]] = []
+    tailer = LogTailer(log, [(INFO, "line")], lambda _, line: seen.append((line, tailer.is_old)))
+    append(log, "line 1\nline 2\nline 3 is not")
+    assert not tailer.is_current
+    tailer.tail_once()
+    assert tailer.is_current
+    append(log, " whole yet\nline 4\n")
+    tailer.tail_once()
+    log.rename(log.with_suffix(".1"))
+    append(log, "line 5\n")
+    tailer.tail_once()
+    os.truncate(log, 0)
+    append(log, "l\nline 6\n")
+    tailer.tail_once()
+    assert seen == [
+        ("line 1", True),
+        ("line 2", True),
+        ("line 3 is not whole yet", False),
+        ("line 4", False),
+        ("line 5", False),
+        ("line 6", False),
+    ]
+    tailer.close()
+
+
+def test_a_log_that_appears_late_is_all_new(log: Path) -> None:
+    seen: list[bool] = []
+    tailer = LogTailer(log, [(INFO, "line")], lambda _action, _line: seen.append(tailer.is_old))
+    tailer.tail_once()
+    assert tailer.is_current
+    append(log, "line 1\n")
+    tailer.tail_once()
+    assert seen == [False]
+    tailer.close()

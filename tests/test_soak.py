@@ -120,7 +120,7 @@ def test_at_sigterm_three_hundred_streams_end_whole(new_stack: NewStack) -> None
             assert client.head() == 200
             assert client.chunk() == b"one"
         stack.worker.terminate()
-        stack.wait_for_report(lambda report: "shutting down" in report["error_msg"], "a report of the drain")
+        stack.wait_draining()
         gate.set()
         for client in clients:
             assert client.chunk() == b"two"

@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Generator, Mapping
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ REPORT = """
 import json, sys, time
 from pyworker.tokenizer import TokenCounter
 assert not {"transformers", "nltk"} & set(sys.modules)
-counter = TokenCounter(sys.argv[1])
+counter = TokenCounter(sys.argv[1], **json.loads(sys.argv[2]))
 import transformers
 started = time.monotonic()
 counter.load()
@@ -128,9 +130,21 @@ def test_a_broken_local_tokenizer_is_not_looked_for_elsewhere(
 # --- the hub ---------------------------------------------------------------------------------------------
 
 
+def _drip(file: BufferedIOBase, body: bytes, over: threading.Event) -> None:
+    with suppress(OSError):
+        for byte in body:
+            file.write(bytes([byte]))
+            if over.wait(0.1):
+                return
+
+
 @contextmanager
-def _hub(status: int, folder: Path | None = None) -> Generator[str]:
-    """A hub that answers everything with a status, or serves the files of a folder."""
+def _hub(status: int, folder: Path | None = None, *, dripping: bool = False) -> Generator[str]:
+    """A hub that answers everything with a status, or serves the files of a folder.
+
+    dripping: a byte each tenth of a second, until its clients are gone.
+    """
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -151,7 +165,9 @@ def _hub(status: int, folder: Path | None = None) -> Generator[str]:
             if not found and folder is not None:
                 self.send_header("X-Error-Code", "EntryNotFound")
             self.end_headers()
-            if with_body:
+            if with_body and dripping:
+                _drip(self.wfile, body, over)
+            elif with_body:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
@@ -165,6 +181,7 @@ def _hub(status: int, folder: Path | None = None) -> Generator[str]:
         try:
             yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
+            over.set()
             server.shutdown()
             thread.join(10)
 
@@ -184,10 +201,12 @@ def _refusing_hub() -> Generator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-def _load(endpoint: str, home: Path, **environment: str) -> tuple[dict[str, object], str]:
+def _load(
+    endpoint: str, home: Path, options: Mapping[str, float] | None = None, **environment: str
+) -> tuple[dict[str, object], str]:
     """Load some name from the hub at `endpoint` in a fresh process: the report, and what stderr says."""
     done = subprocess.run(
-        [sys.executable, "-c", REPORT, "somebody/some-tokenizer"],
+        [sys.executable, "-c", REPORT, "somebody/some-tokenizer", json.dumps(options or {})],
         env={
             **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))},
             "HF_HOME": str(home),
@@ -223,6 +242,20 @@ def test_a_hub_that_refuses_connections(tmp_path: Path) -> None:
 def test_a_hub_that_accepts_and_never_answers(tmp_path: Path) -> None:
     with _silent_hub() as endpoint:
         _assert_fell_back(_load(endpoint, tmp_path), "no answer within")
+
+
+def test_a_hub_that_drips_is_given_up_and_holds_nothing_up(tmp_path: Path) -> None:
+    """Each of its bytes comes in time, and all of them would take a day; the process ends all the same."""
+    files = tmp_path / "files"
+    files.mkdir()
+    shutil.copy(SHIPPED, files / "tokenizer.json")
+    (files / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (files / "config.json").write_text('{"model_type": "gpt2"}')
+    with _hub(404, files, dripping=True) as endpoint:
+        began = time.monotonic()
+        result = _load(endpoint, tmp_path / "home", {"hub_seconds": 1.5})
+        assert time.monotonic() - began < 25, "the import of the library included"
+    _assert_fell_back(result, "the hub took more than 1.5 s")
 
 
 def test_a_hub_whose_name_is_unknown(tmp_path: Path) -> None:

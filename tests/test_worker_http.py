@@ -13,7 +13,8 @@ import pytest
 from tests.support.http import Answer, RawClient, ask, next_request_idx, request_bytes
 from tests.support.ports import free_port
 from tests.support.scripted import chunk, head, whole
-from tests.support.stack import MASTER_TOKEN, MAX_BODY, MODEL_API_KEY, NewStack, Stack
+from tests.support.stack import ERROR_LINE, MASTER_TOKEN, MAX_BODY, MODEL_API_KEY, NewStack, Stack
+from tests.support.waiting import wait_until
 
 MISSING = "missing parameter"
 
@@ -339,19 +340,31 @@ def test_ping(stack: Stack) -> None:
     assert (answer.status, answer.body) == (200, b"pong")
 
 
+def healthcheck(stack: Stack, status: int) -> Answer:
+    """The answer with this status, which comes once an earlier one is older than a second."""
+    answers: list[Answer] = []
+
+    def is_there() -> bool:
+        answers.append(ask(stack.url, "GET", "/healthcheck"))
+        return answers[-1].status == status
+
+    wait_until(is_there, f"a health answer with status {status}")
+    return answers[-1]
+
+
 @pytest.mark.parametrize("status", [200, 404, 500])
 def test_healthcheck_is_the_model_servers_own(stack: Stack, status: int) -> None:
     stack.model.script(
         "/healthcheck", whole(b'{"gpu":  "warm"}', "Content-Type: text/x-health", status=f"{status} Any")
     )
-    answer = ask(stack.url, "GET", "/healthcheck")
+    answer = healthcheck(stack, status)
     assert (answer.status, answer.body) == (status, b'{"gpu":  "warm"}')
     assert answer.header("Content-Type") == "text/x-health"
 
 
 def test_healthcheck_follows_no_redirect(stack: Stack) -> None:
     stack.model.script("/healthcheck", head("Location: /pass", "Content-Length: 0", status="302 Found"))
-    assert ask(stack.url, "GET", "/healthcheck").status == 302
+    assert healthcheck(stack, 302).header("Location") is None
     assert stack.model.requests("/pass") == []
 
 
@@ -493,12 +506,36 @@ def test_without_the_public_key_nobody_is_served(new_stack: NewStack) -> None:
     stack.keep_benchmark(100.0)
     stack.worker.say("echo model is loaded")
     stack.worker.start()
-    stack.wait_for_report(lambda report: report["max_perf"] > 0, "a report of a worker that is ready")
+    stack.worker.wait_for_log("the worker is ready")
+    stack.wait_for_next_report(lambda _: True, "a report of a model that is ready")
+    assert {(report["max_perf"], report["loadtime"]) for report in stack.reports} == {(0, 0)}, (
+        "nobody is sent"
+    )
     answer = stack.post("/pass")
     assert answer.status == 503
     assert answer.header("Retry-After")
     assert "public key" in error_of(answer)
-    # The key comes late, and without a restart.
+    # The key comes late, and without a restart; the report that says ready comes with it.
     stack.autoscaler.faults.clear()
     stack.worker.wait_for_log("public key is here")
     assert stack.post("/pass").status == 200
+    stack.wait_for_report(
+        lambda report: report["max_perf"] == 100 and report["loadtime"] > 0, "a report of a ready worker", 5
+    )
+
+
+def test_a_report_that_was_accepted_brings_the_key(new_stack: NewStack) -> None:
+    """Seven tries with their growing pauses would take more than half a minute."""
+    stack = new_stack()
+    stack.autoscaler.faults.fail_with(500, "/pubkey/", times=7)
+    stack.worker.start()
+    seen = 0
+
+    def key_is_there() -> bool:
+        nonlocal seen
+        if len(stack.reports) > seen:  # what changes is reported at once
+            seen = len(stack.reports)
+            stack.worker.say(f"{ERROR_LINE}: {seen}")
+        return "public key is here" in stack.worker.log
+
+    wait_until(key_is_there, "the public key")

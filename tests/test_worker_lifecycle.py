@@ -33,6 +33,10 @@ def wait_errored(stack: Stack, text: str) -> None:
     stack.wait_for_next_report(lambda report: text in report["error_msg"], f"an error that says {text!r}")
 
 
+def stored_result(stack: Stack) -> float:
+    return float((stack.folder / ".has_benchmark").read_text().splitlines()[0])
+
+
 def wait_well(stack: Stack) -> None:
     stack.wait_for_next_report(lambda report: not report["error_msg"], "a report without an error")
 
@@ -106,6 +110,66 @@ def test_health_decides_what_an_error_line_of_a_ready_model_means(new_stack: New
     assert serving.isdisjoint(probing)
 
 
+@pytest.mark.parametrize("health", ["", "/health"])
+def test_an_error_line_between_loaded_and_ready_is_checked(new_stack: NewStack, health: str) -> None:
+    stack = new_stack({"MODEL_HEALTH_ENDPOINT": health})
+    gate = threading.Event()
+    stack.model.once("/benchmark", gate, whole(b"work"))
+    stack.worker.say(LOADED_LINE)
+    stack.worker.start()
+    stack.model.request("/benchmark")
+    stack.worker.say(f"{ERROR_LINE}: one that was survived")
+    stack.worker.wait_for_log("one that was survived")
+    # The check: the health endpoint where there is one, else a request of the benchmark.
+    stack.model.request(health or "/benchmark", 1 if health else 2)
+    gate.set()
+    stack.wait_ready()
+    assert {report["error_msg"] for report in stack.reports} == {""}
+
+
+def test_an_error_line_between_loaded_and_ready_counts_if_the_model_is_not_well(new_stack: NewStack) -> None:
+    stack = new_stack({"MODEL_HEALTH_ENDPOINT": "/health"})
+    gate = threading.Event()
+    stack.model.once("/benchmark", gate, whole(b"work"))
+    stack.model.script("/health", whole(b"sick", status="500 Sick"))
+    stack.worker.say(LOADED_LINE)
+    stack.worker.start()
+    stack.model.request("/benchmark")
+    stack.worker.say(f"{ERROR_LINE}: a real one")
+    wait_errored(stack, "a real one")
+    assert "answered 500" in stack.reports[-1]["error_msg"]
+    # It is measured once it is well again.
+    stack.model.script("/health", whole(b"well"))
+    gate.set()
+    stack.wait_ready()
+
+
+def test_a_flood_of_error_lines_costs_one_check_and_one_line(new_stack: NewStack) -> None:
+    stack = new_stack({"MODEL_HEALTH_ENDPOINT": "/health"})
+    stack.start_ready()
+    asked = len(stack.model.requests("/health"))
+    stack.worker.say("\n".join(f"{ERROR_LINE}: {number} {'x' * 1000}" for number in range(20_000)))
+    stack.worker.say(f"{INFO_LINE} that was all")
+    stack.worker.wait_for_log("that was all")
+    stack.model.request("/health", asked + 1)
+    assert len(stack.model.requests("/health")) <= asked + 2, "the regular one may have come as well"
+    told = [line for line in stack.worker.log.splitlines() if ERROR_LINE in line]
+    assert len(told) == 1
+    assert len(told[0]) < 700
+    assert stack.post("/pass").status == 200
+
+
+def test_a_flood_of_error_lines_of_a_model_that_loads_is_one_line(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.worker.start()
+    stack.worker.say("\n".join(f"\0\0\x1b[31m{ERROR_LINE}: {number}" for number in range(20_000)))
+    stack.worker.say(f"{INFO_LINE} that was all")
+    stack.worker.wait_for_log("that was all")
+    assert stack.worker.log.count(ERROR_LINE) == 1
+    wait_errored(stack, f"{ERROR_LINE}: 19999")
+    assert stack.reports[-1]["error_msg"].isprintable()
+
+
 # -- benchmark -------------------------------------------------------------------------------------------
 
 
@@ -142,7 +206,7 @@ def test_a_benchmark_fails_then_succeeds_and_is_remembered(new_stack: NewStack) 
     assert stack.post("/pass").status == 200
     assert len(stack.model.requests("/benchmark")) == BENCHMARK_REQUESTS
     assert {request.json()["work"] for request in stack.model.requests("/benchmark")} == {10.0}
-    measured = float((stack.folder / ".has_benchmark").read_text())
+    measured = stored_result(stack)
     assert stack.reports[-1]["max_perf"] == measured > 0
 
     # After a restart the result is taken from the file.
@@ -159,7 +223,7 @@ def test_a_benchmark_fails_then_succeeds_and_is_remembered(new_stack: NewStack) 
     stack.worker.start()
     stack.wait_ready()
     assert len(stack.model.requests("/benchmark")) == BENCHMARK_REQUESTS
-    assert float((stack.folder / ".has_benchmark").read_text()) == stack.reports[-1]["max_perf"] > 0
+    assert stored_result(stack) == stack.reports[-1]["max_perf"] > 0
 
 
 # -- the end ---------------------------------------------------------------------------------------------
@@ -187,7 +251,7 @@ def test_at_sigterm_a_running_stream_completes_and_everything_is_reported(new_st
         stack.wait_in_hand(3)
 
         stack.worker.terminate()
-        wait_errored(stack, "shutting down")
+        stack.wait_draining()
         # Nobody new gets in, and nobody hangs.
         with contextlib.suppress(OSError, EOFError):
             assert "draining" in refusal(stack.post("/pass"))
@@ -269,6 +333,7 @@ def test_an_idle_worker_ends_at_once(new_stack: NewStack) -> None:
         (ECHO_WORKER, {"MODEL_API_KEY": "caf\xe9"}, "MODEL_API_KEY=(hidden)"),
         (ECHO_WORKER, {"CONTAINER_ID": ""}, "CONTAINER_ID is not set"),
         (ECHO_WORKER, {"MODEL_LOG": ""}, "MODEL_LOG is not set"),
+        (ECHO_WORKER, {"MODEL_LOG": "/dev/zero"}, "MODEL_LOG=/dev/zero is a device"),
         (ECHO_WORKER, {"MODEL_READINESS": "either", "MODEL_LOG": ""}, "MODEL_LOG is not set"),
         (ECHO_WORKER, {"MODEL_READINESS": "health"}, "set MODEL_HEALTH_ENDPOINT"),
         (ECHO_WORKER, {"MODEL_READINESS": "either"}, "set MODEL_HEALTH_ENDPOINT"),
@@ -289,3 +354,22 @@ def test_a_start_that_cannot_be_ends_with_one_clear_line(
         worker.stop()
     assert "Traceback" not in worker.log
     assert len([line for line in worker.log.splitlines() if named in line]) == 1, worker.log
+
+
+def test_phrases_of_the_environment_replace_those_of_their_kind(new_stack: NewStack) -> None:
+    stack = new_stack(
+        {
+            "MODEL_LOAD_LOG_MSG": "weights…in memory",
+            "MODEL_ERROR_LOG_MSGS": "first fault\nsecond fault",
+        }
+    )
+    stack.keep_benchmark(500.0)
+    stack.worker.start()
+    stack.worker.say(f"{LOADED_LINE}\n{ERROR_LINE}\nthe second fault")
+    wait_errored(stack, "the second fault")
+    stack.worker.say(f"{INFO_LINE} hello")
+    stack.worker.wait_for_log("model: echo model says hello")
+    assert LOADED_LINE not in stack.worker.log
+    assert ERROR_LINE not in stack.worker.log
+    stack.worker.say("the weights are all in memory now")
+    stack.wait_ready()

@@ -14,7 +14,8 @@ from pyworker.doctor.finding import Finding, Grade
 from pyworker.doctor.replay import Replay
 from pyworker.engines import ENGINES
 from pyworker.errors import ConfigError
-from pyworker.log_tail import LogActions
+from pyworker.log_lines import LogActions
+from pyworker.log_tail import unfollowable
 from pyworker.registry import load_worker
 
 _COLOURS = {Grade.OK: "32", Grade.WARN: "33", Grade.FAIL: "31", Grade.SKIPPED: "2"}
@@ -80,6 +81,10 @@ def _line(name: str, finding: Finding, coloured: bool) -> str:
 def _replay(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     path: Path = options.replay
     try:
+        # Before it is opened: to open a pipe may never end.
+        problem = unfollowable(path)
+        if problem:
+            parser.error(f"{path} {problem}")
         path.open("rb").close()
         actions = _log_actions(options)
     except OSError as error:

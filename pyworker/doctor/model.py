@@ -11,7 +11,8 @@ from pathlib import Path
 from pyworker.data_types import LogAction
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import shortened
-from pyworker.log_tail import LineAssembler
+from pyworker.log_lines import LineAssembler, Phrase, clean
+from pyworker.log_tail import unfollowable
 from pyworker.resources.reach import bounded
 from pyworker.tokenizer import TokenCounter
 from pyworker.words import corpus_problem
@@ -32,6 +33,9 @@ class _Sightings:
     count: int = 0
     first: int = 0
     last: int = 0
+
+    def __post_init__(self) -> None:
+        self.sought = Phrase(self.phrase)
 
     def see(self, number: int) -> None:
         self.first = self.first or number
@@ -56,6 +60,9 @@ def model_log(examination: Examination) -> Finding:
             return fail("MODEL_LOG is not set", "set it to the file that the model server logs to")
         raise NotChecked("MODEL_LOG is not set, and MODEL_READINESS=health needs none")
     sightings = [_Sightings(action, phrase) for action, phrase in examination.backend.log_actions]
+    problem = unfollowable(path)
+    if problem:
+        return fail(f"{path} {problem}", "set MODEL_LOG to a regular file")
     try:
         lines = _look(path, sightings)
         status = path.stat()
@@ -90,9 +97,10 @@ def _look(path: Path, sightings: list[_Sightings]) -> int:
 
 
 def _see(assembler: LineAssembler, lines: Iterator[str], sightings: list[_Sightings]) -> None:
-    for line in lines:
+    for raw in lines:
+        line = clean(raw)
         for one in sightings:
-            if one.phrase in line:
+            if one.sought.is_in(line):
                 one.see(assembler.number)
 
 

@@ -16,7 +16,7 @@ from pyworker.autoscaler import AutoscalerClient
 from pyworker.config import Settings
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import AutoscalerError
-from pyworker.health import HealthProbe
+from pyworker.probe import HealthProbe
 from pyworker.redaction import redacted
 from pyworker.timed_http import timed_session
 
@@ -142,10 +142,11 @@ def health(examination: Examination) -> Finding:
         )
     if backend.health_url.startswith(backend.client.base_url + "/"):
         examination.require("model server")
-    problem = HealthProbe(backend.health_url, examination.settings.model_api_key).problem()
+    probe = HealthProbe(backend.health_url, examination.settings.model_api_key)
+    problem = probe.problem()
     if problem:
         return fail(
             problem,
             "look into the model's log, or set MODEL_HEALTH_ENDPOINT to what answers 2xx when it is well",
         )
-    return ok(f"{redacted(backend.health_url)} is well")
+    return ok(f"{probe.name} is well")

@@ -10,7 +10,8 @@ from pyworker.data_types import LogAction
 from pyworker.errors import shortened
 from pyworker.lifecycle import Cause, Effect, ModelLifecycle, ModelState, effect_of
 from pyworker.loading import loaded_patterns
-from pyworker.log_tail import LogActions, LogTailer
+from pyworker.log_lines import LogActions
+from pyworker.log_tail import LogTailer
 
 ASSUMED = "assumed: benchmark and health succeed at once, MODEL_READINESS=logs"
 _SHOWN_LINE = 100

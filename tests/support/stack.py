@@ -107,6 +107,12 @@ class Stack:
         )
         assert found, f"not within {timeout:g} s: {what}; reports: {self.reports[seen:]}"
 
+    def wait_draining(self) -> None:
+        """Until a report says that no request would be served now, without calling that an error."""
+        self.wait_for_next_report(
+            lambda report: report["max_perf"] == 0 and not report["error_msg"], "a report of the drain"
+        )
+
     def wait_in_hand(self, count: int) -> None:
         """Until the latest report speaks of so many requests in hand."""
         found = self.autoscaler.fleet.wait_for(

@@ -1,0 +1,139 @@
+"""What a worker process knew of its model, kept for the next one: that it was loaded.
+
+The model's log may be rotated, and may hold old errors, so it cannot tell a new process what the model is
+doing now. A small file says that it was loaded; the model server itself has to confirm it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks whether the model server confirms what is remembered.
+LOOK_INTERVAL = 1.0
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_FIRST_PROCESS = Path("/proc/1/stat")
+_MAX_FILE = 4096
+# Of the fields after the name in parentheses: the time of start, in clock ticks since boot.
+_START_TIME = 19
+
+
+class LoadedMark:
+    """A file that says that a model is loaded. Belongs to one thread.
+
+    about: what the model is; a file that says something else, or was written before the instance started,
+    does not count.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, str]) -> None:
+        self._path = path
+        self._content = json.dumps({**about, "instance": _instance()}, sort_keys=True) + "\n"
+        self._is_written: bool | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether an earlier process of this instance left it."""
+        try:
+            with self._path.open("rb") as file:
+                return file.read(_MAX_FILE) == self._content.encode()
+        except OSError:
+            return False
+
+    def write(self) -> None:
+        """Leave the mark; if that cannot be done, a restart has to wait for the model's log again."""
+        if self._is_written is True:
+            return
+        self._is_written = True
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(self._content, "utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            logger.warning("that the model is loaded cannot be kept in %s (%s)", self._path, error.strerror)
+            _remove(temporary)
+
+    def remove(self) -> None:
+        """The model is not loaded any more."""
+        if self._is_written is not False:
+            self._is_written = False
+            _remove(self._path)
+
+    def __repr__(self) -> str:
+        return f"<LoadedMark {self._path}>"
+
+
+class ModelMemory:
+    """Keeps the mark, and believes that of an earlier process once the model server confirms it.
+
+    `step` belongs to one thread, `forget` may come from any. check: empty if the model server answers;
+    is_current: whether the log was read up to where it ended when this process started.
+    """
+
+    def __init__(
+        self,
+        mark: LoadedMark,
+        lifecycle: ModelLifecycle,
+        *,
+        check: Callable[[], str],
+        is_current: Callable[[], bool],
+    ) -> None:
+        self._mark = mark
+        self._lifecycle = lifecycle
+        self._check = check
+        self._is_current = is_current
+        # Of the thread that steps; None before its first one.
+        self._is_remembered: bool | None = None
+        # Set once, by any thread.
+        self._is_forgotten = False
+
+    def step(self) -> float | None:
+        """Bring the mark in line with the state; seconds until the next step, None: once it changes."""
+        if self._is_remembered is None:
+            self._is_remembered = self._mark.is_there
+        if self._is_forgotten:
+            self._is_remembered = False
+        status = self._lifecycle.status
+        if status.state in (ModelState.BENCHMARKING, ModelState.READY):
+            self._mark.write()
+            # An old error line that is still to be read must not outweigh what was known.
+            self._is_remembered = self._is_remembered and not self._is_current()
+        elif status.cause is Cause.HEALTH or (status.cause is Cause.LOG and not self._is_remembered):
+            self._mark.remove()
+        if not self._is_remembered:
+            return None
+        if status.awaits_loading and self._is_current() and not self._check():
+            self._is_remembered = False
+            if self._lifecycle.loaded(epoch=status.epoch):
+                logger.info("the model was loaded before this process started, and answers")
+        return LOOK_INTERVAL
+
+    def forget(self) -> None:
+        """The model's log spoke of an error just now."""
+        self._is_forgotten = True
+
+    def __repr__(self) -> str:
+        return f"<ModelMemory {self._mark!r} {'to be confirmed' if self._is_remembered else ''}>"
+
+
+def _instance() -> str:
+    """Names this run of the instance: another after a reboot, and after the container was started anew."""
+    try:
+        boot = _BOOT_ID.read_text("ascii").strip()
+        started = _FIRST_PROCESS.read_text("utf-8").rpartition(")")[2].split()[_START_TIME]
+    except (OSError, ValueError, IndexError):
+        return ""
+    return f"{boot} {started}"
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s cannot be removed (%s)", path, error.strerror)

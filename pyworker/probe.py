@@ -1,0 +1,234 @@
+"""One small GET to the model server: its health. One deadline for all of it, and a bound for what is read."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, requote_uri
+
+from pyworker.errors import PyworkerError
+
+#: Seconds for all of a probe: connecting, asking and the answer.
+TIMEOUT = 10.0
+#: Bytes of a body that are passed on.
+MAX_BODY = 256 * 1024
+# Bytes of header blocks, those of interim responses included.
+_MAX_HEAD = 256 * 1024
+_MAX_LINE = 64 * 1024
+_STATUS_LINE = re.compile(rb"HTTP/\d\.\d (\d{3})(?=\s|$)")
+_RELAYED = ("Content-Type", "Content-Encoding", "Retry-After")
+
+
+class ProbeFailed(PyworkerError):
+    """The model server gave no answer; the message says so and names the URL."""
+
+
+@dataclass(frozen=True)
+class HealthAnswer:
+    """What the model server said of its health.
+
+    body: None if it did not end within the deadline, broke off, or is longer than `MAX_BODY`.
+    """
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: bytes | None
+
+
+class HealthProbe:
+    """Asks one URL. Thread-safe: each call has a connection of its own, and `close` ends them all."""
+
+    def __init__(self, url: str, api_key: str = "", *, timeout: float = TIMEOUT) -> None:
+        parts = urlsplit(url)
+        self._is_tls = parts.scheme == "https"
+        self._host = parts.hostname or "localhost"
+        self._port = parts.port or (443 if self._is_tls else 80)
+        authority = parts.netloc.rpartition("@")[2]
+        #: The URL without what may be a secret: user, password and query.
+        self.name = f"{parts.scheme}://{authority}{parts.path}"
+        self._request = _request(url, authority, api_key)
+        self._timeout = timeout
+        # Guards _open and _is_closed.
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._is_closed = False
+
+    def problem(self) -> str:
+        """Empty if the model server is healthy, else why not. The status line alone decides."""
+        try:
+            with self._asked() as reader:
+                status = _final_status(reader.buffer)
+        except ProbeFailed as error:
+            return str(error)
+        return "" if 200 <= status < 300 else f"{self.name} answered {status}"
+
+    def fetch(self) -> HealthAnswer:
+        """The model server's own answer; raises `ProbeFailed`."""
+        with self._asked() as reader:
+            # All are kept, since one that is thrown away closes the buffer that they share.
+            responses = [_next_response(reader)]
+            while responses[-1].status < 200:
+                responses.append(_next_response(reader))
+            final = responses[-1]
+            headers = [(name, value) for name, value in final.getheaders() if name.title() in _RELAYED]
+            return HealthAnswer(final.status, headers, _whole_body(final))
+
+    def close(self) -> None:
+        """End every probe under way, and refuse others from now on."""
+        with self._lock:
+            self._is_closed = True
+            # Under the lock, so that none of them is closed meanwhile; never blocks.
+            for connection in self._open:
+                with contextlib.suppress(OSError):  # not connected yet, or gone already
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _asked(self) -> Generator[_TimedReader]:
+        """A connection on which the request was sent; every way to fail becomes `ProbeFailed`."""
+        deadline = time.monotonic() + self._timeout
+        try:
+            with contextlib.ExitStack() as ending:
+                connection = self._connect(deadline, ending)
+                connection.settimeout(_left(deadline))
+                connection.sendall(self._request)
+                yield _TimedReader(connection, deadline)
+        except TimeoutError as error:
+            raise ProbeFailed(f"{self.name} did not answer in {self._timeout:g} s") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ProbeFailed(f"{self.name} cannot be reached") from error
+
+    def _connect(self, deadline: float, ending: contextlib.ExitStack) -> socket.socket:
+        problem = OSError("no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM
+        ):
+            connection = ending.enter_context(socket.socket(family, kind, protocol))
+            ending.enter_context(self._registered(connection))
+            try:
+                connection.settimeout(_left(deadline))
+                connection.connect(address)
+            except OSError as error:
+                problem = error
+                continue
+            if not self._is_tls:
+                return connection
+            context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+            secured = ending.enter_context(
+                context.wrap_socket(connection, server_hostname=self._host, do_handshake_on_connect=False)
+            )
+            ending.enter_context(self._registered(secured))
+            secured.settimeout(_left(deadline))
+            secured.do_handshake()
+            return secured
+        raise problem
+
+    @contextlib.contextmanager
+    def _registered(self, connection: socket.socket) -> Generator[None]:
+        """Let `close` end what happens on this socket meanwhile."""
+        with self._lock:
+            if self._is_closed:
+                raise OSError("the worker is shutting down")
+            self._open.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._open.discard(connection)
+
+    def __repr__(self) -> str:
+        return f"<HealthProbe {self.name} [{len(self._open)} open]>"
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads a socket until one deadline for all reads, and no more than a bounded number of bytes.
+
+    It stands in for the socket where `http.client.HTTPResponse` makes itself a file of one.
+    """
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._allowed = _MAX_HEAD + MAX_BODY
+        self.buffer: BinaryIO = io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: bytearray | memoryview, /) -> int:  # type: ignore[override]
+        self._connection.settimeout(_left(self._deadline))
+        count = self._connection.recv_into(target)
+        self._allowed -= count
+        if self._allowed < 0:
+            raise http.client.HTTPException("the answer is too long")
+        return count
+
+    def makefile(self, _mode: str) -> BinaryIO:
+        """The one buffer, however often it is asked for."""
+        return self.buffer
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _request(url: str, authority: str, api_key: str) -> bytes:
+    parts = urlsplit(url)
+    target = requote_uri((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+    lines = [
+        f"GET {target} HTTP/1.1",
+        f"Host: {authority}",
+        "User-Agent: pyworker",
+        "Accept: */*",
+        "Accept-Encoding: identity",
+        "Connection: close",
+    ]
+    if parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        lines.append(f"Authorization: Basic {base64.b64encode(pair.encode()).decode()}")
+    elif api_key:
+        lines.append(f"Authorization: Bearer {api_key}")
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def _final_status(file: BinaryIO) -> int:
+    """The status of the response; what comes after its first line is not waited for."""
+    while True:
+        found = _STATUS_LINE.match(file.readline(_MAX_LINE))
+        if found is None:
+            raise http.client.BadStatusLine("no HTTP")
+        status = int(found[1])
+        if status >= 200:
+            return status
+        while file.readline(_MAX_LINE).strip():
+            pass  # the header block of an interim response
+
+
+def _next_response(reader: _TimedReader) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(cast("Any", reader), method="GET")
+    response.begin()
+    return response
+
+
+def _whole_body(response: http.client.HTTPResponse) -> bytes | None:
+    try:
+        body = response.read(MAX_BODY + 1)
+        # One more look tells an end from a length that was promised and did not come.
+        is_whole = len(body) <= MAX_BODY and not response.length
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    return body if is_whole else None
