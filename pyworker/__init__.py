@@ -24,12 +24,17 @@ The modules, lowest first; each imports only modules above it:
     thread_pool    threads for requests, of which few run at once
     request_queue  first-in-first-out turns
     nowait         system calls that keep the interpreter
-    answer_head    the head of the model server's answer
-    answer         the model server's answer as it comes
+    answer_head    the header block of the model server's response
+    incoming       bytes that came and were not taken yet
+    answer_body    where a body ends: by its length, in chunks, with its connection
+    answer         the model server's response as it comes
     model_stream   a body that hands it on as it comes
+    origin         where the model server listens, and connections to it, plain and TLS
+    faults         what went wrong with a call, in words
     connection     one connection to the model server, and a call on it that can be aborted
     model_response the answer as handlers get it
     transport      the adapter of the session: a pool of such connections
+    redirects      redirects that lead into the instance
     encoding       a payload as the model server gets it
     model_client   the pooled session on it
     responses      pass-through, JSON and stream for handlers

@@ -60,6 +60,7 @@ ALLOWED = {
         "health",
         "model_client",
         "model_response",
+        "origin",
         "resources",
         "responses",
         "transport",
