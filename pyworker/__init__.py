@@ -22,6 +22,7 @@ The modules, lowest first; each imports only modules above it:
     journal        finished requests on disk until they are accepted
     metrics        the ledger of requests
     thread_pool    threads for requests, of which few run at once
+    log_limit      log lines that may come in floods
     request_queue  first-in-first-out turns
     nowait         system calls that keep the interpreter
     answer_head    the header block of the model server's response
@@ -37,6 +38,7 @@ The modules, lowest first; each imports only modules above it:
     redirects      redirects that lead into the instance
     encoding       a payload as the model server gets it
     model_client   the pooled session on it
+    verdict        what a response means for the books
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that tells a request that its client hung up
     heads          heads of requests that were parsed before

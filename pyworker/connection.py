@@ -7,7 +7,6 @@ import http.client
 import select
 import socket
 import ssl
-import struct
 import threading
 
 from pyworker import nowait
@@ -21,9 +20,8 @@ _JOIN_BELOW = 64 * 1024
 _SHARE = 256 * 1024
 _PIECE = 64 * 1024
 
-# struct tcp_info of Linux: the state is its first byte, and tcpi_bytes_acked an unsigned 64-bit number.
+# struct tcp_info of Linux: the state is its first byte, and tcpi_bytes_acked has 64 bits.
 _INFO_SIZE = 128
-_BYTES_ACKED = struct.Struct("=Q")
 _BYTES_ACKED_AT = 120
 _STATE_CLOSED = 7
 #: Milliseconds for the peer's refusal of bytes that came after its end; over loopback it is there at once.
@@ -190,14 +188,14 @@ class Connection:
         before: what the kernel said of the connection before. The peer's kernel acknowledges what it takes
         for its program; once the program has closed, it takes nothing and resets the connection.
         """
+        if not _is_unmoved(before, _tcp_info(self.socket)):
+            return False
         poll = select.poll()
         poll.register(self.socket, 0)
         with waiting:
             poll.poll(_REFUSAL_MS)  # for POLLHUP
         after = _tcp_info(self.socket)
-        if len(before) < _INFO_SIZE or len(after) < _INFO_SIZE:
-            return False
-        return after[0] == _STATE_CLOSED and _bytes_acked(after) == _bytes_acked(before)
+        return _is_unmoved(before, after) and after[0] == _STATE_CLOSED
 
     @property
     def is_idle(self) -> bool:
@@ -216,5 +214,9 @@ def _tcp_info(connection: socket.socket) -> bytes:
         return b""
 
 
-def _bytes_acked(info: bytes) -> int:
-    return int(_BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)[0])
+def _is_unmoved(before: bytes, after: bytes) -> bool:
+    """Whether the peer has acknowledged nothing between the two; False if the kernel does not tell."""
+    if min(len(before), len(after)) < _INFO_SIZE:
+        return False
+    field = slice(_BYTES_ACKED_AT, _BYTES_ACKED_AT + 8)
+    return before[field] == after[field]

@@ -52,13 +52,13 @@ HOP_BY_HOP = frozenset(
 # The worker's own server writes these.
 _WRITTEN_HERE = frozenset({"server", "date", "content-length"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FOLD = re.compile(r"\s*[\r\n]+\s*")
+_LINE_ENDS = re.compile(r"[\r\n]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers that may travel on: not those of one connection, nor any that is malformed."""
-    unfolded = [(name, _FOLD.sub(" ", value)) for name, value in headers]
+    unfolded = [(name, _unfolded(value)) for name, value in headers]
     named = {
         token.strip().lower()
         for name, value in unfolded
@@ -71,6 +71,13 @@ def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, st
         for name, value in unfolded
         if name.lower() not in dropped and _NAME.fullmatch(name) and not _CONTROL.search(value)
     ]
+
+
+def _unfolded(value: str) -> str:
+    """The value on one line."""
+    if "\r" not in value and "\n" not in value:
+        return value
+    return " ".join(line for part in _LINE_ENDS.split(value) if (line := part.strip()))
 
 
 @functools.lru_cache(maxsize=128)
@@ -103,8 +110,10 @@ def pass_through(model_response: requests.Response) -> flask.Response:
 def stream(model_response: requests.Response) -> flask.Response:
     """The model's answer, passed on piece by piece by a generator."""
     pieces = iterate(model_response)
-    is_ours = isinstance(model_response, ModelResponse)
-    response = _response(ModelStream(pieces, model_response.answer) if is_ours else pieces, model_response)
+    # What TLS has decrypted does not make its socket readable, so such a stream cannot wait there.
+    answer = model_response.answer if isinstance(model_response, ModelResponse) else None
+    can_wait = answer is not None and answer.is_plain
+    response = _response(ModelStream(pieces, answer) if can_wait else pieces, model_response)
     length = _declared_length(model_response)
     if length is not None:
         # Safe, because `iterate` raises where the body turns out shorter.
@@ -122,14 +131,17 @@ def copy(model_response: requests.Response) -> flask.Response:
 def iterate(model_response: requests.Response, *, before_head: bool = False) -> Generator[bytes, None, None]:
     """The body's bytes as they arrive, never decoded. Raises `ModelBroken` where it breaks off.
 
-    before_head: nothing was sent to the client yet, so a break is a `ModelUnreachable` or `ModelTimeout`.
+    Before its first byte nothing was sent to the client yet, so that a break is a `ModelUnreachable` or
+    `ModelTimeout`. before_head: so it is until the end.
     """
     read = _reader(model_response)
+    has_begun = False
     try:
         while piece := read(_PIECE):
             yield piece
+            has_begun = True
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-        raise _broken(error, before_head) from error
+        raise _broken(error, before_head or not has_begun) from error
 
 
 def read_whole(model_response: requests.Response) -> bytes:

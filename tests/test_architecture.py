@@ -64,6 +64,7 @@ ALLOWED = {
         "resources",
         "responses",
         "transport",
+        "verdict",
     },
     "urllib3": {"autoscaler", "client_http", "client_options", "model_response", "responses", "transport"},
     "Crypto": {"auth", "local"},
