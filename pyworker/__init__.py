@@ -39,6 +39,7 @@ The modules, lowest first; each imports only modules above it:
     encoding       a payload as the model server gets it
     model_client   the pooled session on it
     verdict        what a response means for the books
+    error_objects  errors that come with status 200
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that tells a request that its client hung up
     heads          heads of requests that were parsed before

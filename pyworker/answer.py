@@ -260,8 +260,13 @@ class Answer:
         """Take what comes next; False at the end of the connection. Raises `Aborted` if that is our own."""
         if self._fault is not None:
             raise self._fault
-        with waiting:
-            piece = self._connection.recv(_PIECE)
+        try:
+            with waiting:
+                piece = self._connection.recv(_PIECE)
+        except OSError as error:
+            if self._was_aborted():
+                raise Aborted from error
+            raise
         if not piece:
             if self._was_aborted():
                 raise Aborted

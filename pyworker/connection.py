@@ -19,6 +19,8 @@ _JOIN_BELOW = 64 * 1024
 # What is handed to the kernel at once: while it takes it, nobody looks whether the model server answers.
 _SHARE = 256 * 1024
 _PIECE = 64 * 1024
+# What TLS sends as a whole, so that to wait for it is soon over.
+_RECORD = 16 * 1024
 
 # struct tcp_info of Linux: the state is its first byte, and tcpi_bytes_acked has 64 bits.
 _INFO_SIZE = 128
@@ -74,6 +76,10 @@ class ModelCall:
                 socket.socket.shutdown(self._socket, how)
             return True
 
+    def __repr__(self) -> str:
+        where = "" if self._socket is None else " on a connection"
+        return f"<ModelCall{where}{' aborted' if self._aborted else ''}>"
+
 
 class Connection:
     """A connection to the model server, plain or TLS. Used by one thread at a time.
@@ -102,14 +108,14 @@ class Connection:
         broken: OSError | None = None
         try:
             self._send(head, body, answer)
-        except (BrokenPipeError, ConnectionResetError) as error:
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError) as error:
             # It may have said why.
             broken = error
         try:
             answer.begin()
         except http.client.RemoteDisconnected as error:
-            if isinstance(broken, ConnectionResetError):
-                raise broken from None
+            if broken is not None and not isinstance(broken, BrokenPipeError):
+                raise broken from None  # after a reset the kernel's figures prove nothing
             if self.reused and self._was_refused(before):
                 raise StaleConnection from error
             raise
@@ -123,11 +129,11 @@ class Connection:
         """All of it, unless the model server answers early with a refusal."""
         for part in (head + body,) if len(body) <= _JOIN_BELOW else (head, body):
             sent = 0
-            if isinstance(self.socket, ssl.SSLSocket):
-                with waiting:
-                    sent = self.socket.send(part)  # one record at most
-            elif len(part) <= nowait.SMALL:
+            if len(part) <= nowait.SMALL and not isinstance(self.socket, ssl.SSLSocket):
                 sent = nowait.send(self.socket.fileno(), part)
+            elif len(part) <= _RECORD:
+                with waiting:
+                    sent = self.socket.send(part)
             if sent < len(part) and not self._send_watching(memoryview(part)[sent:], answer):
                 answer.will_close = True
                 return

@@ -11,8 +11,6 @@ import ssl
 
 from pyworker.origin import CONNECT_SECONDS, ConnectTimeout
 
-_BEFORE_RESPONSE = "before its response"
-
 
 def describe(error: BaseException) -> str:
     """Why there is no response; the most particular cause comes first."""
@@ -34,14 +32,32 @@ def describe(error: BaseException) -> str:
     return f"the call to the model server failed ({type(error).__name__})"
 
 
+def describe_break(error: BaseException) -> str:
+    """Why a response that had begun did not come to its end."""
+    # urllib3 and requests keep what happened as an argument of what they raise.
+    for inner in error.args:
+        if isinstance(inner, Exception):
+            return describe_break(inner)
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection ended"
+    if isinstance(error, http.client.HTTPException):
+        return str(error)
+    if isinstance(error, ConnectionResetError):
+        return "the connection was reset"
+    if isinstance(error, OSError) and error.strerror:
+        return f"the connection failed ({error.strerror})"
+    return type(error).__name__
+
+
 _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
     (ConnectTimeout, f"the model server did not take the connection within {CONNECT_SECONDS:g} s"),
     (TimeoutError, "the model server did not answer in time"),
     (socket.gaierror, "the model server's host name cannot be resolved"),
     (ConnectionRefusedError, "the model server refused the connection"),
-    (http.client.RemoteDisconnected, f"the model server closed the connection {_BEFORE_RESPONSE}"),
-    (ConnectionResetError, f"the model server reset the connection {_BEFORE_RESPONSE}"),
-    (BrokenPipeError, f"the model server closed the connection {_BEFORE_RESPONSE}"),
+    (http.client.RemoteDisconnected, "the model server closed the connection before its response"),
+    (ConnectionResetError, "the model server reset the connection before its response"),
+    (ssl.SSLEOFError, "the model server closed the connection before its response"),
+    (BrokenPipeError, "the model server closed the connection before its response"),
     (
         http.client.IncompleteRead,
         "the model server closed the connection within the header block of its response",

@@ -4,6 +4,10 @@
     stream         each piece passed on the moment it arrives, whatever the framing
     json_response  the answer parsed and written again as JSON
 
+and what `EndpointHandler.find_failure` may ask:
+
+    error_in       the error object that a response with status 200 is, if it is one
+
 All of them drop the headers that belong to one connection only, and none passes on a Content-Length that
 was not checked: an answer that breaks off is cut visibly.
 """
@@ -24,7 +28,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
 from pyworker.answer_head import Fields
+from pyworker.error_objects import error_in as error_in
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
+from pyworker.faults import describe_break
 from pyworker.model_response import ModelResponse
 from pyworker.model_stream import ModelStream
 
@@ -112,8 +118,9 @@ def stream(model_response: requests.Response) -> flask.Response:
     pieces = iterate(model_response)
     # What TLS has decrypted does not make its socket readable, so such a stream cannot wait there.
     answer = model_response.answer if isinstance(model_response, ModelResponse) else None
-    can_wait = answer is not None and answer.is_plain
-    response = _response(ModelStream(pieces, answer) if can_wait else pieces, model_response)
+    if answer is not None and not answer.is_plain:
+        answer = None
+    response = _response(pieces if answer is None else ModelStream(pieces, answer), model_response)
     length = _declared_length(model_response)
     if length is not None:
         # Safe, because `iterate` raises where the body turns out shorter.
@@ -156,13 +163,11 @@ def _broken(error: Exception, before_head: bool) -> Exception:
     silent = isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)) or (
         isinstance(error, requests.exceptions.ConnectionError) and "Read timed out" in str(error)
     )
-    if not before_head:
-        return ModelBroken(
-            "the model server went silent" if silent else "the model server broke off its answer"
-        )
     if silent:
-        return ModelTimeout("the model server went silent in the middle of its answer")
-    return ModelUnreachable("the model server broke off in the middle of its answer")
+        message = "the model server went silent in the middle of its answer"
+        return ModelTimeout(message) if before_head else ModelBroken(message)
+    message = f"the model server broke off in the middle of its answer: {describe_break(error)}"
+    return ModelUnreachable(message) if before_head else ModelBroken(message)
 
 
 class _ModelAnswer(flask.Response):
