@@ -100,7 +100,7 @@ class Answer:
             if self.head.status >= 200:
                 self._framing = self._decide_framing()
             elif self.head.status == http.client.SWITCHING_PROTOCOLS:
-                raise http.client.HTTPException("the model server switched to another protocol")
+                raise http.client.HTTPException("it switches to another protocol")
         return True
 
     def _decide_framing(self) -> Framing:

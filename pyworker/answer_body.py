@@ -165,7 +165,7 @@ class Chunked(Framing):
         if self._incoming.skip_line_end():
             self._owes_line_end = False
         elif self._incoming.begins_otherwise:
-            raise http.client.HTTPException("a chunk of the model server's response is longer than its size")
+            raise http.client.HTTPException("it has a chunk that is longer than its size")
         return not self._owes_line_end
 
     def _skip_trailers(self) -> None:
@@ -173,7 +173,7 @@ class Chunked(Framing):
             self.is_complete = not line
             self._trailers = (self._trailers or 0) + 1
             if self._trailers > MAX_FIELDS:
-                raise http.client.HTTPException("the model server's response has endless trailers")
+                raise http.client.HTTPException("it has endless trailers")
 
 
 def _size_in(line: bytes) -> int:
@@ -181,5 +181,5 @@ def _size_in(line: bytes) -> int:
     digits = line.partition(b";")[0].strip(b" \t")
     significant = digits.lstrip(b"0")
     if _HEX_DIGITS.fullmatch(digits) is None or len(significant) > _MAX_DIGITS:
-        raise http.client.HTTPException("the model server's response has a chunk of no sensible size")
+        raise http.client.HTTPException("it has a chunk of no sensible size")
     return int(significant or b"0", 16)

@@ -72,17 +72,17 @@ def _parse_head(raw: bytes) -> Head:
     first, *lines = raw.split(b"\n")
     status_line = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
     if status_line is None or len(raw) > MAX_HEAD or len(lines) > MAX_FIELDS:
-        raise http.client.HTTPException("the model server's answer has no proper head")
+        raise http.client.HTTPException("it has no proper header block")
     minor, status, reason = status_line.groups(b"")
     version = 10 + int(minor)
     msg = Fields(_fields(lines))
     fault = ""
     lengths = set(_lengths(msg))
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
-        fault = "the model server's answer has no sensible Content-Length"
+        fault = "it has no sensible Content-Length"
     codings = msg.tokens("Transfer-Encoding")
     if codings not in ([], ["chunked"]):
-        fault = "the model server's answer has a transfer coding that is not known"
+        fault = "it has a transfer coding that is not known"
     connection = msg.tokens("Connection")
     return Head(
         version,
@@ -116,6 +116,6 @@ def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
             continue
         found = _FIELD.fullmatch(text)
         if found is None:
-            raise http.client.HTTPException("the model server's answer has a header that is none")
+            raise http.client.HTTPException("it has a header field that is none")
         fields.append((found[1].decode("ascii"), found[2].lstrip(b" \t").decode("latin-1")))
     return fields

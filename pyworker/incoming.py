@@ -53,13 +53,13 @@ class Incoming:
     def take_line(self, limit: int) -> bytes | None:
         """The next line without its end (LF or CRLF); None if it is not complete.
 
-        Raises `http.client.LineTooLong` if it is longer than `limit` bytes.
+        Raises `http.client.HTTPException` if it is longer than `limit` bytes.
         """
         at = self._at
         end = self._data.find(b"\n", max(self._searched, at), at + limit + 1)
         if end < 0:
             if len(self._data) - at > limit:
-                raise http.client.LineTooLong("line of the model server's response")
+                raise http.client.HTTPException("it has an endless line")
             self._searched = len(self._data)
             return None
         line = bytes(self._data[at:end])
@@ -86,13 +86,13 @@ class Incoming:
     def take_header_block(self, limit: int) -> bytes | None:
         """Everything before the next empty line, which is taken too; None if it is not complete.
 
-        Raises `http.client.LineTooLong` if it is longer than `limit` bytes.
+        Raises `http.client.HTTPException` if it is longer than `limit` bytes.
         """
         data, at = self._data, self._at
         found = _END_OF_HEADER_BLOCK.search(data, max(self._searched - 3, at))
         if found is None:
             if len(data) - at > limit:
-                raise http.client.LineTooLong("header block of the model server's response")
+                raise http.client.HTTPException("its header block is too long")
             self._searched = len(data)
             return None
         self._at = found.end()

@@ -14,6 +14,7 @@ from pyworker import responses
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import ApiPayload, EndpointHandler, LogAction
+from pyworker.sample import ResponseSample
 
 Answering = Callable[[requests.Response], flask.Response]
 
@@ -57,6 +58,16 @@ class EchoHandler(EndpointHandler[EchoData]):
         return self.answering(model_response)
 
 
+@dataclass(kw_only=True)
+class JudgingHandler(EchoHandler):
+    """Finds error objects in responses with status 200."""
+
+    def find_failure(self, response: ResponseSample) -> str:
+        if response.beginning == b"judge fails":
+            raise RuntimeError("a fault of find_failure")
+        return responses.error_in(response)
+
+
 def fail(model_response: requests.Response) -> flask.Response:
     """A handler with a fault."""
     raise RuntimeError(f"a fault of the handler, after the model answered {model_response.status_code}")
@@ -88,6 +99,9 @@ def create_blueprint(backend: Backend) -> flask.Blueprint:
         EchoHandler(path="/serial/stream", allow_parallel_requests=False, answering=responses.stream),
         EchoHandler(path="/serial/fail", allow_parallel_requests=False, answering=fail),
         EchoHandler(path="/serial/limited", allow_parallel_requests=False, max_queue_time=2.0),
+        JudgingHandler(path="/judged"),
+        JudgingHandler(path="/judged/stream", answering=responses.stream),
+        JudgingHandler(path="/judged/json", answering=responses.json_response),
     ]
     for handler in handlers:
         blueprint.add_url_rule(handler.endpoint, view_func=backend.create_handler(handler), methods=["POST"])

@@ -1,0 +1,137 @@
+"""What a response of the model server means for the reports: work, a refusal, or a fault."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from tests.support.http import next_request_idx
+from tests.support.scripted import Act, Step, chunk, head, whole
+from tests.support.stack import Stack
+
+EVENTS = "Content-Type: text/event-stream"
+JSON = "Content-Type: application/json"
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def served(stack: Stack, path: str, steps: Sequence[Step], work: float) -> tuple[int, str, dict[str, float]]:
+    """Status, outcome, and what the reports say of this one request: all sums since the worker was idle."""
+    stack.wait_in_hand(0)
+    seen = len(stack.reports)
+    stack.model.script(path, *steps)
+    request_idx = next_request_idx()
+    status = stack.post(path, request_idx=request_idx, work=work).status
+    outcome = stack.outcome(request_idx)
+    stack.wait_in_hand(0)
+    # A report that comes later than the outcome has carried everything.
+    stack.post("/pass", work=0.0)
+    marker = len(stack.reports)
+    stack.autoscaler.fleet.wait_for(lambda _: len(stack.reports) > marker, 5)
+    sums = {
+        name: sum(float(report[name]) for report in stack.reports[seen:])
+        for name in ("new_load", "rej_load", "cur_perf")
+    }
+    return status, outcome, sums
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("path", ["/pass", "/stream", "/serial"])
+def test_a_refusal_of_the_model_is_no_work(stack: Stack, path: str, status: int) -> None:
+    steps = [whole(b"too busy", f"Retry-After: {status}", status=f"{status} No")]
+    found, outcome, sums = served(stack, path, steps, 128.0)
+    assert (found, outcome) == (status, "Rejected")
+    assert (sums["rej_load"], sums["cur_perf"]) == (128.0, 0.0)
+
+
+@pytest.mark.parametrize("status", [302, 400, 404, 422])
+def test_another_status_without_work_is_a_success_that_served_nothing(stack: Stack, status: int) -> None:
+    found, outcome, sums = served(stack, "/pass", [whole(b"no", status=f"{status} No")], 128.0)
+    assert (found, outcome) == (status, "Success")
+    assert sums == {"new_load": 128.0, "rej_load": 0.0, "cur_perf": 0.0}
+
+
+def test_work_is_served(stack: Stack) -> None:
+    found, outcome, sums = served(stack, "/pass", [whole(b"{}")], 128.0)
+    assert (found, outcome) == (200, "Success")
+    assert sums == {"new_load": 128.0, "rej_load": 0.0, "cur_perf": 128.0}
+
+
+def test_a_fault_of_the_model_is_an_error(stack: Stack) -> None:
+    found, outcome, sums = served(stack, "/pass", [whole(b"oops", status="500 Oops")], 128.0)
+    assert (found, outcome) == (500, "Error")
+    assert sums == {"new_load": 128.0, "rej_load": 0.0, "cur_perf": 0.0}
+
+
+ERROR = b'{"error": {"message": "CUDA out of memory", "code": 500}}'
+#: What a handler that looks finds: the route, the model's response, and what is logged.
+FAILURES: dict[str, tuple[str, list[Step]]] = {
+    "an object": ("/judged", [whole(ERROR, JSON)]),
+    "an object in chunks": ("/judged", [head(JSON, CHUNKED), chunk(ERROR[:9]), chunk(ERROR[9:]), chunk(b"")]),
+    "an object until the end": ("/judged/stream", [head(JSON), ERROR, Act.CLOSE]),
+    "an object that the handler parses": ("/judged/json", [whole(ERROR, JSON)]),
+    "the only event": (
+        "/judged/stream",
+        [head(EVENTS, CHUNKED), chunk(b"data: " + ERROR + b"\n\n"), chunk(b"data: [DONE]\n\n"), chunk(b"")],
+    ),
+    "the last event": (
+        "/judged/stream",
+        [
+            head(EVENTS, CHUNKED),
+            *[chunk(b'data: {"token": "one"}\n\n')] * 2000,
+            chunk(b"data: " + ERROR + b"\n\n"),
+            chunk(b""),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_200_that_tells_of_an_error_is_an_error(stack: Stack, case: str) -> None:
+    path, steps = FAILURES[case]
+    found, outcome, sums = served(stack, path, steps, 128.0)
+    assert (found, outcome) == (200, "Error")
+    assert sums == {"new_load": 128.0, "rej_load": 0.0, "cur_perf": 0.0}
+    assert "the response is a failure: CUDA out of memory" in stack.worker.log
+
+
+def test_the_client_gets_what_the_model_said(stack: Stack) -> None:
+    for case, (path, steps) in FAILURES.items():
+        stack.model.script(path, *steps)
+        answer = stack.post(path)
+        assert answer.complete, case
+        assert b"CUDA out of memory" in answer.body, case
+
+
+def test_a_stream_that_is_parked_is_judged_at_its_end(stack: Stack) -> None:
+    gate = threading.Event()
+    request_idx = next_request_idx()
+    event = chunk(b"data: " + ERROR + b"\n\n")
+    stack.model.script(
+        "/judged/stream", head(EVENTS, CHUNKED), chunk(b'data: {"token": 1}\n\n'), gate, event, chunk(b"")
+    )
+    with stack.open("/judged/stream", request_idx=request_idx) as client:
+        assert client.head() == 200
+        client.chunk()
+        gate.set()
+        assert ERROR in client.chunk()
+        assert client.chunk() == b""
+    assert stack.outcome(request_idx) == "Error"
+
+
+@pytest.mark.parametrize("path", ["/judged", "/judged/stream"])
+def test_work_is_no_failure(stack: Stack, path: str) -> None:
+    for body in (b'{"error": null, "text": "the word error"}', b"", b"error", b"\x1f\x8b\x08" + bytes(100)):
+        _, outcome, _ = served(stack, path, [whole(body, JSON)], 1.0)
+        assert outcome == "Success", body
+
+
+def test_without_a_judge_of_its_own_a_handler_is_content_with_the_status(stack: Stack) -> None:
+    assert served(stack, "/pass", [whole(ERROR, JSON)], 1.0)[1] == "Success"
+
+
+def test_a_judge_that_fails_spoils_nothing(stack: Stack) -> None:
+    found, outcome, _ = served(stack, "/judged", [whole(b"judge fails")], 1.0)
+    assert (found, outcome) == (200, "Success")
+    assert "find_failure failed" in stack.worker.log
