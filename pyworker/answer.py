@@ -248,7 +248,8 @@ class Answer:
         if piece is None:
             return Arrival.NOTHING
         self._ready = piece
-        return Arrival.PIECE if piece else Arrival.MORE
+        # The end gives the connection back, which is for none who still watches it.
+        return Arrival.PIECE if piece and not body.is_complete else Arrival.MORE
 
     def give_up_waiting(self) -> None:
         """It was silent for too long: from now on, to wait for it raises TimeoutError."""

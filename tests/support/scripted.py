@@ -38,8 +38,15 @@ class Tell:
     event: threading.Event
 
 
+@dataclass(frozen=True)
+class Deaf:
+    """Waits for an event, and does not notice meanwhile that the peer hung up."""
+
+    event: threading.Event
+
+
 #: Bytes are sent, an event is waited for, an act is done. The connection is kept after the last step.
-Step = bytes | threading.Event | Tell | Act
+Step = bytes | threading.Event | Tell | Deaf | Act
 
 
 @dataclass
@@ -273,6 +280,9 @@ class ScriptedServer:
                 self._hold(connection, step)
             elif isinstance(step, Tell):
                 step.event.set()
+            elif isinstance(step, Deaf):
+                while not step.event.wait(_LOOK) and not self._closing.is_set():
+                    pass
             elif step is Act.HANG:
                 self._hold(connection, threading.Event())
             else:
