@@ -129,6 +129,10 @@ ANSWERS: dict[str, list[Step]] = {
     ],
     "large, closed": [head(), LARGE, Act.CLOSE],
     "pieces": [*(bytes([byte]) for byte in whole(b"in pieces", "X-Any: thing"))],
+    "length with blanks": [b"HTTP/1.1 200 OK\r\nContent-Length:  4 \t\r\n\r\nbody"],
+    "length twice in one": [head("Content-Length: 4, 4"), b"body", Act.CLOSE],
+    "chunked, 16 digits": [head(CHUNKED), b"0000000000000003\r\none\r\n0000000000000000\r\n\r\n"],
+    "chunked, more digits": [head(CHUNKED), b"%030x\r\none\r\n0\r\n\r\n" % 3],
     # and what breaks
     "chunked, cut between": [head(CHUNKED), chunk(b"one"), Act.CLOSE],
     "chunked, cut within": [head(CHUNKED), b"10\r\nshort", Act.CLOSE],
