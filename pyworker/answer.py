@@ -118,10 +118,13 @@ class Answer:
         return UntilEnd(self._incoming)
 
     def _fill_head(self) -> None:
-        if not self._fill():
+        piece = self._receive()
+        if not piece:
             if not self.received:
                 raise http.client.RemoteDisconnected("the model server closed the connection")
             raise http.client.IncompleteRead(b"")
+        self._incoming.append(piece)
+        self.received = True
 
     # -- the body ----------------------------------------------------------------------------------------
 
@@ -195,9 +198,16 @@ class Answer:
     def _wait_for_piece(self, size: int) -> bytes:
         body = self._body
         try:
-            while (piece := body.piece(size)) is None:
-                if not self._fill():
+            piece = None if body.is_drained else body.piece(size)
+            while piece is None:
+                data = self._receive()
+                if not data:
                     body.end()
+                elif (piece := body.only_chunk(data)) and len(piece) <= size:
+                    break
+                else:
+                    self._incoming.append(data)
+                piece = body.piece(size)
         except BaseException:
             self._end(complete=False)
             raise
@@ -257,8 +267,8 @@ class Answer:
 
     # -- the socket --------------------------------------------------------------------------------------
 
-    def _fill(self) -> bool:
-        """Take what comes next; False at the end of the connection. Raises `Aborted` if that is our own."""
+    def _receive(self) -> bytes:
+        """What comes next; empty at the end of the connection. Raises `Aborted` if that is our own."""
         if self._fault is not None:
             raise self._fault
         try:
@@ -268,13 +278,9 @@ class Answer:
             if self._was_aborted():
                 raise Aborted from error
             raise
-        if not piece:
-            if self._was_aborted():
-                raise Aborted
-            return False
-        self._incoming.append(piece)
-        self.received = True
-        return True
+        if not piece and self._was_aborted():
+            raise Aborted
+        return piece
 
     def isclosed(self) -> bool:
         """As `http.client.HTTPResponse`: whether the body was read, or given up."""

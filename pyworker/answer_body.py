@@ -144,7 +144,7 @@ class Chunked(Framing):
     def is_drained(self) -> bool:
         if self._owes_line_end and self._incoming.skip_line_end():
             self._owes_line_end = False
-        return super().is_drained
+        return not self.is_complete and not len(self._incoming)
 
     def _begin_chunk(self) -> bool:
         """Whether a chunk with data begins; False if more has to come, or nothing more."""
