@@ -226,9 +226,9 @@ class Answer:
         return self._connection.gettimeout()
 
     @property
-    def is_plain(self) -> bool:
-        """Whether its bytes are on the connection as they are, so that epoll tells of each."""
-        return not isinstance(self._connection, ssl.SSLSocket)
+    def is_tls(self) -> bool:
+        """Whether it comes over TLS, which may hold bytes that epoll does not tell of."""
+        return isinstance(self._connection, ssl.SSLSocket)
 
     @property
     def is_drained(self) -> bool:

@@ -114,8 +114,9 @@ class Connection:
         try:
             answer.begin()
         except http.client.RemoteDisconnected as error:
-            if broken is not None and not isinstance(broken, BrokenPipeError):
-                raise broken from None  # after a reset the kernel's figures prove nothing
+            # After a reset the kernel's figures prove nothing, and TLS does not tell a reset from an end.
+            if broken is not None and (answer.is_tls or not isinstance(broken, BrokenPipeError)):
+                raise broken from None
             if self.reused and self._was_refused(before):
                 raise StaleConnection from error
             raise

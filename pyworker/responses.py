@@ -118,7 +118,7 @@ def stream(model_response: requests.Response) -> flask.Response:
     pieces = iterate(model_response)
     # What TLS has decrypted does not make its socket readable, so such a stream cannot wait there.
     answer = model_response.answer if isinstance(model_response, ModelResponse) else None
-    if answer is not None and not answer.is_plain:
+    if answer is not None and answer.is_tls:
         answer = None
     response = _response(pieces if answer is None else ModelStream(pieces, answer), model_response)
     length = _declared_length(model_response)

@@ -148,7 +148,7 @@ class LedgerMachine(RuleBasedStateMachine):
         tracker = self.in_hand.pop(data.draw(st.integers(0, len(self.in_hand) - 1)))
         if data.draw(st.booleans()):
             tracker.start_work()
-        worked = data.draw(st.booleans())
+        worked = outcome is Outcome.SUCCESS and data.draw(st.booleans())
         assert tracker.end(outcome, worked=worked)
         assert not tracker.end(Outcome.ERROR), "only the first outcome counts"
         tracker.close()
@@ -162,7 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 received=-turned_away,
                 rejected=turned_away,
                 cancelled=tracker.workload if outcome is Outcome.CANCELLED else 0.0,
-                served=tracker.workload if outcome is Outcome.SUCCESS and worked else 0.0,
+                served=tracker.workload if worked else 0.0,
             )
         )
 
