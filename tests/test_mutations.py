@@ -73,7 +73,7 @@ def check_properties(ledger: type[metrics.Metrics]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=300,
+            max_examples=600,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
