@@ -24,19 +24,27 @@ The modules, lowest first; each imports only modules above it:
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table
     reports        status reports and finished requests, as the wire spells them
     thread_pool    threads for requests, of which few run at once
+    log_limit      log lines that may come in floods
     request_queue  first-in-first-out turns
     nowait         system calls that keep the interpreter
     journal_file   the file of the journal
     journal        finished requests on disk until they are accepted
     metrics        the ledger of requests
-    answer_head    the head of the model server's answer
-    answer         the model server's answer as it comes
+    answer_head    the header block of the model server's response
+    incoming       bytes that came and were not taken yet
+    answer_body    where a body ends: by its length, in chunks, with its connection
+    answer         the model server's response as it comes
     model_stream   a body that hands it on as it comes
+    origin         where the model server listens, and connections to it, plain and TLS
+    faults         what went wrong with a call, in words
     connection     one connection to the model server, and a call on it that can be aborted
     model_response the answer as handlers get it
     transport      the adapter of the session: a pool of such connections
+    redirects      redirects that lead into the instance
     encoding       a payload as the model server gets it
     model_client   the pooled session on it
+    verdict        what a response means for the books
+    error_objects  errors that come with status 200
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that tells a request that its client hung up
     heads          heads of requests that were parsed before

@@ -1,23 +1,26 @@
-"""The model server's answer on the wire, as it comes: its head, and its body in whatever framing."""
+"""The model server's response on the wire as it comes: its header block, and its body in any framing."""
 
 from __future__ import annotations
 
 import http.client
-import re
 import socket
+import ssl
+import time
 from collections.abc import Callable
 from enum import Enum
 
-from pyworker.answer_head import MAX_FIELDS, MAX_HEAD, Fields, Head, parse_head
+from pyworker.answer_body import Chunked, Counted, Framing, UntilEnd
+from pyworker.answer_head import MAX_HEAD, Fields, Head, parse_head
+from pyworker.incoming import Incoming
 from pyworker.nowait import Receiver
+from pyworker.sample import Sampler
 from pyworker.thread_pool import waiting
 
 _PIECE = 64 * 1024
-_MAX_INTERIM_ANSWERS = 16
-_END_OF_HEAD = re.compile(rb"\n\r?\n")
-_SIZE = rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*)?\r?\n"
-_FIRST_SIZE = re.compile(_SIZE)
-_NEXT_SIZE = re.compile(rb"\r?\n" + _SIZE)
+
+
+class Aborted(Exception):
+    """The call was ended by `ModelCall.abort`."""
 
 
 class Arrival(Enum):
@@ -29,88 +32,126 @@ class Arrival(Enum):
 
 
 class Answer:
-    """One answer on a connection; a readable file of its body. Belongs to one thread.
+    """One response on a connection; a readable file of its body. Belongs to one thread at a time.
 
-    What it raises is an OSError or an `http.client.HTTPException`.
+    What it raises is an OSError, an `http.client.HTTPException`, or `Aborted`.
     """
 
-    #: Of the final answer, once `begin` has returned.
+    #: Of the final response, once `begin` has returned.
     head: Head
 
-    def __init__(self, connection: socket.socket, method: str) -> None:
-        """Nothing is read yet; call `begin`."""
+    def __init__(
+        self, connection: socket.socket, method: str, was_aborted: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Nothing is read yet; call `begin`.
+
+        was_aborted: whether an end of the connection is our own doing, and not the end of the response.
+        """
         self._connection = connection
         self._method = method
-        # What came and was not taken yet.
-        self._buffer = b""
-        # Bytes to come of the body, or of its chunk; None until the connection ends.
-        self._left: int | None = 0
-        self._in_chunks = False
-        self._chunk_size = _FIRST_SIZE
-        # What `take_in` and `give_up_waiting` leave for the next read.
-        self._fault: OSError | None = None
+        self._was_aborted = was_aborted
+        self._incoming = Incoming()
+        self._framing: Framing | None = None
+        # What `take_in` leaves for the next read: a piece, or what went wrong.
+        self._ready = b""
+        self._fault: Exception | None = None
+        self._sampler: Sampler | None = None
         self.received = False
         self.closed = False
         self.will_close = True
         self._on_end: Callable[[bool], None] | None = None
 
-    # -- the head ----------------------------------------------------------------------------------------
+    # -- the header block --------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Read heads until a final one."""
-        for _ in range(_MAX_INTERIM_ANSWERS):
-            self.head = parse_head(self._raw_head())
+        """Read header blocks until the final one, all of them within the connection's timeout."""
+        timeout = self._connection.gettimeout()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self.received:
+            self._fill_head()
+        if self._parse():
+            return
+        try:
+            while not self._parse():
+                if deadline is not None:
+                    self._connection.settimeout(_seconds_until(deadline))
+                self._fill_head()
+        finally:
+            self._connection.settimeout(timeout)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the header block of the final response is here."""
+        return self._framing is not None
+
+    def take_early(self, data: bytes) -> bool:
+        """What came while the request was still being sent; whether the final response has begun with it."""
+        self._incoming.append(data)
+        self.received = True
+        return self._parse()
+
+    def _parse(self) -> bool:
+        """Go through what has come of header blocks; whether the final one was among them."""
+        while self._framing is None:
+            raw = self._incoming.take_header_block(MAX_HEAD)
+            if raw is None:
+                return False
+            self.head = parse_head(raw)
             if self.head.status >= 200:
-                self._decide_framing()
-                return
-            if self.head.status == http.client.SWITCHING_PROTOCOLS:
-                break
-        raise http.client.HTTPException("the model server does not come to a final answer")
+                self._framing = self._decide_framing()
+            elif self.head.status == http.client.SWITCHING_PROTOCOLS:
+                raise http.client.HTTPException("it switches to another protocol")
+        return True
 
-    def _raw_head(self) -> bytes:
-        searched = 0
-        while (end := _END_OF_HEAD.search(self._buffer, searched)) is None:
-            searched = max(len(self._buffer) - 3, 0)
-            if len(self._buffer) > MAX_HEAD:
-                raise http.client.HTTPException("the head of the model server's answer is too long")
-            if not self._fill():
-                if not self.received:
-                    raise http.client.RemoteDisconnected("the model server hung up without an answer")
-                raise http.client.HTTPException("the model server broke off in the head of its answer")
-        head, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
-        return head
-
-    def _decide_framing(self) -> None:
+    def _decide_framing(self) -> Framing:
         head = self.head
         if head.framing_fault:
             raise http.client.HTTPException(head.framing_fault)
         self.will_close = head.will_close
         if self._method == "HEAD" or head.status in (204, 304):
-            self._left = 0
-        elif head.is_chunked:
-            self._in_chunks = True
-        elif head.length is not None:
-            self._left = head.length
-        else:
-            self._left, self.will_close = None, True
+            return Counted(self._incoming, 0)
+        if head.is_chunked:
+            return Chunked(self._incoming)
+        if head.length is not None:
+            return Counted(self._incoming, head.length)
+        self.will_close = True
+        return UntilEnd(self._incoming)
+
+    def _fill_head(self) -> None:
+        piece = self._receive()
+        if not piece:
+            if not self.received:
+                raise http.client.RemoteDisconnected("the model server closed the connection")
+            raise http.client.IncompleteRead(b"")
+        self._incoming.append(piece)
+        self.received = True
 
     # -- the body ----------------------------------------------------------------------------------------
 
     def call_at_end(self, on_end: Callable[[bool], None]) -> None:
         """Once nothing more is read, call `on_end` with whether the connection can be used again.
 
-        That is after the last byte, at an error or with `close`; at once where there is no body.
+        That is after the last byte, at an error or with `close`; at once if there is no body.
         """
         self._on_end = on_end
-        if self._left == 0 and not self._in_chunks:
+        if self._body.is_complete:
             self._end(complete=True)
+
+    def sample_with(self, sampler: Sampler) -> None:
+        """Feed each piece of the body that is read to this as well."""
+        self._sampler = sampler
 
     def _end(self, *, complete: bool) -> None:
         self.closed = True
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            # Where more came than the answer, nobody knows what it is.
-            on_end(complete and not self.will_close and not self._buffer)
+            # If more came than the response, nobody knows what it is.
+            on_end(complete and not self.will_close and not len(self._incoming))
+
+    @property
+    def _body(self) -> Framing:
+        assert self._framing is not None, "the response has not begun"
+        return self._framing
 
     @property
     def msg(self) -> Fields:
@@ -119,8 +160,13 @@ class Answer:
 
     @property
     def length(self) -> int | None:
-        """Bytes still to come; None where that is not known before the end."""
-        return None if self._in_chunks else self._left
+        """Bytes still to come; None if that is not known before the end."""
+        return self._body.length
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the body was read to its end, and ended as its framing says."""
+        return self._body.is_complete and not self._ready
 
     def read(self, size: int | None = None) -> bytes:
         """So many bytes; fewer at the end, all of them without a size."""
@@ -135,17 +181,36 @@ class Answer:
         return b"".join(pieces)
 
     def read1(self, size: int | None = None) -> bytes:
-        """What is here, at least a byte and at most `size`; empty at the end. Waits where nothing is."""
+        """What is here, at least a byte and at most `size`; empty at the end. Waits if nothing is."""
         size = _PIECE if size is None or size < 0 else size
         if self.closed or size == 0:
             return b""
+        if self._ready:
+            piece, self._ready = self._ready[:size], self._ready[size:]
+        else:
+            piece = self._wait_for_piece(size)
+        if not piece or (self._body.is_complete and not self._ready):
+            self._end(complete=True)
+        if self._sampler is not None:
+            self._sampler.feed(piece)
+        return piece
+
+    def _wait_for_piece(self, size: int) -> bytes:
+        body = self._body
         try:
-            piece = self._read_chunks(size) if self._in_chunks else self._read_plain(size)
+            piece = None if body.is_drained else body.piece(size)
+            while piece is None:
+                data = self._receive()
+                if not data:
+                    body.end()
+                elif (piece := body.only_chunk(data)) and len(piece) <= size:
+                    break
+                else:
+                    self._incoming.append(data)
+                piece = body.piece(size)
         except BaseException:
             self._end(complete=False)
             raise
-        if not piece or (self._left == 0 and not self._in_chunks):
-            self._end(complete=True)
         return piece
 
     # -- the body, without waiting -----------------------------------------------------------------------
@@ -161,12 +226,17 @@ class Answer:
         return self._connection.gettimeout()
 
     @property
+    def is_tls(self) -> bool:
+        """Whether it comes over TLS, which may hold bytes that epoll does not tell of."""
+        return isinstance(self._connection, ssl.SSLSocket)
+
+    @property
     def is_drained(self) -> bool:
         """Whether more of the body can come from nowhere but the connection."""
-        return not self.closed and len(self._buffer) <= (2 if self._in_chunks and not self._left else 0)
+        return not self.closed and not self._ready and self._body.is_drained
 
     def take_in(self, receiver: Receiver) -> Arrival:
-        """Take what the connection has, where epoll says that it has something."""
+        """Take what a plain connection has, once epoll says that it has something."""
         try:
             data = receiver.receive(self._connection.fileno())
         except OSError as error:
@@ -176,119 +246,41 @@ class Answer:
             return Arrival.NOTHING
         if not data:
             return Arrival.MORE
-        self._buffer += data
-        if not self._in_chunks or self._left:
-            return Arrival.PIECE
-        found = self._chunk_size.match(self._buffer)
-        if found is None:
-            return Arrival.MORE if self._is_no_size else Arrival.NOTHING
-        if int(found[1], 16) == 0:
-            return Arrival.MORE
-        return Arrival.PIECE if len(self._buffer) > found.end() else Arrival.NOTHING
+        body = self._body
+        piece = body.only_chunk(data)
+        if not piece:
+            self._incoming.append(data)
+            try:
+                piece = body.piece(_PIECE)
+            except http.client.HTTPException as error:
+                self._fault = error
+                return Arrival.MORE
+        if piece is None:
+            return Arrival.NOTHING
+        self._ready = piece
+        # The end gives the connection back, which is for none who still watches it.
+        return Arrival.PIECE if piece and not body.is_complete else Arrival.MORE
 
     def give_up_waiting(self) -> None:
         """It was silent for too long: from now on, to wait for it raises TimeoutError."""
         self._fault = TimeoutError("the model server was silent for too long")
 
-    # -- the framing -------------------------------------------------------------------------------------
-
-    def _read_plain(self, size: int) -> bytes:
-        if self._left == 0:
-            return b""
-        if not self._buffer and not self._fill() and self._left is not None:
-            raise http.client.IncompleteRead(b"", self._left)
-        piece = self._take(size if self._left is None else min(size, self._left))
-        if self._left is not None:
-            self._left -= len(piece)
-        return piece
-
-    def _read_chunks(self, size: int) -> bytes:
-        """Of all chunks that are here already: a reader that is behind catches up in larger pieces."""
-        if not self._left and self._chunk_size is _NEXT_SIZE:
-            if len(self._buffer) <= 2:
-                self._fill_or_fail()  # nothing of the next chunk is here yet
-            if piece := self._single_chunk(size):
-                return piece
-        pieces: list[bytes] = []
-        while size > 0 and (self._left or self._next_chunk(wait=not pieces)):
-            if not self._buffer:
-                if pieces:
-                    break
-                self._fill_or_fail()
-            piece = self._take(min(size, self._left or 0))
-            size -= len(piece)
-            self._left = (self._left or 0) - len(piece)
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _single_chunk(self, size: int) -> bytes:
-        """The chunk in the buffer where that holds exactly one, as with most tokens; else empty."""
-        buffer = self._buffer
-        found = _NEXT_SIZE.match(buffer)
-        if found is None:
-            return b""
-        count, start = int(found[1], 16), found.end()
-        if not 0 < count <= size or len(buffer) != start + count + 2 or not buffer.endswith(b"\r\n"):
-            return b""
-        self._buffer = b"\r\n"
-        return buffer[start:-2]
-
-    def _next_chunk(self, *, wait: bool) -> bool:
-        """Whether another chunk begins; without `wait` only one whose size is here already."""
-        while (found := self._chunk_size.match(self._buffer)) is None:
-            if self._is_no_size:
-                raise http.client.HTTPException("the model server's answer has a chunk of no sensible size")
-            if not wait:
-                return False
-            self._fill_or_fail()
-        left = int(found[1], 16)
-        if left or wait:
-            self._left, self._buffer = left, self._buffer[found.end() :]
-            self._chunk_size = _NEXT_SIZE
-        if left == 0 and wait:
-            self._skip_trailers()
-        return left > 0
-
-    @property
-    def _is_no_size(self) -> bool:
-        """Whether what is here in the place of a chunk's size can never become one."""
-        # The end of the chunk before, and a line that should have been the size.
-        return self._buffer.count(b"\n") > (self._chunk_size is _NEXT_SIZE) or len(self._buffer) > MAX_HEAD
-
-    def _skip_trailers(self) -> None:
-        for _ in range(MAX_FIELDS):
-            while (end := self._buffer.find(b"\n")) < 0:
-                if len(self._buffer) > MAX_HEAD:
-                    raise http.client.HTTPException("the model server's answer has endless trailers")
-                self._fill_or_fail()
-            line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
-            if line in (b"", b"\r"):
-                return
-        raise http.client.HTTPException("the model server's answer has endless trailers")
-
     # -- the socket --------------------------------------------------------------------------------------
 
-    def _take(self, size: int) -> bytes:
-        if size >= len(self._buffer):
-            piece, self._buffer = self._buffer, b""
-        else:
-            piece, self._buffer = self._buffer[:size], self._buffer[size:]
-        return piece
-
-    def _fill(self) -> bool:
+    def _receive(self) -> bytes:
+        """What comes next; empty at the end of the connection. Raises `Aborted` if that is our own."""
         if self._fault is not None:
             raise self._fault
-        with waiting:
-            piece = self._connection.recv(_PIECE)
-        if not piece:
-            return False
-        self._buffer = self._buffer + piece if self._buffer else piece
-        self.received = True
-        return True
-
-    def _fill_or_fail(self) -> None:
-        if not self._fill():
-            raise http.client.IncompleteRead(b"")
+        try:
+            with waiting:
+                piece = self._connection.recv(_PIECE)
+        except OSError as error:
+            if self._was_aborted():
+                raise Aborted from error
+            raise
+        if not piece and self._was_aborted():
+            raise Aborted
+        return piece
 
     def isclosed(self) -> bool:
         """As `http.client.HTTPResponse`: whether the body was read, or given up."""
@@ -299,5 +291,13 @@ class Answer:
         self._end(complete=False)
 
     def __repr__(self) -> str:
-        status = self.head.status if self.received else "awaited"
+        status = self.head.status if self.has_begun else "awaited"
         return f"<Answer {status}{' closed' if self.closed else ''}>"
+
+
+def _seconds_until(deadline: float) -> float:
+    """How long to wait still; raises TimeoutError once the deadline has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the header block of the response was not complete in time")
+    return left

@@ -19,7 +19,7 @@ MAX_FIELDS = 100
 # A longer head is parsed each time.
 _MAX_REMEMBERED = 1024
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*(.*)", re.DOTALL)
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):(.*)", re.DOTALL)
 # Within what an integer of 64 bits can hold; ASCII digits, which `\d` of a text is not.
 _LENGTH = re.compile("[0-9]{1,18}")
 
@@ -72,17 +72,17 @@ def _parse_head(raw: bytes) -> Head:
     first, *lines = raw.split(b"\n")
     status_line = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
     if status_line is None or len(raw) > MAX_HEAD or len(lines) > MAX_FIELDS:
-        raise http.client.HTTPException("the model server's answer has no proper head")
+        raise http.client.HTTPException("it has no proper header block")
     minor, status, reason = status_line.groups(b"")
     version = 10 + int(minor)
     msg = Fields(_fields(lines))
     fault = ""
-    lengths = set(msg.get_all("Content-Length", []))
+    lengths = set(_lengths(msg))
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
-        fault = "the model server's answer has no sensible Content-Length"
+        fault = "it has no sensible Content-Length"
     codings = msg.tokens("Transfer-Encoding")
     if codings not in ([], ["chunked"]):
-        fault = "the model server's answer has a transfer coding that is not known"
+        fault = "it has a transfer coding that is not known"
     connection = msg.tokens("Connection")
     return Head(
         version,
@@ -100,6 +100,12 @@ def _parse_head(raw: bytes) -> Head:
 _remembered_head = functools.lru_cache(maxsize=128)(_parse_head)
 
 
+def _lengths(msg: Fields) -> list[str]:
+    """Every Content-Length: one that is given twice, in one field or two, may be the same."""
+    values = msg.get_all("Content-Length", [])
+    return [length.strip(" \t") for value in values for length in value.split(",")]
+
+
 def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
     fields: list[tuple[str, str]] = []
     for line in lines:
@@ -110,6 +116,6 @@ def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
             continue
         found = _FIELD.fullmatch(text)
         if found is None:
-            raise http.client.HTTPException("the model server's answer has a header that is none")
-        fields.append((found[1].decode("ascii"), found[2].decode("latin-1")))
+            raise http.client.HTTPException("it has a header field that is none")
+        fields.append((found[1].decode("ascii"), found[2].lstrip(b" \t").decode("latin-1")))
     return fields

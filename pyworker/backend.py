@@ -66,6 +66,7 @@ class Backend:
             api_key=self.settings.model_api_key,
             timeout=self.settings.model_timeout,
             pool_size=self.settings.threads,
+            ca_file=self.settings.model_ca_file,
         )
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]

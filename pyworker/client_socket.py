@@ -29,6 +29,8 @@ READ_SIZE = 64 * 1024
 _RECORDS_AT_ONCE = 256
 #: Seconds after which a client that takes nothing of its answer is given up.
 SEND_SECONDS = 60
+# What TLS was once asked to send it must be asked again, or more; so more than the relay asks for.
+_TLS_SHARE = 2 * READ_SIZE
 _SEND_TIMEOUT = struct.pack("ll", SEND_SECONDS, 0)  # struct timeval
 # A client that vanished without a word (its host lost power, a NAT forgot it) is gone after two minutes: the
 # first probe after 60 s of silence, then one each 15 s, four in all.
@@ -176,11 +178,12 @@ class ClientSocket:
     def send_all(self, data: bytes) -> None:
         """Raises OSError where the client does not take it in time."""
         if self._tls is None:
-            send_all(self.sock, data)
+            send_all(self.sock, data, SEND_SECONDS)
             return
         view, sent = memoryview(data), 0
         while sent < len(data):
-            sent += self._patiently(self._tls.send, view[sent:], SEND_SECONDS)
+            # In shares, each with the whole time: TLS tells only of a share's end that its client takes it.
+            sent += self._patiently(self._tls.send, view[sent : sent + _TLS_SHARE], SEND_SECONDS)
 
     def read_within(self, size: int, seconds: float) -> bytes:
         """Some of a body; raises OSError where nothing comes in time."""

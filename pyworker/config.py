@@ -21,10 +21,12 @@ from pyworker.variables import (
     base_url,
     base_urls,
     boolean,
+    certificates_file,
     existing_folder,
     header_value,
     host_name,
     integer,
+    model_server_url,
     path_or_base_url,
     port_number,
     seconds,
@@ -88,6 +90,7 @@ class Settings:
     model_info_log_msgs: tuple[str, ...] | None = None
     model_api_key: str = field(default="", repr=False)
     model_timeout: float | None = None
+    model_ca_file: Path | None = None
     model_ready_timeout: float = 300.0
     max_body_bytes: int = 128 * _MIB
     max_sessions: int | None = None
@@ -120,7 +123,7 @@ class Settings:
         settings = cls(
             backend=env.get("BACKEND", None, str),
             model_log=env.get("MODEL_LOG", None, Path),
-            model_server_url=env.get("MODEL_SERVER_URL", None, base_url),
+            model_server_url=env.get("MODEL_SERVER_URL", None, model_server_url),
             container_id=env.get("CONTAINER_ID", cls.container_id, integer(0)),
             report_addrs=env.get("REPORT_ADDR", cls.report_addrs, base_urls),
             worker_host=env.get("WORKER_HOST", cls.worker_host, host_name),
@@ -144,6 +147,7 @@ class Settings:
             model_info_log_msgs=env.get("MODEL_INFO_LOG_MSGS", None, _phrases),
             model_api_key=env.get("MODEL_API_KEY", cls.model_api_key, header_value, secret=True),
             model_timeout=env.get("MODEL_TIMEOUT", cls.model_timeout, seconds),
+            model_ca_file=env.get("MODEL_CA_FILE", None, certificates_file),
             model_ready_timeout=env.get("MODEL_READY_TIMEOUT", cls.model_ready_timeout, seconds),
             max_body_bytes=env.get("MAX_BODY_BYTES", cls.max_body_bytes, integer(1)),
             max_sessions=env.get("MAX_SESSIONS", None, integer(0)),

@@ -117,9 +117,12 @@ class RequestTracker:
         """The request is on its way to the model."""
         self._started = self._clock.monotonic()
 
-    def end(self, outcome: Outcome) -> bool:
-        """Give the request its outcome; only the first one counts (True)."""
-        return self._metrics.end(self, outcome)
+    def end(self, outcome: Outcome, *, worked: bool = True) -> bool:
+        """Give the request its outcome; only the first one counts (True).
+
+        worked: False for a success that was no work of the model's.
+        """
+        return self._metrics.end(self, outcome, worked=worked)
 
     def close(self) -> None:
         """Whatever has no outcome by now was given up by its client."""
@@ -224,13 +227,13 @@ class Metrics:
         self._on_change()
         return tracker
 
-    def end(self, tracker: RequestTracker, outcome: Outcome) -> bool:
-        """Close a tracker's entry; False where it has an outcome already."""
+    def end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool = True) -> bool:
+        """Close a tracker's entry; False where it has an outcome already. worked: as in `RequestTracker`."""
         with self._lock:
             if tracker.outcome is not None:
                 return False
             self._open(tracker).remove(tracker)
-            self._count_end(tracker, outcome)
+            self._count_end(tracker, outcome, worked=worked)
             self._revision += 1
         self._note_end(tracker, outcome)
         return True
@@ -238,11 +241,11 @@ class Metrics:
     def _open(self, tracker: RequestTracker) -> _Open:
         return self._sessions if tracker.kind is Kind.SESSION else self._requests
 
-    def _count_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
+    def _count_end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool = False) -> None:
         tracker.outcome = outcome
         self._ended[outcome] += 1
         if outcome is Outcome.SUCCESS:
-            self._since.served += tracker.workload
+            self._since.served += tracker.workload if worked else 0.0
         elif outcome is Outcome.CANCELLED:
             self._since.cancelled += tracker.workload
         elif outcome is Outcome.REJECTED:

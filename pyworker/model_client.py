@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import socket
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -14,7 +14,10 @@ from requests.structures import CaseInsensitiveDict
 from pyworker.connection import ModelCall
 from pyworker.encoding import encode
 from pyworker.errors import ModelTimeout, ModelUnreachable
+from pyworker.faults import describe
+from pyworker.origin import Origin
 from pyworker.redaction import redacted
+from pyworker.redirects import inner_target
 from pyworker.transport import ModelAdapter, Target
 
 _CONNECT_TIMEOUT = 5.0
@@ -59,14 +62,23 @@ class ModelSession(requests.Session):
 class ModelClient:
     """Forwards JSON to the model server. Thread-safe.
 
-    timeout: seconds of silence that end a call, None for no limit; pool_size: connections kept.
+    timeout: seconds of silence that end a call, None for no limit; pool_size: connections kept; ca_file:
+    certificates that may sign the model server's. Raises `ConfigError` for a URL that cannot be called.
     """
 
-    def __init__(self, base_url: str, *, api_key: str, timeout: float | None, pool_size: int) -> None:
-        self._adapter = ModelAdapter(base_url, api_key=api_key, pool_size=pool_size)
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str,
+        timeout: float | None,
+        pool_size: int,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._origin = Origin(base_url, ca_file)
+        self._adapter = ModelAdapter(self._origin, api_key=api_key, pool_size=pool_size)
         self.session = ModelSession(base_url, self._adapter)
         self._timeout = timeout
-        self._is_plain = base_url.startswith("http://")
         self._target = functools.lru_cache(maxsize=_KNOWN_PATHS)(self._make_target)
 
     @property
@@ -84,28 +96,32 @@ class ModelClient:
     ) -> requests.Response:
         """POST this JSON and return once the head of the answer is here; its body is still on the way.
 
-        Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.connection.Aborted`.
+        Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.answer.Aborted`. A redirect to the instance
+        itself is `ModelUnreachable`: no client could follow it.
         """
         limit = self._timeout if timeout is None else timeout
         try:
-            if self._is_plain:
-                return self._adapter.call(self._target(path), body, call, limit)
-            return self._adapter.send(self._prepare(path, body), stream=True, timeout=limit)
+            response = self._adapter.call(self._target(path), body, call, limit)
         except requests.exceptions.Timeout as error:
-            raise ModelTimeout("the model server did not answer in time") from error
+            raise ModelTimeout(str(error)) from error
         except requests.exceptions.RequestException as error:
-            raise ModelUnreachable(
-                "the model server refused the connection or broke off before its answer"
-            ) from error
+            raise ModelUnreachable(str(error)) from error
+        if 300 <= response.status_code < 400:
+            inner = inner_target(response.answer.msg.get_all("Location", []), self._origin)
+            if inner:
+                response.close()
+                raise ModelUnreachable(
+                    f"the model server answered {response.status_code} with a redirect to {inner}, "
+                    "which only this instance can reach"
+                )
+        return response
 
     def connection_problem(self) -> str:
-        """Empty where the model server accepts a connection, else why not."""
-        parts = urlsplit(self.base_url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        """Empty if the model server accepts a connection, else why not."""
         try:
-            socket.create_connection((parts.hostname or "localhost", port), timeout=_CONNECT_TIMEOUT).close()
+            self._origin.connect(lambda _: None, _CONNECT_TIMEOUT).close()
         except OSError as error:
-            return f"{redacted(self.base_url)} cannot be reached ({error.strerror or error})"
+            return f"{redacted(self.base_url)} cannot be reached ({describe(error)})"
         return ""
 
     def _make_target(self, path: str) -> Target:

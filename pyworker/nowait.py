@@ -7,9 +7,11 @@ interpreter again, behind every thread that woke up meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import select
 import socket
 
 from pyworker.thread_pool import waiting
@@ -41,12 +43,27 @@ def send(descriptor: int, data: bytes) -> int:
     return count if count >= 0 else _nothing_or_raise()
 
 
-def send_all(connection: socket.socket, data: bytes) -> None:
-    """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take at once."""
+def send_all(connection: socket.socket, data: bytes, seconds: float | None = None) -> None:
+    """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take at once.
+
+    seconds: how long the peer may take nothing at all; TimeoutError after that. Raises OSError.
+    """
     sent = send(connection.fileno(), data) if len(data) <= SMALL else 0
     if sent < len(data):
         with waiting:
-            connection.sendall(memoryview(data)[sent:])
+            _send_patiently(connection, memoryview(data)[sent:], seconds)
+
+
+def _send_patiently(connection: socket.socket, data: memoryview, seconds: float | None) -> None:
+    # Not with a timeout of the socket's own, which begins anew with each call: one that takes a little, and
+    # then waits until it is over, gives a peer that reads no more the same time again.
+    poll = select.poll()
+    poll.register(connection, select.POLLOUT)
+    while data:
+        with contextlib.suppress(BlockingIOError):
+            data = data[connection.send(data, _SEND_FLAGS) :]
+        if data and not poll.poll(None if seconds is None else seconds * 1000):
+            raise TimeoutError("the peer takes nothing")
 
 
 def pwrite(descriptor: int, data: bytes, offset: int) -> None:

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import flask
 
+from pyworker.answer import Aborted
 from pyworker.auth import SignatureVerifier
 from pyworker.body import BodyReader
-from pyworker.connection import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
 from pyworker.disconnect import DisconnectWatcher, Presence
 from pyworker.encoding import encode
 from pyworker.envelope import Envelope, parse_envelope
-from pyworker.errors import ClientGone, InvalidSession, NotReady, Overloaded
+from pyworker.errors import (
+    ClientGone,
+    InvalidSession,
+    ModelTimeout,
+    ModelUnreachable,
+    NotReady,
+    Overloaded,
+    RequestError,
+)
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
+from pyworker.log_limit import LogLimit
 from pyworker.metrics import Kind, Metrics, RequestTracker
 from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
 from pyworker.suspicion import FailureStreak
+from pyworker.verdict import Judge, Verdict
 from pyworker.wsgi_extensions import HELD, PRESENCE
+
+logger = logging.getLogger(__name__)
 
 # As for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15
@@ -37,6 +51,14 @@ class Route:
     handler: EndpointHandler[Any]
     admission: Admission
     max_queue_time: float | None
+
+    @functools.cached_property
+    def judge(self) -> Judge | None:
+        """The handler's own judge of responses; None if it is content with their status."""
+        # Without one no response is sampled.
+        if type(self.handler).find_failure is EndpointHandler[Any].find_failure:
+            return None
+        return self.handler.find_failure
 
 
 class Pipeline:
@@ -68,6 +90,7 @@ class Pipeline:
         self._streak = streak
         self.bodies = bodies
         self.open_exchanges = OpenExchanges()
+        self._fault_lines = LogLimit()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
@@ -93,7 +116,16 @@ class Pipeline:
                 raise ClientGone("the client hung up") from error
             if exchange.was_cut is not None and isinstance(error, Exception):
                 raise exchange.was_cut.error() from error
+            if isinstance(error, (ModelUnreachable, ModelTimeout)):
+                self._log_fault(error, exchange.tracker.request_idx, route.handler.endpoint)
             raise
+
+    def _log_fault(self, error: RequestError, request_idx: int, endpoint: str) -> None:
+        more = self._fault_lines.suffix(error.message)
+        if more is not None:
+            logger.warning(
+                "%d request %d: %s: %s%s", error.status, request_idx, endpoint, error.message, more
+            )
 
     def _receive(self, route: Route, request: flask.Request) -> tuple[Envelope[ApiPayload], Session | None]:
         """What the client sent, once it is known who it is, and its session."""
@@ -162,7 +194,9 @@ class Pipeline:
         model_response = self._client.post_encoded(
             handler.endpoint, encode(handler.generate_payload_json(envelope.take_payload())), exchange.call
         )
-        exchange.hold(model_response)
+        exchange.hold(model_response, Verdict(model_response, route.judge))
+        if exchange.call.aborted:
+            raise Aborted  # nobody reads it any more
         return exchange.deliver(handler.generate_client_response(request, model_response))
 
 

@@ -20,8 +20,10 @@ from pyworker.thread_pool import waiting
 class Slot:
     """A place in line, later the right to call the model. Thread-safe."""
 
-    def __init__(self, release: Callable[[Slot], None]) -> None:
+    def __init__(self, release: Callable[[Slot], None], *, is_exclusive: bool = True) -> None:
+        """is_exclusive: whether others may wait for it to be given back."""
         self._release = release
+        self.is_exclusive = is_exclusive
         self._turn = threading.Event()
 
     def grant(self) -> None:
@@ -53,7 +55,7 @@ class Unlimited(Admission):
     """Everybody's turn is now: the null queue. Its one slot is for all."""
 
     def __init__(self) -> None:
-        self._slot = Slot(_nothing_to_release)
+        self._slot = Slot(_nothing_to_release, is_exclusive=False)
         self._slot.grant()
 
     def enter(self) -> Slot:

@@ -4,6 +4,10 @@
     stream         each piece passed on the moment it arrives, whatever the framing
     json_response  the answer parsed and written again as JSON
 
+and what `EndpointHandler.find_failure` may ask:
+
+    error_in       the error object that a response with status 200 is, if it is one
+
 All of them drop the headers that belong to one connection only, and none passes on a Content-Length that
 was not checked: an answer that breaks off is cut visibly.
 """
@@ -24,7 +28,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
 from pyworker.answer_head import Fields
+from pyworker.error_objects import error_in as error_in
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
+from pyworker.faults import describe_break
 from pyworker.model_response import ModelResponse
 from pyworker.model_stream import ModelStream
 
@@ -52,13 +58,13 @@ HOP_BY_HOP = frozenset(
 # The worker's own server writes these.
 _WRITTEN_HERE = frozenset({"server", "date", "content-length"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FOLD = re.compile(r"\s*[\r\n]+\s*")
+_LINE_ENDS = re.compile(r"[\r\n]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers that may travel on: not those of one connection, nor any that is malformed."""
-    unfolded = [(name, _FOLD.sub(" ", value)) for name, value in headers]
+    unfolded = [(name, _unfolded(value)) for name, value in headers]
     named = {
         token.strip().lower()
         for name, value in unfolded
@@ -71,6 +77,13 @@ def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, st
         for name, value in unfolded
         if name.lower() not in dropped and _NAME.fullmatch(name) and not _CONTROL.search(value)
     ]
+
+
+def _unfolded(value: str) -> str:
+    """The value on one line."""
+    if "\r" not in value and "\n" not in value:
+        return value
+    return " ".join(line for part in _LINE_ENDS.split(value) if (line := part.strip()))
 
 
 @functools.lru_cache(maxsize=128)
@@ -103,8 +116,11 @@ def pass_through(model_response: requests.Response) -> flask.Response:
 def stream(model_response: requests.Response) -> flask.Response:
     """The model's answer, passed on piece by piece by a generator."""
     pieces = iterate(model_response)
-    is_ours = isinstance(model_response, ModelResponse)
-    response = _response(ModelStream(pieces, model_response.answer) if is_ours else pieces, model_response)
+    # What TLS has decrypted does not make its socket readable, so such a stream cannot wait there.
+    answer = model_response.answer if isinstance(model_response, ModelResponse) else None
+    if answer is not None and answer.is_tls:
+        answer = None
+    response = _response(pieces if answer is None else ModelStream(pieces, answer), model_response)
     length = _declared_length(model_response)
     if length is not None:
         # Safe, because `iterate` raises where the body turns out shorter.
@@ -122,14 +138,17 @@ def copy(model_response: requests.Response) -> flask.Response:
 def iterate(model_response: requests.Response, *, before_head: bool = False) -> Generator[bytes, None, None]:
     """The body's bytes as they arrive, never decoded. Raises `ModelBroken` where it breaks off.
 
-    before_head: nothing was sent to the client yet, so a break is a `ModelUnreachable` or `ModelTimeout`.
+    Before its first byte nothing was sent to the client yet, so that a break is a `ModelUnreachable` or
+    `ModelTimeout`. before_head: so it is until the end.
     """
     read = _reader(model_response)
+    has_begun = False
     try:
         while piece := read(_PIECE):
             yield piece
+            has_begun = True
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-        raise _broken(error, before_head) from error
+        raise _broken(error, before_head or not has_begun) from error
 
 
 def read_whole(model_response: requests.Response) -> bytes:
@@ -144,13 +163,11 @@ def _broken(error: Exception, before_head: bool) -> Exception:
     silent = isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)) or (
         isinstance(error, requests.exceptions.ConnectionError) and "Read timed out" in str(error)
     )
-    if not before_head:
-        return ModelBroken(
-            "the model server went silent" if silent else "the model server broke off its answer"
-        )
     if silent:
-        return ModelTimeout("the model server went silent in the middle of its answer")
-    return ModelUnreachable("the model server broke off in the middle of its answer")
+        message = "the model server went silent in the middle of its answer"
+        return ModelTimeout(message) if before_head else ModelBroken(message)
+    message = f"the model server broke off in the middle of its answer: {describe_break(error)}"
+    return ModelUnreachable(message) if before_head else ModelBroken(message)
 
 
 class _ModelAnswer(flask.Response):

@@ -1,10 +1,12 @@
 """A transport adapter for the model server: `requests` on the outside, few system calls on the inside.
 
 `ModelAdapter` is mounted on the session for the model server's origin. It differs from the adapter that comes
-with requests in four ways: head and body leave in one `sendall`; connections are reused last in, first out;
-a request is repeated only where a *reused* connection broke before it returned a byte; and a call can be
-aborted from another thread at any moment (`ModelCall.abort`). Responses behave as an ordinary
-`requests.Response` whose `raw` is a `urllib3` response; they are made when somebody looks (`model_response`).
+with requests in five ways: header block and body leave in one system call; connections are reused last in,
+first out; a request is repeated only if the kernel proves that nothing of it was executed, once and on a new
+connection; a refusal that comes while the body is sent is the response; and a call can be aborted from
+another thread at any moment (`ModelCall.abort`). Plain and TLS take the same way. Responses behave as an
+ordinary `requests.Response` whose `raw` is a `urllib3` response; they are made when somebody looks
+(`model_response`).
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from pyworker.answer import Answer
-from pyworker.connection import Aborted, Connection, ModelCall, StaleConnection
+from pyworker.answer import Aborted, Answer
+from pyworker.connection import Connection, ModelCall, StaleConnection
+from pyworker.faults import describe
 from pyworker.model_response import Body, ModelResponse
+from pyworker.origin import Origin
 from pyworker.thread_pool import waiting
 
 
@@ -45,19 +48,17 @@ class Target:
 
 
 class ModelAdapter(HTTPAdapter):
-    """Requests to one `http://` origin over a pool of kept connections. Thread-safe.
+    """Requests to one origin over a pool of kept connections. Thread-safe.
 
-    api_key is sent as a bearer token; pool_size bounds the idle connections that are kept. A request with a
-    body that is neither bytes nor text takes the way of the adapter that comes with requests.
+    api_key is sent as a bearer token; pool_size bounds the idle connections that are kept. A request whose
+    body is neither bytes nor text, or that comes with certificates of its own, takes the way of the adapter
+    that comes with requests.
     """
 
-    def __init__(self, base_url: str, *, api_key: str = "", pool_size: int = 10) -> None:
+    def __init__(self, origin: Origin | str, *, api_key: str = "", pool_size: int = 10) -> None:
         super().__init__(pool_maxsize=pool_size, max_retries=0)
-        parts = urlsplit(base_url)
-        self._address = (parts.hostname or "localhost", parts.port or 80)
-        self._host = parts.netloc.rpartition("@")[2]
+        self.origin = Origin(origin) if isinstance(origin, str) else origin
         self._authorization = f"Bearer {api_key}" if api_key else None
-        self._is_plain = parts.scheme == "http"
         # A bounded deque used from its right end: append and pop are atomic, so it needs no lock.
         self._idle: deque[Connection] = deque(maxlen=pool_size)
 
@@ -71,11 +72,14 @@ class ModelAdapter(HTTPAdapter):
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
         """As any adapter: the response to a prepared request, or an exception of requests."""
-        if not self._is_plain or not _is_whole(request.body):
+        ca_file = self.origin.ca_file
+        is_special = self.origin.is_tls and (cert is not None or verify is not True)
+        if is_special or not _is_whole(request.body):
             self._authorize(request)
+            trusted = str(ca_file) if verify is True and ca_file is not None else verify
             proxy_map = dict(proxies) if proxies else None
             with waiting:
-                return super().send(request, stream, cast("Any", timeout), verify, cert, proxy_map)
+                return super().send(request, stream, cast("Any", timeout), trusted, cert, proxy_map)
         read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
         body = request.body.encode() if isinstance(request.body, str) else request.body or b""
         response = self.call(self.target(request), body, ModelCall(), read_timeout)
@@ -87,7 +91,7 @@ class ModelAdapter(HTTPAdapter):
         """What a request of this method, URL and headers sends, whatever its body."""
         self._authorize(request)
         method = request.method or "GET"
-        lines = [f"{method} {request.path_url} HTTP/1.1", f"Host: {self._host}"]
+        lines = [f"{method} {request.path_url} HTTP/1.1", f"Host: {self.origin.host}"]
         for name, value in request.headers.items():
             if name.lower() not in ("host", "content-length"):
                 lines.append(f"{name}: {_text(value)}")
@@ -121,31 +125,35 @@ class ModelAdapter(HTTPAdapter):
         self, target: Target, body: bytes, call: ModelCall, timeout: float | None
     ) -> tuple[Connection, Answer]:
         head = target.head_for(len(body))
-        while True:
-            connection = self._take()
+        connection = self._take(call)
+        try:
             try:
-                call.attach(connection.socket)
-                answer = connection.exchange(target.method, head, body, timeout)
+                return connection, connection.exchange(target.method, head, body, timeout, call)
             except StaleConnection:
                 connection.close()
-                if call.aborted:
-                    raise
-                continue  # ends: each round uses up an idle connection, and a new one is never stale
-            except BaseException:
-                connection.close()
-                raise
-            return connection, answer
+                # A new one, which is never stale: the idle ones may all have been closed at the same time.
+                connection = Connection(self.origin, call)
+                return connection, connection.exchange(target.method, head, body, timeout, call)
+        except BaseException:
+            connection.close()
+            raise
 
-    def _take(self) -> Connection:
+    def _take(self, call: ModelCall) -> Connection:
         while True:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return Connection(self._address)
+                return Connection(self.origin, call)
             if connection.is_idle:
-                connection.reused = True
-                return connection
+                break
             connection.close()
+        connection.reused = True
+        try:
+            call.attach(connection.socket)
+        except Aborted:
+            connection.close()
+            raise
+        return connection
 
     def _give_back(self, connection: Connection, reusable: bool) -> None:
         if reusable and len(self._idle) < (self._idle.maxlen or 0):
@@ -160,7 +168,7 @@ class ModelAdapter(HTTPAdapter):
             self._idle.pop().close()
 
     def __repr__(self) -> str:
-        return f"<ModelAdapter {self._host} [{len(self._idle)} idle]>"
+        return f"<ModelAdapter {self.origin.host} [{len(self._idle)} idle]>"
 
 
 def _is_whole(body: object) -> bool:
@@ -175,7 +183,7 @@ def _text(value: str | bytes) -> str:
 def _translated(error: Exception, request: requests.PreparedRequest) -> Exception:
     """The exception of requests that says the same."""
     if isinstance(error, TimeoutError):
-        return requests.exceptions.ReadTimeout("no answer in time", request=request)
-    if isinstance(error, (OSError, http.client.HTTPException, HTTPError, StaleConnection)):
-        return requests.exceptions.ConnectionError(f"{type(error).__name__}: {error}", request=request)
+        return requests.exceptions.ReadTimeout(describe(error), request=request)
+    if isinstance(error, (OSError, http.client.HTTPException, HTTPError)):
+        return requests.exceptions.ConnectionError(describe(error), request=request)
     return error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
+# Four months: longer than anybody waits, and short enough for every clock of the system.
+_MAX_SECONDS = 10_000_000
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -68,8 +71,8 @@ def seconds(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError("expected a number of seconds above 0")
+    if not 0 < number <= _MAX_SECONDS:
+        raise ValueError(f"expected a number of seconds above 0 and up to {_MAX_SECONDS}")
     return number
 
 
@@ -116,6 +119,21 @@ def url_host(text: str) -> str:
 def host_name(text: str) -> str:
     """A host as the system's resolver wants it: IPv6 without brackets."""
     return url_host(text).strip("[]")
+
+
+def model_server_url(text: str) -> str:
+    if text.lower().startswith("unix:"):
+        raise ValueError("Unix sockets are not supported: expected a URL such as http://127.0.0.1:5001")
+    return base_url(text)
+
+
+def certificates_file(text: str) -> Path:
+    """A PEM file of certificates to trust."""
+    try:
+        ssl.create_default_context(cafile=text)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError
+        raise ValueError("expected a PEM file with certificates") from None
+    return Path(text)
 
 
 def path_or_base_url(text: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from pyworker.config import RESERVED_THREADS, ReadinessSource, Settings
 from pyworker.errors import ConfigError
@@ -89,6 +90,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ("MODEL_INFO_LOG_MSGS", "model_info_log_msgs", None, {"x\ny": ("x", "y")}),
     ("MODEL_API_KEY", "model_api_key", "", {"sk-1": "sk-1"}),
     ("MODEL_TIMEOUT", "model_timeout", None, {"0.5": 0.5, "600": 600.0}),
+    ("MODEL_CA_FILE", "model_ca_file", None, {DEFAULT_CA_BUNDLE_PATH: Path(DEFAULT_CA_BUNDLE_PATH)}),
     ("MODEL_READY_TIMEOUT", "model_ready_timeout", 300.0, {"1e3": 1000.0}),
     ("MAX_BODY_BYTES", "max_body_bytes", 128 * 2**20, {"1": 1}),
     ("MAX_SESSIONS", "max_sessions", None, {"0": 0, "25": 25}),
@@ -102,7 +104,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
 ]
 
 INTEGERS = ["x", "1.5", "0x10", "1e3", "", "nan", "9" * 5000, "--1"]
-SECONDS = ["0", "-1", "nan", "inf", "-inf", "1e999", "soon", "5s"]
+SECONDS = ["0", "-1", "nan", "inf", "-inf", "1e999", "1e11", "10000001", "soon", "5s"]
 BOOLEANS = ["maybe", "2", "truee", "null"]
 URLS = [
     "127.0.0.1:5001",
@@ -135,13 +137,15 @@ INVALID: list[tuple[str, list[str], str]] = [
     ("USE_SSL", BOOLEANS, "expected true or false"),
     ("CHECK_URL", BOOLEANS, "expected true or false"),
     ("UNSECURED", BOOLEANS, "expected true or false"),
-    ("MODEL_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
-    ("MODEL_READY_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
+    ("MODEL_TIMEOUT", SECONDS, "expected a number of seconds above 0 and up to 10000000"),
+    ("MODEL_READY_TIMEOUT", SECONDS, "expected a number of seconds above 0 and up to 10000000"),
     ("MODEL_READINESS", ["log", "both", "true"], "expected one of logs, health, either"),
-    ("MODEL_LOADING_WARN_AFTER", SECONDS, "expected a number of seconds above 0"),
     ("MODEL_ERROR_LOG_MSGS", ["x" * 1001], "expected lines of at most 1000 characters"),
-    ("DRAIN_TIMEOUT", SECONDS, "expected a number of seconds above 0"),
+    ("MODEL_LOADING_WARN_AFTER", SECONDS, "expected a number of seconds above 0 and up to 10000000"),
+    ("DRAIN_TIMEOUT", SECONDS, "expected a number of seconds above 0 and up to 10000000"),
     ("MODEL_SERVER_URL", URLS, URL_HINT),
+    ("MODEL_SERVER_URL", ["unix:/run/model.sock", "UNIX:/x"], "Unix sockets are not supported"),
+    ("MODEL_CA_FILE", ["/no/such/file", "/dev/null", __file__], "expected a PEM file with certificates"),
     ("MODEL_SERVER_URL", PORTS_IN_URLS, PORT_HINT),
     ("PYWORKER_PUBLIC_URL", URLS, URL_HINT),
     ("PYWORKER_PUBLIC_URL", PORTS_IN_URLS, PORT_HINT),

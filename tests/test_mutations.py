@@ -21,7 +21,8 @@ MUTATIONS = [
     ("self.load - tracker.workload if", "self.load if"),
     ("self._since.received += workload", "pass"),
     ("self._since.received += workload", "self._since.received = workload"),
-    ("self._since.served += tracker.workload", "self._since.served += 1.0"),
+    ("self._since.served += tracker.workload if worked else 0.0", "self._since.served += 1.0"),
+    ("self._since.served += tracker.workload if worked else 0.0", "self._since.served += tracker.workload"),
     ("self._since.cancelled += tracker.workload", "pass"),
     ("self._since.rejected += tracker.workload", "pass"),
     ("self._since.received -= tracker.workload", "pass"),
@@ -73,7 +74,7 @@ def check_properties(ledger: type[metrics.Metrics]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=300,
+            max_examples=600,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

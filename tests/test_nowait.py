@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,7 @@ from pyworker import nowait
 from tests.support.sockets import Ends, connected, reset
 
 LARGE = os.urandom(4 * 2**20)
+LARGE_SHARE = len(LARGE) // 8
 
 
 @pytest.fixture
@@ -32,6 +35,35 @@ def test_all_is_sent_however_slowly_it_is_taken(pair: Ends, size: int) -> None:
         found += far.recv(1000)
     sending.join()
     assert found == LARGE[:size]
+
+
+def test_a_peer_that_takes_nothing_has_the_time_once(pair: Ends) -> None:
+    """However many calls it is that the kernel takes a little of."""
+    near, far = pair
+    nowait_seconds = 0.5
+    # What `set_options` does for a worker's listener: each call may wait so long.
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 500_000))
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        nowait.send_all(near, LARGE, nowait_seconds)
+    assert nowait_seconds <= time.monotonic() - started < 1.8 * nowait_seconds
+    assert far.recv(1)
+
+
+def test_a_peer_that_takes_it_slowly_has_as_long_as_it_needs(pair: Ends) -> None:
+    near, far = pair
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    sending = threading.Thread(target=nowait.send_all, args=(near, LARGE, 0.5))
+    started = time.monotonic()
+    sending.start()
+    pause, taken = threading.Event(), 0
+    while taken < len(LARGE):
+        taken += len(far.recv(LARGE_SHARE, socket.MSG_WAITALL))
+        pause.wait(0.1)
+    sending.join()
+    assert time.monotonic() - started > 0.7
+    assert taken == len(LARGE)
 
 
 def test_where_the_buffer_is_full_nothing_is_sent(pair: Ends) -> None:

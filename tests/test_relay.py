@@ -145,7 +145,8 @@ ARRIVALS: dict[str, list[tuple[bytes, bytes | str | None]]] = {
     "a chunk and a half": [(b"5\r\nhello\r\n3\r\nyo", b"helloyo"), (b"u\r\n", b"u")],
     "an extension": [(b"5;a=b\r\nhello\r\n", b"hello")],
     "the end": [(b"5\r\nhello\r\n", b"hello"), (b"0\r\n\r\n", "more")],
-    "the end in two": [(b"5\r\nhello\r\n", b"hello"), (b"0\r\n", "more")],
+    "the end in two": [(b"5\r\nhello\r\n", b"hello"), (b"0\r\n", None), (b"\r\n", "more")],
+    "a piece and the end": [(b"5\r\nhello\r\n0\r\n\r\n", "more")],
     "an endless size": [(b"5" * 70000, "more")],
     "no size": [(b"5\r\nhello\r\n", b"hello"), (b"x\r\n", "more")],
 }

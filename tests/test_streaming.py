@@ -183,7 +183,8 @@ def test_an_answer_of_the_model_that_blames_the_client_is_the_models_own(stack: 
         sent.append(next_request_idx())
         answer = stack.post("/pass", request_idx=sent[-1])
         assert (answer.status, answer.body) == (status, b"the model says no")
-    assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 4
+    # 429 says that it is too busy: it was no request of this worker's.
+    assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 3 + ["Rejected"]
 
 
 def test_a_fault_of_the_model_is_counted_as_an_error(stack: Stack) -> None:
@@ -193,7 +194,7 @@ def test_a_fault_of_the_model_is_counted_as_an_error(stack: Stack) -> None:
         sent.append(next_request_idx())
         answer = stack.post(path, request_idx=sent[-1])
         assert (answer.status, answer.body) == (status, b"out of memory")
-    assert [stack.outcome(request_idx) for request_idx in sent] == ["Error"] * 4
+    assert [stack.outcome(request_idx) for request_idx in sent] == ["Error", "Rejected"] * 2
 
 
 TRUNCATED: dict[str, list[Step]] = {
@@ -255,30 +256,64 @@ def test_a_short_body_that_breaks_off_becomes_a_bad_gateway(stack: Stack) -> Non
     request_idx = next_request_idx()
     answer = stack.post("/pass", request_idx=request_idx)
     assert answer.status == 502
-    assert answer.object() == {"error": "the model server broke off in the middle of its answer"}
+    assert answer.object() == {
+        "error": "the model server broke off in the middle of its answer: the connection ended"
+    }
     assert stack.outcome(request_idx) == "Error"
 
 
-NO_ANSWER: dict[str, list[Step]] = {
-    "closed": [Act.CLOSE],
-    "reset": [Act.RESET],
-    "closed within its head": [b"HTTP/1.1 200 OK\r\nContent-Ty", Act.CLOSE],
-    "reset within its head": [b"HTTP/1.1 200 OK\r\nContent-Ty", Act.RESET],
-    "garbage": [b"SMTP ready\r\n\r\n", Act.CLOSE],
+#: What the model server does, and what is said of it.
+NO_ANSWER: dict[str, tuple[list[Step], str]] = {
+    "closed": ([Act.CLOSE], " closed the connection before its response"),
+    "reset": ([Act.RESET], " reset the connection before its response"),
+    "closed within its head": (
+        [b"HTTP/1.1 200 OK\r\nContent-Ty", Act.CLOSE],
+        " closed the connection within the header block of its response",
+    ),
+    "reset within its head": (
+        [b"HTTP/1.1 200 OK\r\nContent-Ty", Act.RESET],
+        " reset the connection before its response",
+    ),
+    "garbage": (
+        [b"SMTP ready\r\n\r\n", Act.CLOSE],
+        "'s response is malformed: it has no proper header block",
+    ),
+    "a bad header": (
+        [b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 0\r\n\r\n"],
+        "'s response is malformed: it has a header field that is none",
+    ),
+    "two lengths": (
+        [head("Content-Length: 2", "Content-Length: 3"), b"abc", Act.CLOSE],
+        "'s response is malformed: it has no sensible Content-Length",
+    ),
+    "closed before the body": (
+        [head("Transfer-Encoding: chunked"), Act.CLOSE],
+        " broke off in the middle of its answer: the connection ended",
+    ),
+    "reset before the body": (
+        [head("Content-Length: 1000000"), Act.RESET],
+        " broke off in the middle of its answer: the connection was reset",
+    ),
+    "a bad chunk": (
+        [head("Transfer-Encoding: chunked"), b"zz\r\n", Act.HANG],
+        " broke off in the middle of its answer: it has a chunk of no sensible size",
+    ),
 }
 
 
 def test_a_model_that_breaks_before_its_answer_is_a_bad_gateway(stack: Stack) -> None:
     sent: dict[str, int] = {}
-    for path, (case, steps) in itertools.product(("/pass", "/serial/stream"), NO_ANSWER.items()):
+    paths = ("/pass", "/stream", "/serial/stream")
+    for path, (case, (steps, cause)) in itertools.product(paths, NO_ANSWER.items()):
         stack.model.script(path, *steps)
         name = f"{path}: {case}"
         sent[name] = next_request_idx()
         answer = stack.post(path, request_idx=sent[name])
         assert (name, answer.status) == (name, 502)
-        assert answer.object() == {
-            "error": "the model server refused the connection or broke off before its answer"
-        }
+        message = answer.object()["error"]
+        assert message == f"the model server{cause}", name
+        # Its first line is in the log at once; others like it are counted, and written after a while.
+        assert str(message) in stack.worker.log, name
     assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(sent, "Error")
 
 
@@ -291,12 +326,17 @@ def test_silence_ends_after_model_timeout(new_stack: NewStack) -> None:
     answer = stack.post("/serial", request_idx=silent)
     assert answer.status == 504
     assert answer.object() == {"error": "the model server did not answer in time"}
+    stack.worker.wait_for_log(f"504 request {silent}: /serial: the model server did not answer in time")
     assert time.monotonic() - started >= 0.5
     # A body read whole before the answer: still in time to say so.
     stack.model.script("/serial", head("Content-Length: 100"), b"only this", Act.HANG)
     half = next_request_idx()
     answer = stack.post("/serial", request_idx=half)
     assert answer.status == 504
+    # So is a stream before its first byte, and one with a header block that never ends.
+    for steps in ([head("Transfer-Encoding: chunked"), Act.HANG], [b"HTTP/1.1 200 OK\r\n", Act.HANG]):
+        stack.model.script("/stream", *steps)
+        assert stack.post("/stream").status == 504
     # A stream has begun: it can only be cut.
     stack.model.script("/serial/stream", head("Transfer-Encoding: chunked"), chunk(FIRST), Act.HANG)
     cut = next_request_idx()
@@ -304,7 +344,7 @@ def test_silence_ends_after_model_timeout(new_stack: NewStack) -> None:
     assert (answer.status, answer.body, answer.complete) == (200, FIRST, False)
     assert [stack.outcome(idx) for idx in (silent, half, cut)] == ["Error"] * 3
     # The model server saw each of them end, and the line is free.
-    for request in (*stack.model.requests("/serial"), *stack.model.requests("/serial/stream")):
+    for request in stack.model.requests():
         assert request.gone.wait(1), request
     stack.model.forget()
     assert stack.post("/serial").status == 200
@@ -317,9 +357,8 @@ def test_a_model_that_does_not_listen_is_a_bad_gateway(new_stack: NewStack) -> N
     request_idx = next_request_idx()
     answer = stack.post("/serial", request_idx=request_idx)
     assert answer.status == 502
-    assert answer.object() == {
-        "error": "the model server refused the connection or broke off before its answer"
-    }
+    assert answer.object() == {"error": "the model server refused the connection"}
+    stack.worker.wait_for_log(f"502 request {request_idx}: /serial: the model server refused the connection")
     assert stack.outcome(request_idx) == "Error"
 
 

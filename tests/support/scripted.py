@@ -6,6 +6,7 @@ import contextlib
 import json
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -37,8 +38,15 @@ class Tell:
     event: threading.Event
 
 
+@dataclass(frozen=True)
+class Deaf:
+    """Waits for an event, and does not notice meanwhile that the peer hung up."""
+
+    event: threading.Event
+
+
 #: Bytes are sent, an event is waited for, an act is done. The connection is kept after the last step.
-Step = bytes | threading.Event | Tell | Act
+Step = bytes | threading.Event | Tell | Deaf | Act
 
 
 @dataclass
@@ -87,20 +95,31 @@ class ScriptedServer:
     A path without a script gets `default`. `once` scripts come first, in the order in which they were given.
     """
 
-    def __init__(self, *, port: int = 0, listening: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        listening: bool = True,
+        host: str = "127.0.0.1",
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """context: for TLS; host: the address to listen at."""
+        self._context = context
         # Guards everything below it but the threads; notified at each request and each end of a connection.
         self._changed = threading.Condition()
         self._scripts: dict[str, tuple[Step, ...]] = {}
         self._once: defaultdict[str, deque[tuple[Step, ...]]] = defaultdict(deque)
+        self._early: dict[str, tuple[Step, ...]] = {}
         self._requests: list[Received] = []
         self._open: dict[socket.socket, threading.Thread] = {}
         self._accepted = 0
         self._closing = threading.Event()
-        self._bound = socket.socket()
+        self._bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._bound.bind(("127.0.0.1", port))
+        self._bound.bind((host, port))
         self.port = int(self._bound.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        scheme = "http" if context is None else "https"
+        self.url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
         self.default: tuple[Step, ...] = (whole(b'{"ok": true}', "Content-Type: application/json"),)
         self._acceptor = threading.Thread(target=self._accept, name=f"scripted-{self.port}", daemon=True)
         if listening:
@@ -129,9 +148,18 @@ class ScriptedServer:
         with self._changed:
             self._once[path].append(steps)
 
+    def early(self, path: str, *steps: Step) -> None:
+        """Every request of `path` is answered so from now on, as soon as its header block is here.
+
+        Its body is not read unless the script comes to its end, and then in vain.
+        """
+        with self._changed:
+            self._early[path] = steps
+
     def forget(self) -> None:
         """Back to the default answers; earlier requests are forgotten."""
         with self._changed:
+            self._early.clear()
             self._scripts.clear()
             self._once.clear()
             self._requests.clear()
@@ -207,8 +235,10 @@ class ScriptedServer:
             thread.start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
+        with contextlib.suppress(OSError):
+            connection = self._over_tls(connection)
         with connection, connection.makefile("rb") as file, contextlib.suppress(OSError, _PeerGone):
-            while (request := _read_request(file, number)) is not None:
+            while (request := self._read_request(connection, file, number)) is not None:
                 with self._changed:
                     self._requests.append(request)
                     waiting = self._once.get(request.path)
@@ -224,6 +254,29 @@ class ScriptedServer:
             del self._open[connection]
             self._changed.notify_all()
 
+    def _over_tls(self, connection: socket.socket) -> socket.socket:
+        if self._context is None:
+            return connection
+        over_tls = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._changed:
+            self._open[over_tls] = self._open.pop(connection)
+        return over_tls
+
+    def _read_request(self, connection: socket.socket, file: Any, number: int) -> Received | None:
+        request = _read_head(file, number)
+        if request is None:
+            return None
+        with self._changed:
+            steps = self._early.get(request.path)
+            if steps is not None:
+                self._requests.append(request)
+                self._changed.notify_all()
+        if steps is not None:
+            self._play(connection, steps)
+        length = int(request.header("Content-Length") or 0)
+        request.body = file.read(length)
+        return None if steps is not None or len(request.body) != length else request
+
     def _play(self, connection: socket.socket, steps: tuple[Step, ...]) -> None:
         for step in steps:
             if isinstance(step, bytes):
@@ -232,6 +285,9 @@ class ScriptedServer:
                 self._hold(connection, step)
             elif isinstance(step, Tell):
                 step.event.set()
+            elif isinstance(step, Deaf):
+                while not step.event.wait(_LOOK) and not self._closing.is_set():
+                    pass
             elif step is Act.HANG:
                 self._hold(connection, threading.Event())
             else:
@@ -252,7 +308,7 @@ class ScriptedServer:
 
 def _shut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _is_gone(connection: socket.socket) -> bool:
@@ -261,15 +317,13 @@ def _is_gone(connection: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _read_request(file: Any, number: int) -> Received | None:
+def _read_head(file: Any, number: int) -> Received | None:
     start = file.readline()
-    if not start.strip():
-        return None
+    if start.count(b" ") < 2:
+        return None  # the end, or nothing of HTTP
     method, path, _ = start.decode("latin-1").split(" ", 2)
     headers: list[tuple[str, str]] = []
     while line := file.readline().decode("latin-1").strip():
         name, _, value = line.partition(":")
         headers.append((name, value.strip()))
-    length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
-    body = file.read(length)
-    return Received(method, path, headers, body, number) if len(body) == length else None
+    return Received(method, path, headers, b"", number)

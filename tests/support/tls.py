@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -73,8 +74,25 @@ def tls_variables(folder: Path) -> dict[str, str]:
     authority, key = Authority(RSA.generate(2048), "root of this test"), new_key()
     certificate, key_file = folder / "worker.crt", folder / "worker.key"
     certificate.write_text(authority.issue(request_pem(key), "worker", "127.0.0.1"), "utf-8")
+    (folder / "authority.crt").write_text(authority.root_pem, "utf-8")
     key_file.write_bytes(key_pem(key))
     return {"USE_SSL": "true", "SSL_CERTFILE": str(certificate), "SSL_KEYFILE": str(key_file)}
+
+
+@dataclass(frozen=True)
+class TlsModel:
+    """What a model server behind TLS needs, and the file with the authority that a worker has to trust."""
+
+    context: ssl.SSLContext
+    ca_file: Path
+
+
+def tls_model(folder: Path) -> TlsModel:
+    """With an authority of its own, for 127.0.0.1."""
+    variables = tls_variables(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(variables["SSL_CERTFILE"], variables["SSL_KEYFILE"])
+    return TlsModel(context, folder / "authority.crt")
 
 
 def root_of(autoscaler: Autoscaler) -> str:

@@ -9,6 +9,7 @@ from pyworker import responses
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import EndpointHandler, LogAction
+from pyworker.sample import ResponseSample
 from pyworker.server import start_server
 from workers.hello_world.data_types import InputData
 
@@ -33,6 +34,9 @@ class GenerateHandler(EndpointHandler[InputData]):
         self, client_request: flask.Request, model_response: requests.Response
     ) -> flask.Response:
         return responses.pass_through(model_response)
+
+    def find_failure(self, response: ResponseSample) -> str:
+        return responses.error_in(response)
 
 
 class GenerateStreamHandler(GenerateHandler):

@@ -15,6 +15,7 @@ from pyworker import responses
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import ApiPayload, EndpointHandler, LogAction
+from pyworker.sample import ResponseSample
 
 Answering = Callable[[requests.Response], flask.Response]
 
@@ -56,6 +57,16 @@ class EchoHandler(EndpointHandler[EchoData]):
         self, client_request: flask.Request, model_response: requests.Response
     ) -> flask.Response:
         return self.answering(model_response)
+
+
+@dataclass(kw_only=True)
+class JudgingHandler(EchoHandler):
+    """Finds error objects in responses with status 200."""
+
+    def find_failure(self, response: ResponseSample) -> str:
+        if response.beginning == b"judge fails":
+            raise RuntimeError("a fault of find_failure")
+        return responses.error_in(response)
 
 
 def fail(model_response: requests.Response) -> flask.Response:
@@ -150,6 +161,9 @@ def create_blueprint(backend: Backend) -> flask.Blueprint:
         EchoHandler(path="/serial/stream", allow_parallel_requests=False, answering=responses.stream),
         EchoHandler(path="/serial/fail", allow_parallel_requests=False, answering=fail),
         EchoHandler(path="/serial/limited", allow_parallel_requests=False, max_queue_time=2.0),
+        JudgingHandler(path="/judged"),
+        JudgingHandler(path="/judged/stream", answering=responses.stream),
+        JudgingHandler(path="/judged/json", answering=responses.json_response),
     ]
     handlers += [
         EchoHandler(path=f"/rude/{name}", allow_parallel_requests=False, answering=answering)
