@@ -52,6 +52,8 @@ The modules, lowest first; each imports only modules above it:
     client_socket  one client's connection
     acceptor       new connections
     ranking        which connection makes room for others
+    room           the table of connections, and memory for unfinished requests
+    large_bodies   requests whose large bodies wait for a thread
     poller         all of them while no thread works for them: reading, deadlines, closing
     body           reading the client's body, however large and whoever sent it
     envelope       the client's body, taken apart

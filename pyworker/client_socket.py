@@ -31,6 +31,7 @@ _RECORDS_AT_ONCE = 256
 SEND_SECONDS = 60
 # What TLS was once asked to send it must be asked again, or more; so more than the relay asks for.
 _TLS_SHARE = 2 * READ_SIZE
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 _SEND_TIMEOUT = struct.pack("ll", SEND_SECONDS, 0)  # struct timeval
 # A client that vanished without a word (its host lost power, a NAT forgot it) is gone after two minutes: the
 # first probe after 60 s of silence, then one each 15 s, four in all.
@@ -78,6 +79,8 @@ class ClientSocket:
         #: When it entered its stage, and when it must have left it (monotonic).
         self.since = time.monotonic()
         self.deadline = 0.0
+        #: Whether to close it with a reset, and no goodbye.
+        self.is_cut = False
         #: Whether it is among those that got their share of an event and have more.
         self.is_unfinished = False
         #: Bytes of unfinished requests that the poller's budget was charged for it.
@@ -222,6 +225,14 @@ class ClientSocket:
             with waiting:
                 if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
                     raise TimeoutError("the client was too slow")
+
+    def reset_at_close(self) -> None:
+        """The response has no end of its own but the connection's, and was cut: that must not look like its
+        end. From the thread that owns it.
+        """
+        self.is_cut = True
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def say_goodbye(self) -> None:
         """Tell the client that nothing more comes; it may still send. From whichever thread owns it."""

@@ -55,6 +55,7 @@ class Delivery:
         try:
             is_over = self._send()
         except OSError:
+            self._mark_cut()
             raise
         except BaseException:  # a handler may raise anything, SystemExit too, and the thread has to go on
             if not self._response.headers_sent:
@@ -62,10 +63,17 @@ class Delivery:
             # Another answer in the middle of this one would spoil it.
             logger.exception("a request failed in the middle of its answer")
             self._is_broken = True
+            self._mark_cut()
         finally:
             if is_over:
                 self._close()
         return is_over
+
+    def _mark_cut(self) -> None:
+        """To a client of HTTP/1.0 the end of a response without a length is the end of the connection."""
+        response = self._response
+        if response.headers_sent and not response.chunked and response.response_length is None:
+            self.client.reset_at_close()
 
     def _close(self) -> None:
         """Whatever an author's callbacks do, what the request holds is given back."""

@@ -31,12 +31,12 @@ from http import HTTPStatus
 from typing import Any
 
 from pyworker.acceptor import Acceptor
-from pyworker.budget import Budget
 from pyworker.client_socket import BYTES_PER_SECOND, READ_SIZE, SEND_SECONDS, ClientSocket, Stage
 from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
+from pyworker.large_bodies import LINE_SECONDS, LargeBodies
 from pyworker.nowait import Receiver
-from pyworker.ranking import Ranking
+from pyworker.room import Room
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +47,6 @@ HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0
 #: Seconds that a drain leaves to those who are sending a request.
 DRAIN_SECONDS = 5.0
-#: Seconds that a large body may wait for a thread.
-LINE_SECONDS = 30.0
-#: Bytes of requests that have not arrived completely, or wait for a thread, of all connections together. Up
-#: to `_FREE_BYTES` of each are not counted: a small request that arrives at once costs no accounting.
-INCOMING_BYTES = 32 * 2**20
-_FREE_BYTES = 4096
 # What one connection gets of one event: so many TLS records. Of a plain connection one `recv`.
 _RECORDS_AT_ONCE = 16
 _LINGER_SECONDS = 2.0
@@ -92,25 +86,17 @@ class Poller:
         self._tell_gone = tell_gone
         self._hasten = hasten
         self._wrap_tls = wrap_tls
-        self._max_connections = max_connections
         self._max_body = max_body
         self._keepalive = keepalive
         self._epoll = select.epoll()
         self._receiver = Receiver(READ_SIZE)
-        # Taken by the poller's thread, given back by the pool's.
-        self._large = threading.Semaphore(max_large)
-        # Charged by whichever thread owns the connection.
-        self._incoming = Budget(INCOMING_BYTES)
-        # Owned by the poller's thread: descriptor -> connection, who brings new ones, those who wait for
-        # their turn with a large body, those that got their share of an event and have more, and who makes
-        # room for others in the table and in memory.
+        # Owned by the poller's thread: descriptor -> connection, and those that got their share of an event
+        # and have more.
         self._clients: dict[int, ClientSocket] = {}
-        self._acceptor = Acceptor(self._epoll, self._has_room, self._welcome)
-        self._in_line: deque[ClientSocket] = deque()
         self._unfinished: deque[ClientSocket] = deque()
-        self._ranking = Ranking()
-        self._holding = Ranking(_holds_memory)
-        self._evicted = 0
+        self._room = Room(max_connections, lambda: len(self._clients), self._close)
+        self._large = LargeBodies(max_large)
+        self._acceptor = Acceptor(self._epoll, self._room.has_room, self._welcome)
         self._wake_descriptor = -1
         # Held where descriptors are closed, and where a thread of the pool re-arms one: what it arms cannot
         # be somebody else's by then.
@@ -211,12 +197,8 @@ class Poller:
 
     # -- newcomers ---------------------------------------------------------------------------------------
 
-    def _has_room(self) -> bool:
-        return len(self._clients) < self._max_connections or self._ranking.lowest() is not None
-
     def _welcome(self, connection: socket.socket, address: Any, own_address: Any) -> None:
-        if len(self._clients) >= self._max_connections and (lowest := self._ranking.lowest()) is not None:
-            self._evict(lowest)
+        self._room.make_room()
         try:
             client = ClientSocket(connection, address, own_address, Framing(self._max_body))
             if self._wrap_tls is not None:
@@ -226,7 +208,7 @@ class Poller:
             connection.close()  # gone already
             return
         self._clients[client.descriptor] = client
-        self._ranking.add(client)
+        self._room.add(client)
         client.deadline = client.since + HEAD_SECONDS
         self._try_to_go_on(client)
 
@@ -272,7 +254,7 @@ class Poller:
 
     def _act_upon(self, client: ClientSocket, verdict: Verdict, *, may_have_more: bool) -> None:
         """Of a request some more has come."""
-        if not self._charge(client):
+        if not self._room.charge(client):
             self._refuse(client, HTTPStatus.SERVICE_UNAVAILABLE, "too many unfinished requests at once")
         elif verdict is not Verdict.MORE:
             self._hand_over(client, verdict)
@@ -281,46 +263,14 @@ class Poller:
             if may_have_more or client.framing.is_behind:
                 self._finish_later(client)
 
-    # -- memory ------------------------------------------------------------------------------------------
-
-    def _charge(self, client: ClientSocket) -> bool:
-        """Count what this connection holds of a request; if there is no room, others that hold some are
-        closed first. False if that does not suffice.
-        """
-        missing = client.framing.size - client.charged
-        if client.framing.size <= _FREE_BYTES or missing <= 0:
-            return True
-        while not self._incoming.take(missing):
-            lowest = self._holding.lowest()
-            if lowest is None or lowest is client:
-                return False
-            self._evict(lowest)
-        client.charged += missing
-        self._list(client)
-        return True
-
-    def _list(self, client: ClientSocket) -> None:
-        """It may be closed to make room in memory."""
-        if client.charged and not client.is_listed:
-            client.is_listed = True
-            self._holding.add(client)
-
     def release(self, client: ClientSocket) -> None:
-        """Its request has a thread now, or is gone, and is no longer counted. From whichever thread owns
-        it.
-        """
-        charged, client.charged = client.charged, 0
-        if charged:
-            self._incoming.give_back(charged)
+        """Its request has a thread now. From that thread."""
+        self._room.release(client)
 
     def _refuse(self, client: ClientSocket, status: HTTPStatus, message: str) -> None:
         """Answer a request that gets no thread, and end the connection."""
         client.send_now(error_answer(status, message))
         self._linger(client)
-
-    def _evict(self, client: ClientSocket) -> None:
-        self._evicted += 1
-        self._close(client)
 
     def _hand_over(self, client: ClientSocket, verdict: Verdict) -> None:
         client.verdict = verdict
@@ -328,7 +278,7 @@ class Poller:
             # Its client may stall, so it waits until few enough threads do the same.
             self._enter(client, Stage.IN_LINE, LINE_SECONDS)
             self._arm(client, _HANG_UP)
-            self._in_line.append(client)
+            self._large.add(client)
             self._advance_line()
         else:
             # Told about from here on: that it hangs up, or sends what it should not yet.
@@ -338,12 +288,7 @@ class Poller:
             self._submit(client)
 
     def _advance_line(self) -> None:
-        while self._in_line and self._large.acquire(blocking=False):
-            client = self._in_line.popleft()
-            if client.stage is not Stage.IN_LINE:
-                self._large.release()  # it was closed meanwhile
-                continue
-            client.body_is_read = once(self._large.release)
+        for client in self._large.next():
             client.stage = Stage.WORKING
             self._submit(client)
 
@@ -394,7 +339,7 @@ class Poller:
     def give_back(self, client: ClientSocket, rest: bytes | None) -> None:
         """A request is done. rest: what came behind it, of the next one; None ends the connection."""
         client.body_is_read()
-        self.release(client)
+        self._room.release(client)
         if rest is not None:
             try:
                 rest += client.leave_pool()
@@ -408,7 +353,7 @@ class Poller:
             verdict = client.framing.feed(rest)
             while client.framing.is_behind:
                 verdict = client.framing.feed(b"")
-            if not self._charge_here(client):
+            if not self._room.charge_alone(client):
                 self._linger(client)
             elif verdict is Verdict.MORE:
                 self._wait_for_more(client)
@@ -425,22 +370,13 @@ class Poller:
             if client.needs_a_look or client.armed_for != _TO_READ:
                 self._arm(client, _TO_READ)
 
-    def _charge_here(self, client: ClientSocket) -> bool:
-        """As `_charge`, but nobody else is closed for it: that is for the poller's thread, whose sweep lists
-        it.
-        """
-        size = client.framing.size
-        if size <= _FREE_BYTES:
-            return True
-        if self._incoming.take(size):
-            client.charged = size
-            return True
-        return False
-
     def _linger(self, client: ClientSocket) -> None:
         """Take in what the client still sends: closing at once would reset the answer that it is reading."""
         client.framing = Framing(self._max_body)
-        self.release(client)
+        self._room.release(client)
+        if client.is_cut:
+            self._enter(client, Stage.LINGERING, 0.0)  # the next sweep closes it
+            return
         client.say_goodbye()
         client.may_still_send = _LINGER_BYTES
         self._enter(client, Stage.LINGERING, _LINGER_SECONDS)
@@ -479,11 +415,10 @@ class Poller:
             elif self._drain_until is not None and _is_quiet(client):
                 self._close(client)
             else:
-                self._list(client)
+                self._room.list(client)
         if late:
             logger.info("closed %d connections: request not received in time", late)
-        if self._evicted:
-            evicted, self._evicted = self._evicted, 0
+        if evicted := self._room.take_evicted():
             logger.warning("closed %d connections that had sent the least, to make room for others", evicted)
         self._acceptor.resume_if_due(now)
 
@@ -501,7 +436,7 @@ class Poller:
         if client.stage is not Stage.CLOSED:
             client.stage = Stage.CLOSED
             client.framing = Framing(self._max_body)
-            self.release(client)
+            self._room.release(client)
             self._closing.append(client)
 
     def _close_descriptors(self) -> None:
@@ -518,22 +453,6 @@ class Poller:
         stages = Counter(client.stage for client in list(self._clients.values()))
         counts = ", ".join(f"{stages[stage]} {stage.value}" for stage in Stage if stages[stage])
         return f"<Poller [{self.connections} connected{f': {counts}' if counts else ''}]>"
-
-
-def once(action: Callable[[], None]) -> Callable[[], None]:
-    """Does it at the first call. For one thread at a time."""
-    left = [action]
-
-    def act() -> None:
-        if left:
-            left.pop()()
-
-    return act
-
-
-def _holds_memory(client: ClientSocket) -> bool:
-    client.is_listed = client.charged > 0
-    return client.is_listed
 
 
 def _is_quiet(client: ClientSocket) -> bool:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
@@ -50,9 +51,15 @@ class HealthAnswer:
 class HealthProbe:
     """Asks one URL. Thread-safe: each call has a connection of its own, and `close` ends them all."""
 
-    def __init__(self, url: str, api_key: str = "", *, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, url: str, api_key: str = "", *, ca_file: Path | None = None, timeout: float = TIMEOUT
+    ) -> None:
+        """ca_file: the certificates that may sign the model server's; default: those that come with
+        requests.
+        """
         parts = urlsplit(url)
         self._is_tls = parts.scheme == "https"
+        self._ca_file = str(ca_file or DEFAULT_CA_BUNDLE_PATH)
         self._host = parts.hostname or "localhost"
         self._port = parts.port or (443 if self._is_tls else 80)
         authority = parts.netloc.rpartition("@")[2]
@@ -124,7 +131,7 @@ class HealthProbe:
                 continue
             if not self._is_tls:
                 return connection
-            context = ssl.create_default_context(cafile=DEFAULT_CA_BUNDLE_PATH)
+            context = ssl.create_default_context(cafile=self._ca_file)
             secured = ending.enter_context(
                 context.wrap_socket(connection, server_hostname=self._host, do_handshake_on_connect=False)
             )

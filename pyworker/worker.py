@@ -93,10 +93,9 @@ class Worker:
             self._figures,
             on_accepted=self._report_accepted,
         )
-        key = settings.model_api_key
-        self._probe = None if backend.health_url is None else HealthProbe(backend.health_url, key)
+        self._probe = None if backend.health_url is None else self._new_probe(backend.health_url)
         self.shared_health = SharedHealth(
-            HealthProbe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH), key)
+            self._new_probe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH))
         )
         self._tailer = (
             None
@@ -174,6 +173,9 @@ class Worker:
         self._callbacks.close()
         self._key_client.close()
         self._report_client.close()
+
+    def _new_probe(self, url: str) -> HealthProbe:
+        return HealthProbe(url, self.settings.model_api_key, ca_file=self.settings.model_ca_file)
 
     # -- wiring ------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.targets import ANSWERS, ENVELOPES, Answers, envelope
+from tests.fuzz.targets import ANSWERS, ENVELOPES, REQUESTS, Answers, Requests, envelope
 
 
 @st.composite
@@ -21,6 +21,19 @@ def near(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
 @given(near(ENVELOPES))
 def test_bodies(data: bytes) -> None:
     envelope(data)
+
+
+def test_requests() -> None:
+    with Requests() as requests:
+
+        @settings(max_examples=300, deadline=None)
+        @given(near(REQUESTS))
+        def request(data: bytes) -> None:
+            requests(data)
+
+        request()
+        for seed in REQUESTS:
+            requests(seed)
 
 
 def test_answers() -> None:

@@ -18,13 +18,14 @@ from typing_extensions import Self
 
 from pyworker.auth import SignatureVerifier
 from pyworker.body import leading_auth_data
-from pyworker.client_socket import ClientSocket
+from pyworker.client_socket import ClientSocket, Stage
 from pyworker.data_types import ApiPayload, AuthData
 from pyworker.envelope import parse_envelope
 from pyworker.errors import RequestError
 from pyworker.framing import Framing, Verdict
+from pyworker.ranking import Ranking
 from pyworker.turn import ParsedRequest
-from tests.support.growth import assert_linear
+from tests.support.growth import assert_linear, cpu_seconds
 
 Make = Callable[[int], bytes]
 MAX_BODY = 2**27
@@ -196,3 +197,28 @@ def test_what_a_signature_is_checked_with(field: str, make: Callable[[int], str]
             verifier.check(replace(good, **changes))
 
     assert_linear(check, make, 200_000)
+
+
+def test_a_full_table_costs_no_more_for_each_newcomer() -> None:
+    """Each takes the place of the connection that has sent the least for the longest."""
+    ours, theirs = socket.socketpair()
+
+    def client() -> ClientSocket:
+        return ClientSocket(ours, "", "", Framing(MAX_BODY))
+
+    def of_size(size: int) -> Ranking:
+        ranking = Ranking()
+        for _ in range(size):
+            ranking.add(client())
+        return ranking
+
+    def replace_some(ranking: Ranking) -> None:
+        for _ in range(500):
+            lowest = ranking.lowest()
+            assert lowest is not None
+            lowest.stage = Stage.CLOSED
+            ranking.add(client())
+
+    with ours, theirs:
+        few, many = of_size(250), of_size(4000)
+        assert cpu_seconds(lambda: replace_some(many)) < 2.5 * cpu_seconds(lambda: replace_some(few))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import pytest
 from pyworker.data_types import LogAction
 from pyworker.log_lines import LineAssembler, LogActions, LogMatcher, clean
 from pyworker.log_tail import LogTailer
+from tests.support.growth import assert_linear
 
-#: Of the time for twice the input; what is quadratic takes four times as long.
-GROWTH = 2.5
-TRIES = 6
 SIZE = 2**18
 
 ACTIONS: LogActions = [
@@ -43,24 +40,9 @@ PIECES: dict[str, bytes] = {
 }
 
 
-def seconds(action: Callable[[bytes], object], data: bytes) -> float:
-    """The least of several tries: what else the machine does only adds to it."""
-    best = float("inf")
-    for _ in range(3):
-        began = time.thread_time()
-        action(data)
-        best = min(best, time.thread_time() - began)
-    return best
-
-
-def assert_linear(action: Callable[[bytes], object], piece: bytes, size: int = SIZE) -> None:
-    once, twice = piece * (size // len(piece)), piece * (2 * size // len(piece))
-    ratios: list[float] = []
-    for _ in range(TRIES):
-        ratios.append(seconds(action, twice) / max(seconds(action, once), 0.0005))
-        if ratios[-1] <= GROWTH:
-            return
-    raise AssertionError(f"twice the input took {ratios} times as long")
+def pieces(piece: bytes) -> Callable[[int], bytes]:
+    """So many bytes of it, again and again."""
+    return lambda size: piece * (size // len(piece))
 
 
 def through_all(data: bytes) -> None:
@@ -82,18 +64,18 @@ def dripping(data: bytes) -> None:
 
 @pytest.mark.parametrize("kind", PIECES)
 def test_a_log(kind: str) -> None:
-    assert_linear(through_all, PIECES[kind])
+    assert_linear(through_all, pieces(PIECES[kind]), SIZE)
 
 
 @pytest.mark.parametrize("kind", PIECES)
 def test_one_line_however_long(kind: str) -> None:
     """Longer than any that the assembler gives."""
-    assert_linear(lambda data: clean(data.decode("utf-8", "replace")), PIECES[kind])
+    assert_linear(lambda data: clean(data.decode("utf-8", "replace")), pieces(PIECES[kind]), SIZE)
 
 
 @pytest.mark.parametrize("kind", ["one long line", "carriage returns", "NULs and letters"])
 def test_a_log_that_drips(kind: str) -> None:
-    assert_linear(dripping, PIECES[kind], SIZE // 4)
+    assert_linear(dripping, pieces(PIECES[kind]), SIZE // 4)
 
 
 def test_a_file_of_one_line_without_end(tmp_path: Path) -> None:
@@ -106,4 +88,4 @@ def test_a_file_of_one_line_without_end(tmp_path: Path) -> None:
             pass
         tailer.close()
 
-    assert_linear(tail, b"ab" * 29 + b"b", 4 * SIZE)
+    assert_linear(tail, pieces(b"ab" * 29 + b"b"), 4 * SIZE)

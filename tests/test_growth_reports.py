@@ -24,36 +24,9 @@ from pyworker.journal import Journal
 from pyworker.redaction import redacted
 from pyworker.reports import FinishedRequest, Outcome
 from pyworker.session_routes import CreateRequest
+from tests.support.growth import LIMIT, assert_linear, cpu_seconds
 
-#: Seconds of processor time below which a measurement says nothing.
-_LEAST = 0.02
-_MOST = 2.5
-_LARGE = 2**21
 _TRIES = 5
-
-
-def cost(work: Callable[[], object]) -> float:
-    """Processor seconds of this thread, the least of a few runs."""
-    found: list[float] = []
-    for _ in range(3):
-        began = time.thread_time()
-        work()
-        found.append(time.thread_time() - began)
-    return min(found)
-
-
-def assert_linear(make: Callable[[int], Callable[[], object]], size: int) -> None:
-    """`make(size)` prepares work on an input of this size, which grows until it can be measured."""
-    while cost(make(size)) < _LEAST:
-        size *= 2
-        if size > _LARGE:
-            return  # a few milliseconds at most for all that may come
-    ratios: list[float] = []
-    for _ in range(_TRIES):
-        ratios.append(cost(make(2 * size)) / max(cost(make(size)), 1e-6))
-        if min(ratios) <= _MOST:
-            return
-    raise AssertionError(f"twice {size} took {min(ratios):.1f} times as long")
 
 
 # -- texts -----------------------------------------------------------------------------------------------
@@ -83,11 +56,7 @@ def test_texts(parser: str, kind: str) -> None:
         except JsonDataException:
             return None
 
-    def make(size: int) -> Callable[[], object]:
-        text = TEXTS[kind](size)
-        return lambda: parse(text)
-
-    assert_linear(make, 20_000)
+    assert_linear(parse, TEXTS[kind], 20_000)
 
 
 # -- answers over sockets --------------------------------------------------------------------------------
@@ -141,11 +110,11 @@ def test_a_stream_of_a_worker(kind: str) -> None:
 
     def measured(size: int) -> float:
         with serving(content(size), piece) as url, Client.of_worker(url, timeout=60) as client:
-            return cost(lambda: sum(len(item) for item in client.stream("/x", {}, 1)))
+            return cpu_seconds(lambda: sum(len(item) for item in client.stream("/x", {}, 1)))
 
     size = 500_000
     ratios = [measured(2 * size) / measured(size) for _ in range(2)]
-    assert min(ratios) <= _MOST
+    assert min(ratios) <= LIMIT
 
 
 @pytest.mark.parametrize("what", ["report", "key"])
@@ -165,13 +134,13 @@ def test_what_an_autoscaler_answers(what: str) -> None:
         with serving(b"k" * size, 16) as url:
             client = AutoscalerClient([url])
             try:
-                return cost(ask)
+                return cpu_seconds(ask)
             finally:
                 client.close()
 
     small = measured(30_000)
-    assert min(measured(60_000) for _ in range(3)) <= _MOST * small
-    assert min(measured(3_000_000) for _ in range(3)) <= 4 * _MOST * small, "no more than the limit is read"
+    assert min(measured(60_000) for _ in range(3)) <= LIMIT * small
+    assert min(measured(3_000_000) for _ in range(3)) <= 4 * LIMIT * small, "no more than the limit is read"
 
 
 # -- the journal -----------------------------------------------------------------------------------------
@@ -184,18 +153,15 @@ def record(number: int) -> FinishedRequest:
 def test_appending_and_dropping() -> None:
     """However many wait."""
 
-    def make(size: int) -> Callable[[], object]:
-        journal = Journal()
+    journal = Journal()
 
-        def work() -> None:
-            for number in range(size):
-                journal.append(record(number))
-            while len(journal):
-                journal.drop(len(journal.oldest(500)))
+    def work(count: int) -> None:
+        for number in range(count):
+            journal.append(record(number))
+        while len(journal):
+            journal.drop(len(journal.oldest(500)))
 
-        return work
-
-    assert_linear(make, 4000)
+    assert_linear(work, lambda size: size, 4000)
 
 
 def test_a_batch_costs_the_same_however_many_wait() -> None:
@@ -207,10 +173,10 @@ def test_a_batch_costs_the_same_however_many_wait() -> None:
 
     for number in range(1000):
         journal.append(record(number))
-    few = cost(hundred_batches)
+    few = cpu_seconds(hundred_batches)
     for number in range(200_000):
         journal.append(record(number))
-    assert min(cost(hundred_batches) for _ in range(_TRIES)) <= _MOST * few
+    assert min(cpu_seconds(hundred_batches) for _ in range(_TRIES)) <= LIMIT * few
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -252,4 +218,4 @@ def test_taking_over_what_an_earlier_process_left(tmp_path: Path, damaged: bool)
         return best
 
     ratios = [measured(2 * size) / measured(size) for _ in range(2)]
-    assert min(ratios) <= _MOST
+    assert min(ratios) <= LIMIT

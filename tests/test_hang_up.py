@@ -183,6 +183,17 @@ def test_a_response_that_is_cut_by_a_drain_looks_cut(new_stack: NewStack) -> Non
         assert stack.worker.wait() == 0
 
 
+def test_to_a_client_of_http_1_0_a_cut_is_a_reset(stack: Stack) -> None:
+    """It would take the end of the connection for the end of the response."""
+    stack.model.script("/stream", HEAD, chunk(b"one"), Act.CLOSE)
+    body = stack.envelope()
+    with RawClient(stack.url) as client:
+        client.send(b"POST /stream HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        client.until(b"one")
+        with pytest.raises(ConnectionResetError):
+            client.receive()
+
+
 # -- the same over TLS -----------------------------------------------------------------------------------
 
 
@@ -194,6 +205,7 @@ def test_a_model_server_behind_tls(new_stack: NewStack, tmp_path: Path) -> None:
         stack = new_stack(variables)
         stack.model = model
         stack.start_ready()
+        assert ask(stack.url, "GET", "/healthcheck").status == 200, "the probe trusts the same file"
         gate, deaf = threading.Event(), threading.Event()
         model.once("/stream", HEAD, chunk(b"one"), gate, chunk(b"two"), chunk(b""))
         with stack.open("/stream") as client:

@@ -142,7 +142,8 @@ def health(examination: Examination) -> Finding:
         )
     if backend.health_url.startswith(backend.client.base_url + "/"):
         examination.require("model server")
-    probe = HealthProbe(backend.health_url, examination.settings.model_api_key)
+    settings = examination.settings
+    probe = HealthProbe(backend.health_url, settings.model_api_key, ca_file=settings.model_ca_file)
     problem = probe.problem()
     if problem:
         return fail(

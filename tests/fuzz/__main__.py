@@ -18,7 +18,9 @@ def main() -> None:
         description="Coverage-guided fuzzing; first: pip install -r tests/fuzz/requirements.txt",
     )
     parser.add_argument(
-        "target", choices=["envelope", "answers"], help="the client's body, or the model server's answer"
+        "target",
+        choices=["request", "envelope", "answers"],
+        help="a client's request as far as its framing goes, its body, or the model server's response",
     )
     parser.add_argument("--seconds", type=int, default=60, help="how long (default: %(default)s)")
     options = parser.parse_args()
@@ -26,11 +28,13 @@ def main() -> None:
         atheris: Any = importlib.import_module("atheris")
     except ImportError:
         parser.error("atheris is not installed: pip install -r tests/fuzz/requirements.txt")
-    with atheris.instrument_imports(include=["pyworker", "http.client", "requests"]):
+    with atheris.instrument_imports(include=["pyworker", "gunicorn.http", "http.client", "requests"]):
         targets: Any = importlib.import_module("tests.fuzz.targets")
     with tempfile.TemporaryDirectory() as corpus, contextlib.ExitStack() as ending:
         if options.target == "envelope":
             target, seeds = targets.envelope, targets.ENVELOPES
+        elif options.target == "request":
+            target, seeds = ending.enter_context(targets.Requests()), targets.REQUESTS
         else:
             target, seeds = ending.enter_context(targets.Answers()), targets.ANSWERS
         for number, seed in enumerate(seeds):
@@ -39,7 +43,8 @@ def main() -> None:
             sys.argv[0],
             corpus,
             f"-max_total_time={options.seconds}",
-            "-timeout=20",
+            # Seconds for one input: what is slow is a finding.
+            f"-timeout={targets.LIMIT:.0f}",
             "-rss_limit_mb=2048",
         ]
         atheris.Setup(arguments, target)

@@ -6,20 +6,30 @@ import contextlib
 import json
 import socket
 import threading
+import time
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
 
 import requests
+from gunicorn.config import Config
+from gunicorn.http.errors import NoMoreData, ParseException
 from typing_extensions import Self
 
 from pyworker import responses
 from pyworker.body import leading_auth_data
+from pyworker.client_socket import ClientSocket
 from pyworker.connection import ModelCall
 from pyworker.data_types import ApiPayload, AuthData
 from pyworker.envelope import parse_envelope
 from pyworker.errors import ModelBroken, ModelUnreachable, Unprocessable
+from pyworker.framing import Framing, Verdict
 from pyworker.model_client import ModelClient
+from pyworker.turn import ParsedRequest
 
 _TIMEOUT = 5.0
+#: Seconds of CPU time for one input of some kilobytes: what is slow is a finding.
+LIMIT = 2.0
 
 
 @dataclass
@@ -51,6 +61,14 @@ ENVELOPES = [
     b'{"auth_data": NaN, "payload": "\\ud800"}',
     b"[" * 200,
 ]
+REQUESTS = [
+    b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n",
+    b"POST /pass HTTP/1.1\r\nHost: w\r\nContent-Length: 5\r\n\r\nhelloGET / HT",
+    b"POST / HTTP/1.1\r\nHost: w\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: w\r\nExpect: 100-continue\r\nContent-Length: 1\r\nConnection: TE\r\n\r\n",
+    b"\r\nGET / HTTP/1.0\r\nX: " + b" " * 200 + b"\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: w\r\nExpect:" + b" " * 400 + b"\rx\r\n\r\n",
+]
 ANSWERS = [
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"ok": true}',
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n4;x=y\r\ntwo \r\n0\r\nA: b\r\n\r\n",
@@ -63,8 +81,65 @@ ANSWERS = [
 ]
 
 
+@contextlib.contextmanager
+def timely(data: bytes) -> Generator[None]:
+    """AssertionError if it takes too long."""
+    began = time.thread_time()
+    yield
+    took = time.thread_time() - began
+    assert took < LIMIT, f"{len(data)} bytes took {took:.1f} s"
+
+
+class Requests:
+    """A client's bytes, through where its request ends and what gunicorn's parser makes of that."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair()
+        self._config: Any = Config()
+        self._config.set("forwarded_allow_ips", "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    def __call__(self, data: bytes) -> None:
+        with timely(data):
+            self._check(data)
+
+    def _check(self, data: bytes) -> None:
+        whole, framing = Framing(2**20), Framing(2**20)
+        verdict = _feed(whole, data)
+        for at in range(len(data)):
+            if _feed(framing, data[at : at + 1]) is not Verdict.MORE:
+                break
+        assert framing.received == data[: framing.size]
+        client = ClientSocket(self._ours, ("127.0.0.1", 1), ("127.0.0.1", 2), whole)
+        client.verdict = verdict
+        try:
+            request = ParsedRequest(self._config, client)
+            request.finish()
+        except (ParseException, NoMoreData, StopIteration):
+            return
+        assert verdict is not Verdict.MORE, "the parser found an end that the framing did not"
+
+
+def _feed(framing: Framing, data: bytes) -> Verdict:
+    verdict = framing.feed(data)
+    while framing.is_behind:
+        verdict = framing.feed(b"")
+    return verdict
+
+
 def envelope(data: bytes) -> None:
     """The client's body."""
+    with timely(data):
+        _envelope(data)
+
+
+def _envelope(data: bytes) -> None:
     leading_auth_data(data)
     try:
         found = parse_envelope(data, Chat)
@@ -101,12 +176,13 @@ class Answers:
 
     def __call__(self, data: bytes) -> None:
         self._data = data
-        try:
-            answer = self._client.post("/generate", {}, ModelCall())
-        except ModelUnreachable:
-            return
-        with answer:
-            self._check(answer)
+        with timely(data):
+            try:
+                answer = self._client.post("/generate", {}, ModelCall())
+            except ModelUnreachable:
+                return
+            with answer:
+                self._check(answer)
 
     def _check(self, answer: requests.Response) -> None:
         try:

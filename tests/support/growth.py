@@ -12,7 +12,7 @@ Input = TypeVar("Input")
 
 #: Twice the input may take this many times as long: 2 if it is linear, 4 if it is quadratic.
 LIMIT = 2.5
-_ROUNDS = 5
+_ROUNDS = 4
 _TRIES = 4
 _LEAST_SECONDS = 0.004
 
@@ -24,33 +24,31 @@ def assert_linear(act: Callable[[Input], object], make: Callable[[int], Input], 
     little. What `act` raises is a result as any other: to refuse an input takes its time as well.
     """
     small, large = make(size), make(2 * size)
-    repeats = _repeats(act, small)
+    repeats = 1
+    while cpu_seconds(lambda: act(small), repeats) < _LEAST_SECONDS:
+        repeats *= 2  # so that the clock can measure it
     ratio = 0.0
     for _ in range(_TRIES):
-        pairs = [(_seconds(act, small, repeats), _seconds(act, large, repeats)) for _ in range(_ROUNDS)]
-        ratio = min(pair[1] for pair in pairs) / min(pair[0] for pair in pairs)
+        ratio = cpu_seconds(lambda: act(large), repeats) / cpu_seconds(lambda: act(small), repeats)
         if ratio <= LIMIT:
             return
     raise AssertionError(f"twice the input ({2 * size} instead of {size}) takes {ratio:.1f} times as long")
 
 
-def _repeats(act: Callable[[Input], object], value: Input) -> int:
-    """How often to do it so that the clock can measure it."""
-    repeats = 1
-    while _seconds(act, value, repeats) < _LEAST_SECONDS:
-        repeats *= 2
-    return repeats
-
-
-def _seconds(act: Callable[[Input], object], value: Input, repeats: int) -> float:
+def cpu_seconds(act: Callable[[], object], repeats: int = 1) -> float:
+    """CPU time of this thread to do it so often, the least of several rounds."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        began = time.thread_time()
-        for _ in range(repeats):
-            with contextlib.suppress(Exception):
-                act(value)
-        return time.thread_time() - began
+        return min(_round(act, repeats) for _ in range(_ROUNDS))
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _round(act: Callable[[], object], repeats: int) -> float:
+    began = time.thread_time()
+    for _ in range(repeats):
+        with contextlib.suppress(Exception):
+            act()
+    return time.thread_time() - began
