@@ -182,6 +182,7 @@ class Benchmark:
     def _attempt(self, payload: Any, call: ModelCall) -> Attempt:
         workload = float(payload.count_workload())
         started = time.monotonic()
+        sampler: Sampler | None = None
         try:
             answer = self._client.post(
                 self._handler.endpoint,
@@ -196,7 +197,8 @@ class Benchmark:
         except Aborted:
             if self._stopping.is_set():
                 return Attempt(workload, "aborted")
-            return Attempt(workload, f"no answer in {self._timeout:g} s", late=True)
+            missing = "answer" if sampler is None else "whole answer"
+            return Attempt(workload, f"no {missing} in {self._timeout:g} s", late=True)
         except (RequestError, ModelBroken) as error:
             late = time.monotonic() - started >= self._timeout
             problem = f"no whole answer in {self._timeout:g} s" if late else str(error)

@@ -20,8 +20,8 @@ MAX_HEAD = 64 * 1024
 MAX_SMALL_BODY = 64 * 1024
 _MAX_CHUNK_LINE = 8190
 
-#: Chunks looked at in one call of `feed`: about a millisecond, however small they are.
-_CHUNKS_AT_ONCE = 1024
+#: Chunks looked at in one call of `feed`: a fraction of a millisecond, however small they are.
+_CHUNKS_AT_ONCE = 128
 
 # Each repeat ends at a byte that it cannot take itself, so a match takes linear time whatever comes; blanks
 # around a value are stripped afterwards.

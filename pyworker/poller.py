@@ -47,6 +47,9 @@ HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0
 #: Seconds that a drain leaves to those who are sending a request.
 DRAIN_SECONDS = 5.0
+# What is done before epoll is asked again: so many events, and so long for connections that have more.
+_EVENTS_AT_ONCE = 256
+_UNFINISHED_SECONDS = 0.005
 # What one connection gets of one event: so many TLS records. Of a plain connection one `recv`.
 _RECORDS_AT_ONCE = 16
 _LINGER_SECONDS = 2.0
@@ -126,7 +129,7 @@ class Poller:
         woken = False
         while not woken and (left := end - time.monotonic()) > 0:
             timeout = min(left, self._hasten()) if not self._unfinished else 0.0
-            for descriptor, events in self._epoll.poll(timeout):
+            for descriptor, events in self._epoll.poll(timeout, _EVENTS_AT_ONCE):
                 if descriptor == self._wake_descriptor:
                     os.read(descriptor, 4096)
                     woken = True
@@ -140,8 +143,11 @@ class Poller:
         self._close_descriptors()
 
     def _go_on_with_unfinished(self) -> None:
-        """One more share for each connection that has more to be read, of which epoll will not tell."""
-        for _ in range(len(self._unfinished)):
+        """One more share for connections that have more to be read, of which epoll will not tell, and then
+        those that epoll tells of come first again.
+        """
+        end = time.monotonic() + _UNFINISHED_SECONDS
+        while self._unfinished and time.monotonic() < end:
             client = self._unfinished.popleft()
             client.is_unfinished = False
             if client.stage in (Stage.HEAD, Stage.BODY, Stage.IDLE):

@@ -67,6 +67,7 @@ ALLOWED = {
         "responses",
         "timed_http",
         "transport",
+        "verdict",
     },
     "urllib3": {
         "autoscaler",

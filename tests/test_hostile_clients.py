@@ -13,8 +13,8 @@ import pytest
 from pyworker.poller import HEAD_SECONDS
 from tests.support.hostile import (
     HEAD,
-    KINDS,
     LAST_REQUEST,
+    SLOW,
     asking_for_much,
     clients,
     dripping,
@@ -47,9 +47,9 @@ def assert_answers_in_two_seconds(stack: Stack) -> None:
         assert time.monotonic() - began < 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SLOW)
 def test_a_crowd_of_bad_clients_does_not_slow_down_a_good_one(front: Stack, kind: str) -> None:
-    connect, piece = KINDS[kind]
+    connect, piece = SLOW[kind]
     front.model.script("/json", whole(b"{}"))
     with clients(front.url, CROWD, connect) as crowd, dripping(crowd if piece else [], piece):
         assert_answers_in_two_seconds(front)
@@ -87,7 +87,7 @@ def test_all_kinds_at_once_with_the_usual_number_of_threads(
     stack.start_ready()
     stack.model.script("/json", whole(b"{}"))
     with contextlib.ExitStack() as ending:
-        for connect, piece in KINDS.values():
+        for connect, piece in SLOW.values():
             crowd = ending.enter_context(clients(stack.url, CROWD // 4, connect))
             ending.enter_context(dripping(crowd if piece else [], piece))
         assert_answers_in_two_seconds(stack)

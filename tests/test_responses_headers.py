@@ -256,7 +256,8 @@ def test_a_small_body_that_stops_coming_becomes_a_504() -> None:
 
 @pytest.mark.parametrize("headers", [[("Content-Length", "10")], []])
 @pytest.mark.parametrize(
-    ("error", "reason"), [(RESET, "broke off its answer"), (TimeoutError("timed out"), "went silent")]
+    ("error", "reason"),
+    [(RESET, "broke off in the middle of its answer"), (TimeoutError("timed out"), "went silent")],
 )
 def test_a_stream_that_breaks_off_is_cut_visibly(error: Exception, reason: str, headers: Headers) -> None:
     pieces = stream(answer(Breaking(b"short", error), headers)).iter_encoded()

@@ -276,7 +276,7 @@ def test_what_a_session_is_asked_with(stack: Stack, opened: Create, route: str) 
         {},
         {**session.auth, "signature": "x"},
         {**session.auth, "request_idx": session.request_idx + 1},
-        {**session.auth, "cost": "1"},
+        {**session.auth, "cost": "2"},
         {key: value for key, value in session.auth.items() if key != "signature"},
     ]
     for auth in wrong:

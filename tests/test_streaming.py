@@ -345,7 +345,8 @@ def test_silence_ends_after_model_timeout(new_stack: NewStack) -> None:
     assert [stack.outcome(idx) for idx in (silent, half, cut)] == ["Error"] * 3
     # The model server saw each of them end, and the line is free.
     for request in stack.model.requests():
-        assert request.gone.wait(1), request
+        # Three failures in a row made the worker ask for itself, in vain or not.
+        assert request.path == "/benchmark" or request.gone.wait(1), request
     stack.model.forget()
     assert stack.post("/serial").status == 200
 

@@ -90,8 +90,8 @@ def dripping(crowd: list[RawClient], piece: bytes) -> Generator[None]:
         thread.join()
 
 
-#: How each connects, and what it sends again and again.
-KINDS: dict[str, tuple[Connect, bytes]] = {
+#: How each connects, and what it sends again and again: those that cost patience.
+SLOW: dict[str, tuple[Connect, bytes]] = {
     "silent": (sending(b""), b""),
     "dripping head": (sending(HEAD), b"X-More: of this\r\n"),
     "dripping body": (sending(HEAD + b"Content-Length: 1000\r\n\r\n{"), b" "),
@@ -108,6 +108,10 @@ KINDS: dict[str, tuple[Connect, bytes]] = {
         sending(HEAD + b"Content-Length: 100000\r\n\r\n" + b'{"payload": {"prompt": "'.ljust(66_000)),
         b"",
     ),
+    "never hanging up": (sending(LAST_REQUEST), b""),
+}
+#: And those that cost processor time, in proportion to what they send.
+BUSY: dict[str, tuple[Connect, bytes]] = {
     "a head of blanks": (sending(HEAD + b"Expect:" + b" " * 4400 + b"\rx\r\n\r\n"), b""),
     "chunks of a byte": (
         sending(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n{\r\n" * 10_000),
@@ -116,5 +120,5 @@ KINDS: dict[str, tuple[Connect, bytes]] = {
     "nonsense": (sending(bytes(range(256)) * 16), b""),
     "a forged signature": (sending(request_bytes("POST", "/pass", FORGED)), b""),
     "half a picture": (sending(request_bytes("POST", "/pass", b"\xff\xd8" * 30_000)), b""),
-    "never hanging up": (sending(LAST_REQUEST), b""),
 }
+KINDS = {**SLOW, **BUSY}
