@@ -7,6 +7,7 @@ import http.client
 import select
 import socket
 import ssl
+import sys
 import threading
 
 from pyworker import nowait
@@ -25,6 +26,8 @@ _RECORD = 16 * 1024
 # struct tcp_info of Linux: the state is its first byte, and tcpi_bytes_acked has 64 bits.
 _INFO_SIZE = 128
 _BYTES_ACKED_AT = 120
+# The beginning of a connection counts as a byte.
+_SYN = 1
 _STATE_CLOSED = 7
 #: Milliseconds for the peer's refusal of bytes that came after its end; over loopback it is there at once.
 _REFUSAL_MS = 1000
@@ -91,6 +94,8 @@ class Connection:
         self.socket = origin.connect(call.attach)
         self._timeout = self.socket.gettimeout()
         self.reused = False
+        # Bytes of the requests that were sent to their end.
+        self._sent = 0
 
     def exchange(
         self, method: str, head: bytes, body: bytes, timeout: float | None, call: ModelCall
@@ -104,7 +109,7 @@ class Connection:
             self.socket.settimeout(timeout)
             self._timeout = timeout
         answer = Answer(self.socket, method, lambda: call.aborted)
-        before = _tcp_info(self.socket) if self.reused else b""
+        before = self._acknowledged_at_most() if self.reused else None
         broken: OSError | None = None
         try:
             self._send(head, body, answer)
@@ -117,11 +122,12 @@ class Connection:
             # After a reset the kernel's figures prove nothing, and TLS does not tell a reset from an end.
             if broken is not None and (answer.is_tls or not isinstance(broken, BrokenPipeError)):
                 raise broken from None
-            if self.reused and self._was_refused(before):
+            if before is not None and self._was_refused(before):
                 raise StaleConnection from error
             raise
         if broken is not None:
             answer.will_close = True
+        self._sent += len(head) + len(body)
         return answer
 
     # -- sending -----------------------------------------------------------------------------------------
@@ -189,20 +195,27 @@ class Connection:
 
     # -- whether the model server ever saw a request ---------------------------------------------------------
 
-    def _was_refused(self, before: bytes) -> bool:
+    def _acknowledged_at_most(self) -> int | None:
+        """How many bytes the peer can have acknowledged by now; None if nobody knows."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            # How many bytes its records have only the kernel knows.
+            return _acknowledged(_tcp_info(self.socket))
+        return self._sent + _SYN
+
+    def _was_refused(self, before: int) -> bool:
         """After an end without a response: whether the peer had closed before it got any byte of the request.
 
-        before: what the kernel said of the connection before. The peer's kernel acknowledges what it takes
+        before: how many bytes it can have acknowledged before. The peer's kernel acknowledges what it takes
         for its program; once the program has closed, it takes nothing and resets the connection.
         """
-        if not _is_unmoved(before, _tcp_info(self.socket)):
+        if not _is_at_most(before, _tcp_info(self.socket)):
             return False
         poll = select.poll()
         poll.register(self.socket, 0)
         with waiting:
             poll.poll(_REFUSAL_MS)  # for POLLHUP
         after = _tcp_info(self.socket)
-        return _is_unmoved(before, after) and after[0] == _STATE_CLOSED
+        return _is_at_most(before, after) and after[0] == _STATE_CLOSED
 
     @property
     def is_idle(self) -> bool:
@@ -221,9 +234,13 @@ def _tcp_info(connection: socket.socket) -> bytes:
         return b""
 
 
-def _is_unmoved(before: bytes, after: bytes) -> bool:
-    """Whether the peer has acknowledged nothing between the two; False if the kernel does not tell."""
-    if min(len(before), len(after)) < _INFO_SIZE:
-        return False
-    field = slice(_BYTES_ACKED_AT, _BYTES_ACKED_AT + 8)
-    return before[field] == after[field]
+def _acknowledged(info: bytes) -> int | None:
+    """Bytes that the peer has acknowledged, that of the connection's beginning included."""
+    if len(info) < _INFO_SIZE:
+        return None
+    return int.from_bytes(info[_BYTES_ACKED_AT : _BYTES_ACKED_AT + 8], sys.byteorder)
+
+
+def _is_at_most(before: int, info: bytes) -> bool:
+    acknowledged = _acknowledged(info)
+    return acknowledged is not None and acknowledged <= before

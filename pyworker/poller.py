@@ -442,7 +442,7 @@ class Poller:
         if client.stage is not Stage.CLOSED:
             client.stage = Stage.CLOSED
             client.framing = Framing(self._max_body)
-            self._room.release(client)
+            self._room.remove(client)
             self._closing.append(client)
 
     def _close_descriptors(self) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 import time
 from collections.abc import Callable
 
 from pyworker.client_socket import ClientSocket, Stage
 
-# Entries of closed connections are dropped once there are this many times as many entries as others.
+# Entries of closed connections are dropped once there are this many times as many entries as connections.
 _SLACK = 4
+_FEW = 64
 # Seconds for which a connection that is in use is not looked at again. More than the bytes of a request that
 # has not arrived completely are worth, so that it comes behind all that are not in use.
 _IN_USE = 5.0
@@ -29,41 +29,44 @@ class Ranking:
         again.
         """
         self._keep = keep
-        self._entries: list[tuple[float, int, ClientSocket]] = []
-        # Decides between equal ranks, so that connections are never compared.
-        self._numbers = itertools.count()
-        self._compact_at = _SLACK * 64
+        self._clients: dict[int, ClientSocket] = {}
+        # Ranks, and the keys of connections: nothing that is closed is held by an entry that is left.
+        self._entries: list[tuple[float, int]] = []
+        self._compact_at = _SLACK * _FEW
 
     def add(self, client: ClientSocket) -> None:
         """From now on it may be the lowest. Amortized logarithmic time."""
-        heapq.heappush(self._entries, (client.rank, next(self._numbers), client))
+        key = id(client)
+        self._clients[key] = client
+        heapq.heappush(self._entries, (client.rank, key))
         if len(self._entries) >= self._compact_at:
-            self._entries = [entry for entry in self._entries if self._stays(entry[2])]
+            self._entries = [(client.rank, key) for key, client in self._clients.items()]
             heapq.heapify(self._entries)
-            self._compact_at = _SLACK * max(len(self._entries), 64)
+            self._compact_at = _SLACK * max(len(self._entries), _FEW)
+
+    def remove(self, client: ClientSocket) -> None:
+        """It is closed, or not to be closed for this any more."""
+        self._clients.pop(id(client), None)
 
     def lowest(self) -> ClientSocket | None:
-        """The connection to close first; None if all are in use. It stays in the ranking until it is
-        closed.
-        """
+        """The connection to close first; None if all are in use. It stays until it is removed."""
         entries = self._entries
         # Each is corrected once at most: one that is in use now is not the lowest a moment later either.
         for _ in range(len(entries) + 1):
             if not entries:
                 break
-            listed, number, client = entries[0]
-            if not self._stays(client):
+            listed, key = entries[0]
+            client = self._clients.get(key)
+            if client is None or not self._keep(client):
+                self._clients.pop(key, None)
                 heapq.heappop(entries)
                 continue
             in_use = client.stage is Stage.WORKING
             rank = time.monotonic() + _IN_USE if in_use else client.rank
             if not in_use and rank <= listed:
                 return client
-            heapq.heapreplace(entries, (rank, number, client))
+            heapq.heapreplace(entries, (rank, key))
         return None
 
-    def _stays(self, client: ClientSocket) -> bool:
-        return client.stage is not Stage.CLOSED and self._keep(client)
-
     def __repr__(self) -> str:
-        return f"<Ranking [{len(self._entries)} entries]>"
+        return f"<Ranking [{len(self._clients)} connections]>"

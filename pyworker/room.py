@@ -47,6 +47,12 @@ class Room:
         """This one is connected."""
         self._ranking.add(client)
 
+    def remove(self, client: ClientSocket) -> None:
+        """This one is closed."""
+        self._ranking.remove(client)
+        self._holding.remove(client)
+        self.release(client)
+
     def charge(self, client: ClientSocket) -> bool:
         """Count what this connection holds of a request; others that hold some are closed first if there is
         no room. False if that does not suffice.

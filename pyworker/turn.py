@@ -94,24 +94,24 @@ class ParsedRequest(Request):
         source = Source(client)
         super().__init__(config, source, client.address)
         source.is_past_head = True
-        version = cast("tuple[int, int]", self.version)
-        if version >= (1, 1) and not self._values("HOST"):
+        has_host, connection = False, ""
+        for name, value in self.headers:
+            if name == "CONNECTION":
+                connection += f",{value}"
+            elif name == "HOST":
+                has_host = True
+        is_old = cast("tuple[int, int]", self.version) < (1, 1)
+        if not (has_host or is_old):
             raise MissingHost
-        connection = {
-            token.strip(" \t").lower() for value in self._values("CONNECTION") for token in value.split(",")
-        }
-        self._closes = "close" in connection or (version < (1, 1) and "keep-alive" not in connection)
+        # Connection is a list, in any number of fields, and close wins. The base looks at the first field
+        # only, and only if it is no list.
+        tokens = {token.strip(" \t").lower() for token in connection.split(",")} if connection else ()
+        self._closes = "close" in tokens or (is_old and "keep-alive" not in tokens)
         # The poller has said so already where the client waited for it.
         self._expected_100_continue = False
 
-    def _values(self, wanted: str) -> list[str]:
-        """Of every field of this name, which is in upper case."""
-        return [value for name, value in self.headers if name == wanted]
-
     def should_close(self) -> bool:
-        """Whether the connection ends with the response: Connection is a list, in any number of fields, and
-        `close` wins. The base looks at the first field only, and only if it is no list.
-        """
+        """Whether the connection ends with the response."""
         return bool(self.must_close) or self._closes or self.method == "CONNECT"
 
     @property

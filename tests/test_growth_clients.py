@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from pyworker.auth import SignatureVerifier
 from pyworker.body import leading_auth_data
-from pyworker.client_socket import ClientSocket, Stage
+from pyworker.client_socket import ClientSocket
 from pyworker.data_types import ApiPayload, AuthData
 from pyworker.envelope import parse_envelope
 from pyworker.errors import RequestError
@@ -216,7 +216,7 @@ def test_a_full_table_costs_no_more_for_each_newcomer() -> None:
         for _ in range(500):
             lowest = ranking.lowest()
             assert lowest is not None
-            lowest.stage = Stage.CLOSED
+            ranking.remove(lowest)
             ranking.add(client())
 
     with ours, theirs:

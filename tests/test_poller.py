@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -116,8 +117,8 @@ def test_bytes_that_came_make_up_for_time(new_client: NewClient) -> None:
         ranking.add(client)
     for client in (clients[1], clients[0], clients[2]):
         assert ranking.lowest() is client
-        assert ranking.lowest() is client, "until it is closed"
-        client.stage = Stage.CLOSED
+        assert ranking.lowest() is client, "until it is removed"
+        ranking.remove(client)
     assert ranking.lowest() is None
 
 
@@ -134,13 +135,16 @@ def test_what_is_in_use_makes_no_room_and_comes_back(new_client: NewClient) -> N
     assert ranking.lowest() is busy
 
 
-def test_a_ranking_forgets_those_that_are_closed(new_client: NewClient) -> None:
+def test_a_ranking_keeps_nothing_of_those_that_are_removed(new_client: NewClient) -> None:
     ranking = Ranking()
     client = new_client(100.0, 100)
-    client.stage = Stage.CLOSED
-    for _ in range(10_000):
+    for _ in range(1000):
         ranking.add(client)
-    assert int(repr(ranking).removeprefix("<Ranking [").removesuffix(" entries]>")) < 1000
+        ranking.remove(client)
+    removed = weakref.ref(client)
+    del client
+    assert removed() is None
+    assert ranking.lowest() is None
 
 
 def test_a_request_that_waits_unnoticed_does_not_hold_up_the_next(new_front: Callable[[int], Front]) -> None:
