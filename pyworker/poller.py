@@ -101,8 +101,8 @@ class Poller:
         self._large = LargeBodies(max_large)
         self._acceptor = Acceptor(self._epoll, self._room.has_room, self._welcome)
         self._wake_descriptor = -1
-        # Held where descriptors are closed, and where a thread of the pool re-arms one: what it arms cannot
-        # be somebody else's by then.
+        # Held while a descriptor is re-armed, and taken once before descriptors are closed: what is armed is
+        # not somebody else's by then.
         self._descriptor_lock = threading.Lock()
         # Owned by the poller's thread: closed at the end of a batch of events, so that no descriptor of the
         # batch is another connection's before the batch is done.
@@ -451,9 +451,11 @@ class Poller:
         """
         if self._closing:
             closing, self._closing = self._closing, []
+            # Who holds this saw one of them open, and is done once we had it; who comes later sees it closed.
             with self._descriptor_lock:
-                for client in closing:
-                    client.close()
+                pass
+            for client in closing:
+                client.close()
 
     def __repr__(self) -> str:
         stages = Counter(client.stage for client in list(self._clients.values()))

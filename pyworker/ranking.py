@@ -38,7 +38,7 @@ class Ranking:
         """From now on it may be the lowest. Amortized logarithmic time."""
         key = id(client)
         self._clients[key] = client
-        heapq.heappush(self._entries, (client.rank, key))
+        heapq.heappush(self._entries, (client.since, key))  # at most its rank, and corrected if need be
         if len(self._entries) >= self._compact_at:
             self._entries = [(client.rank, key) for key, client in self._clients.items()]
             heapq.heapify(self._entries)
