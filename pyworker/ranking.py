@@ -13,7 +13,7 @@ _SLACK = 4
 _FEW = 64
 # Seconds for which a connection that is in use is not looked at again. More than the bytes of a request that
 # has not arrived completely are worth, so that it comes behind all that are not in use.
-_IN_USE = 5.0
+_IN_USE = 2.5
 
 
 class Ranking:

@@ -33,6 +33,7 @@ def test_where_it_is_full_the_one_idle_for_longest_makes_room(new_front: Callabl
     front = new_front(3)
     with ExitStack() as ending:
         clients = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
+        wait_for_stages(front, "[3 connected: 3 sending a head]>")
         for number, client in enumerate(clients, start=1):
             client.send(REQUEST)
             assert client.head() == 204
