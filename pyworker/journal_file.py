@@ -33,6 +33,8 @@ FILE_SIZE = _HEADER.size + CAPACITY * _RECORD_SIZE
 _OLD_MAGIC = b"pyworker"
 #: Far from what is ever reached; above it, a header is garbage.
 _MAX_NUMBER = 2**63
+# Records that are read at once.
+_BLOCK = 4096
 _OUTCOMES = dict(enumerate(Outcome, start=1))
 _NUMBERS = {outcome.value: number for number, outcome in _OUTCOMES.items()}
 
@@ -70,28 +72,38 @@ def _lock(descriptor: int) -> None:
 
 def read(descriptor: int) -> Found:
     """What an earlier process left; a record that was damaged is left out."""
-    data = os.pread(descriptor, FILE_SIZE, 0)
-    if len(data) < FILE_SIZE:
-        raise OSError(0, "it was cut short while it was read")
-    magic, second, first = _HEADER.unpack_from(data)
+    magic, second, first = _HEADER.unpack(_read_at(descriptor, 0, _HEADER.size))
     if magic == _MAGIC and max(second, first) < _MAX_NUMBER:
-        return Found(second, first, dict(_whole_records(data, first, CAPACITY, second)), is_current=True)
+        records = dict(_whole_records(descriptor, first, CAPACITY, second))
+        return Found(second, first, records, is_current=True)
     if magic == _OLD_MAGIC and second <= first < _MAX_NUMBER and first - second <= CAPACITY:
-        records = dict(_whole_records(data, second, first - second, None))
+        records = dict(_whole_records(descriptor, second, first - second, None))
         return Found(0, second, records, is_current=False)
     return Found(0, 0, {}, is_current=False)
 
 
-def _whole_records(data: bytes, first: int, count: int, epoch: int | None) -> Iterator[tuple[int, bytes]]:
-    for number in range(first, first + count):
-        offset = offset_of(number)
-        content = data[offset : offset + _CONTENT.size]
-        status = content[-4]
-        # The first test spares the slots that were never used the second.
-        if status and status in _OUTCOMES:
-            checksum = data[offset + _CONTENT.size : offset + _RECORD_SIZE]
-            if checksum == _checksum(content, epoch, number):
-                yield number, content
+def _read_at(descriptor: int, offset: int, size: int) -> bytes:
+    data = os.pread(descriptor, size, offset)
+    if len(data) < size:
+        raise OSError(0, "it was cut short while it was read")
+    return data
+
+
+def _whole_records(descriptor: int, first: int, count: int, epoch: int | None) -> Iterator[tuple[int, bytes]]:
+    """Read block by block, as all of the file would take its memory at once."""
+    number, end = first, first + count
+    while number < end:
+        block = min(_BLOCK, CAPACITY - number % CAPACITY, end - number)
+        data = _read_at(descriptor, offset_of(number), block * _RECORD_SIZE)
+        for offset in range(0, len(data), _RECORD_SIZE):
+            content = data[offset : offset + _CONTENT.size]
+            status = content[-4]
+            # The first test spares the slots that were never used the second.
+            if status and status in _OUTCOMES:
+                checksum = data[offset + _CONTENT.size : offset + _RECORD_SIZE]
+                if checksum == _checksum(content, epoch, number):
+                    yield number, content
+            number += 1
 
 
 def header(epoch: int, first: int) -> bytes:

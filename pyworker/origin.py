@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from pyworker.errors import ConfigError
+from pyworker.redaction import redacted
 from pyworker.thread_pool import waiting
 
 #: Seconds for a connection, all its addresses and the TLS handshake included.
@@ -39,7 +40,8 @@ class Origin:
             raise ConfigError(f"the URL of the model server is not valid: {error}") from None
         if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
             raise ConfigError(
-                f"the URL of the model server must begin with http:// or https:// and name a host: {base_url}"
+                "the URL of the model server must begin with http:// or https:// and name a host: "
+                f"{redacted(base_url)}"
             )
         self.hostname = parts.hostname
         self.port = port or DEFAULT_PORTS[parts.scheme]

@@ -23,6 +23,8 @@ def ask_rudely(front: Stack, kind: str, request_idx: int) -> Answer | None:
         return None
 
 
+# What a handler does has nothing to do with TLS.
+@pytest.mark.parametrize("shared_front", ["plain"], indirect=True)
 @pytest.mark.parametrize("kind", RUDE)
 def test_whatever_a_handler_does_everything_is_given_back(front: Stack, kind: str) -> None:
     indices = [next_request_idx() for _ in range(3)]  # the second and third show what the first left behind

@@ -179,6 +179,7 @@ def test_records_of_one_byte_do_not_hold_up_the_others(front: Stack, beginning: 
     assert slowest < 2
 
 
+@pytest.mark.parametrize("shared_front", ["plain"], indirect=True)
 def test_an_announced_length_buys_no_time(front: Stack) -> None:
     """It waits for half a minute, as its deadline does."""
     with ExitStack() as ending:

@@ -12,9 +12,9 @@ Input = TypeVar("Input")
 
 #: Twice the input may take this many times as long: 2 if it is linear, 4 if it is quadratic.
 LIMIT = 2.5
-_ROUNDS = 4
+_ROUNDS = 3
 _TRIES = 4
-_LEAST_SECONDS = 0.004
+_LEAST_SECONDS = 0.002
 
 
 def assert_linear(act: Callable[[Input], object], make: Callable[[int], Input], size: int) -> None:
