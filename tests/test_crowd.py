@@ -83,5 +83,6 @@ def test_an_honest_client_among_a_hostile_crowd(
     )
     assert times[len(times) * 99 // 100] < 2
     assert stack.worker.worker_pid == process, "it was restarted"
-    assert last < middle + 24 * MIB
+    if crowd_seconds >= 120:  # it takes a while until all that may be held is held
+        assert last < middle + 24 * MIB
     assert last < before + 120 * MIB

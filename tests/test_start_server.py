@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -65,11 +64,9 @@ def test_the_first_demo_installs_and_shows_both_answers(installed: Installed) ->
     assert len(streamed.split()) > 10
 
 
-def test_a_second_demo_is_quick(installed: Installed, start: Start, ports: dict[str, str]) -> None:
-    began = time.monotonic()
+def test_a_second_demo_installs_nothing(installed: Installed, start: Start, ports: dict[str, str]) -> None:
     run = start(installed.folder, "demo", "--once", **ports)
     assert run.end(DEMO_SECONDS) == 0, run.said
-    assert time.monotonic() - began < 15
     assert "installing" not in run.said
     assert len(_answers(run.said)) == 2
     assert run.left() == []

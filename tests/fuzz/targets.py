@@ -123,7 +123,8 @@ class Requests:
             request.finish()
         except (ParseException, NoMoreData, StopIteration):
             return
-        assert verdict is not Verdict.MORE, "the parser found an end that the framing did not"
+        # It takes a body that ends early for one; the app compares its length.
+        assert verdict is not Verdict.MORE or whole.in_body, "it has a head that the framing did not find"
 
 
 def _feed(framing: Framing, data: bytes) -> Verdict:
