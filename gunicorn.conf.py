@@ -27,19 +27,22 @@ from pyworker.config import (
 )
 from pyworker.errors import ConfigError
 from pyworker.signals import REFUSED_SIGNALS
-from pyworker.tls import ServerContext
+from pyworker.tls import CertificateFiles, ServerContext
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.config import Config
-    from gunicorn.workers.base import Worker
 
-    from pyworker.worker import Worker as PyworkerWorker
+    from pyworker.worker_class import HardenedThreadWorker
 
 try:
     _settings = Settings.from_env()
     _settings.require_identity()
-    _tls = ServerContext(_settings.certificate_files) if _settings.use_ssl else None
+    _tls = (
+        ServerContext(CertificateFiles(_settings.ssl_certfile, _settings.ssl_keyfile))
+        if _settings.use_ssl
+        else None
+    )
 except ConfigError as error:
     sys.exit(f"pyworker: {error}")
 
@@ -145,7 +148,7 @@ def when_ready(server: Arbiter) -> None:
     signal.signal(signal.SIGTERM, on_terminate)
 
 
-def post_fork(_server: Arbiter, worker: Worker) -> None:
+def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
     """Make the app in the new process and start its threads there."""
     allocator.tune()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -155,18 +158,22 @@ def post_fork(_server: Arbiter, worker: Worker) -> None:
         # A terminal that closes sends SIGHUP to every process of its group, not to the master alone.
         signal.signal(number, signal.SIG_IGN)
     try:
-        pyworker_worker = _pyworker_of(worker)
-        pyworker_worker.check_can_serve()
+        # Not above: the master reads this file too, and has no use for the memory of the app.
+        from pyworker.app import worker_of
+
+        application: Any = worker.app
+        worker.pyworker = worker_of(application.wsgi())
+        worker.pyworker.check_can_serve()
     except ConfigError as error:
         logging.getLogger("pyworker").error("cannot start: %s", error)
         # gunicorn's code for an app that does not load: the master gives up instead of trying for ever.
         sys.exit(4)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a worker package may do anything
         _report_until_ended(worker, error)
-    pyworker_worker.start()
+    worker.pyworker.start()
 
 
-def _report_until_ended(worker: Worker, error: BaseException) -> NoReturn:
+def _report_until_ended(worker: HardenedThreadWorker, error: BaseException) -> NoReturn:
     """A worker package is broken: the fleet is told why for as long as this process is wanted."""
     reason = " ".join(f"cannot start: {type(error).__name__}: {error}".split())
     logger = logging.getLogger("pyworker")
@@ -183,16 +190,7 @@ def _report_until_ended(worker: Worker, error: BaseException) -> NoReturn:
     sys.exit(0 if ended_by == signal.SIGTERM else 4)
 
 
-def worker_exit(_server: Arbiter, worker: Worker) -> None:
+def worker_exit(_server: Arbiter, worker: HardenedThreadWorker) -> None:
     """Join the threads and send the last report. Also called in the master, where nothing was started."""
-    application: Any = worker.app
-    if application.callable is not None:
-        _pyworker_of(worker).close()
-
-
-def _pyworker_of(worker: Worker) -> PyworkerWorker:
-    # Not above: this file is read by the master too, which has no use for the memory of the app.
-    from pyworker.app import worker_of
-
-    application: Any = worker.app
-    return worker_of(application.wsgi())
+    if worker.pyworker is not None:
+        worker.pyworker.close()

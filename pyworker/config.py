@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TextIO
 
 from pyworker.errors import ConfigError
-from pyworker.tls import CertificateFiles
 from pyworker.variables import (
     VariableReader,
     base_url,
@@ -207,16 +206,6 @@ class Settings:
             problems.append("CONTAINER_ID is not set: set it to the integer id of this instance")
         if problems:
             raise ConfigError(*problems)
-
-    @property
-    def certificate_files(self) -> CertificateFiles:
-        """What TLS is served with where `use_ssl` says so."""
-        return CertificateFiles(self.ssl_certfile, self.ssl_keyfile)
-
-    def require_certificate(self) -> None:
-        """Raise `ConfigError` where TLS is asked for and its files cannot serve."""
-        if self.use_ssl:
-            self.certificate_files.load()
 
 
 def _neighbour(port: int) -> int:

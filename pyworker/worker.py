@@ -144,7 +144,6 @@ class Worker:
     def check_can_serve(self) -> None:
         """Raise `ConfigError` where a server with these settings could not do its work."""
         self.settings.require_identity()
-        self.settings.require_certificate()
         self.backend.require_readiness_source()
         if self.settings.unsecured:
             logger.warning("UNSECURED=true: signatures are not checked; anybody may use this worker")

@@ -36,7 +36,7 @@ import socket
 import time
 from http import HTTPStatus
 from types import FrameType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from gunicorn import sock as gunicorn_sock
 from gunicorn.http import errors
@@ -53,8 +53,6 @@ from pyworker.turn import MissingHost, Turns
 from pyworker.wsgi_extensions import HELD
 
 if TYPE_CHECKING:
-    import flask
-
     from pyworker.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -104,6 +102,8 @@ class HardenedThreadWorker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        #: Of the app. Set by `post_fork` of gunicorn.conf.py, in the new process alone.
+        self.pyworker: Worker | None = None
         # Written by the signal handler, read by the main thread.
         self._stopped_at: float | None = None
         self._is_hurried = False
@@ -125,14 +125,16 @@ class HardenedThreadWorker(ThreadWorker):
 
     def run(self) -> None:
         """Serve until told to stop, then drain."""
+        assert self.pyworker is not None, "post_fork of gunicorn.conf.py was not called"
+        worker = self.pyworker
         self._poller = Poller(
             self._pool.submit,
-            self._worker().watcher.tell,
+            worker.watcher.tell,
             self._pool.hasten,
             wrap_tls=self._wrap_tls if self.cfg.is_ssl else None,
             max_connections=self.cfg.worker_connections,
             max_large=max(1, self.cfg.threads // 4),
-            max_body=self._worker().settings.max_body_bytes,
+            max_body=worker.settings.max_body_bytes,
             keepalive=self.cfg.keepalive,
         )
         # What is here now stays to the end. To look through it again and again for garbage would stop every
@@ -147,7 +149,7 @@ class HardenedThreadWorker(ThreadWorker):
             if not self.is_parent_alive():
                 break
         self.alive = False
-        self._drain()
+        self._drain(worker)
         self._poller.close()
         self._relays.stop(_ROUND)
         self._pool.close()
@@ -155,9 +157,9 @@ class HardenedThreadWorker(ThreadWorker):
     def _wrap_tls(self, connection: socket.socket) -> Any:
         return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)
 
-    def _drain(self) -> None:
+    def _drain(self, worker: Worker) -> None:
         """The app refuses from here on; wait for the requests in hand, as long as the app lets them go on."""
-        self._worker().drain()
+        worker.drain()
         self._poller.drain()
         end = time.monotonic() + self.cfg.graceful_timeout
         hurries = False
@@ -165,15 +167,9 @@ class HardenedThreadWorker(ThreadWorker):
             if self._is_hurried and not hurries:
                 hurries = True
                 end = time.monotonic() + _HURRY_SECONDS
-                self._worker().hurry()
+                worker.hurry()
             self.notify()
             self._poller.serve(_DRAIN_ROUND)
-
-    def _worker(self) -> Worker:
-        # Not above: the master loads this module too, and has no use for the memory of the app.
-        from pyworker.app import worker_of
-
-        return worker_of(cast("flask.Flask", self.app.wsgi()))
 
     # -- signal handlers ---------------------------------------------------------------------------------
 

@@ -316,17 +316,6 @@ def test_an_identity_that_is_enough(environ: Mapping[str, str]) -> None:
     Settings.from_env(environ).require_identity()
 
 
-def test_a_certificate_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    environ = {"USE_SSL": "true", "SSL_CERTFILE": str(tmp_path / "a.crt")}
-
-    with pytest.raises(ConfigError, match=r"SSL_CERTFILE=.*a\.crt cannot be read \(No such file"):
-        Settings.from_env(environ).require_certificate()
-
-
-def test_without_tls_no_certificate_is_needed() -> None:
-    Settings.from_env({"SSL_CERTFILE": "/no/such/file"}).require_certificate()
-
-
 def test_derived_values(tmp_path: Path) -> None:
     settings = Settings.from_env({"WORKER_THREADS": "17", "PYWORKER_STATE_DIR": str(tmp_path)})
 
