@@ -34,7 +34,6 @@ The modules, lowest first; each imports only modules above it:
     incoming       bytes that came and were not taken yet
     answer_body    where a body ends: by its length, in chunks, with its connection
     answer         the model server's response as it comes
-    model_stream   a body that hands it on as it comes
     origin         where the model server listens, and connections to it, plain and TLS
     faults         what went wrong with a call, in words
     connection     one connection to the model server, and a call on it that can be aborted

@@ -7,7 +7,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from enum import Enum
 
 from pyworker.answer_body import Chunked, Counted, Framing, UntilEnd
 from pyworker.answer_head import MAX_HEAD, Fields, Head, parse_head
@@ -15,6 +14,7 @@ from pyworker.incoming import Incoming
 from pyworker.nowait import Receiver
 from pyworker.sample import Sampler
 from pyworker.thread_pool import waiting
+from pyworker.wsgi_extensions import Arrival, PollableSource
 
 _PIECE = 64 * 1024
 
@@ -23,15 +23,7 @@ class Aborted(Exception):
     """The call was ended by `ModelCall.abort`."""
 
 
-class Arrival(Enum):
-    """What has come of a body."""
-
-    NOTHING = "nothing that could be read"
-    PIECE = "a piece that `read1` returns without waiting"
-    MORE = "an end, an error, or something else that only `read1` can tell"
-
-
-class Answer:
+class Answer(PollableSource):
     """One response on a connection; a readable file of its body. Belongs to one thread at a time.
 
     What it raises is an OSError, an `http.client.HTTPException`, or `Aborted`.

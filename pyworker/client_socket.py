@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
-from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
 from pyworker.heads import KnownHead
 from pyworker.nowait import Receiver, is_silent, send, send_all
 from pyworker.thread_pool import waiting
+from pyworker.wsgi_extensions import Presence
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")

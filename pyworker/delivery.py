@@ -6,12 +6,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from pyworker.answer import Arrival
 from pyworker.client_socket import ClientSocket
-from pyworker.model_stream import ModelStream
 from pyworker.nowait import Receiver
 from pyworker.thread_pool import waiting
 from pyworker.turn import OneSendResponse, chunk
+from pyworker.wsgi_extensions import Arrival, PollableBody, PollableSource
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,9 @@ class Delivery:
         self._body = body
         self._pieces: Iterator[bytes] = iter(body)
         # Only where it can be parked.
-        self._stream = body if isinstance(body, ModelStream) and response.chunked else None
+        self._source: PollableSource | None = (
+            body.source if isinstance(body, PollableBody) and response.chunked else None
+        )
         self._is_broken = False
         # Left by `pass_on` for `go_on`: what the client did not take at once, and what went wrong.
         self._unsent = b""
@@ -113,7 +114,7 @@ class Delivery:
 
     @property
     def _waits_for_model(self) -> bool:
-        return self._stream is not None and self._stream.answer.is_drained
+        return self._source is not None and self._source.is_drained
 
     def rest(self) -> bytes | None:
         """After the end: what the client sent behind its request, or None to end the connection."""
@@ -124,29 +125,29 @@ class Delivery:
     @property
     def descriptor(self) -> int:
         """Of the connection to the model server."""
-        assert self._stream is not None
-        return self._stream.answer.descriptor
+        assert self._source is not None
+        return self._source.descriptor
 
     @property
     def timeout(self) -> float | None:
         """Seconds for which the model server may be silent."""
-        assert self._stream is not None
-        return self._stream.answer.timeout
+        assert self._source is not None
+        return self._source.timeout
 
     def stay(self) -> None:
         """It is not to be parked again: it has a thread until the end."""
-        self._stream = None
+        self._source = None
 
     def give_up_waiting(self) -> None:
         """The model server was silent for too long; `go_on` will tell."""
-        assert self._stream is not None
-        self._stream.answer.give_up_waiting()
+        assert self._source is not None
+        self._source.give_up_waiting()
 
     def pass_on(self, receiver: Receiver) -> bool:
         """What the model server has said; False where `go_on` is to be called."""
-        assert self._stream is not None
+        assert self._source is not None
         try:
-            arrival = self._stream.answer.take_in(receiver)
+            arrival = self._source.take_in(receiver)
             if arrival is not Arrival.PIECE:
                 return arrival is Arrival.NOTHING
             data = chunk(next(self._pieces))
@@ -158,4 +159,4 @@ class Delivery:
         if self._unsent or len(data) > _BULK:
             self.stay()
             return False
-        return self._stream.answer.is_drained
+        return self._source.is_drained

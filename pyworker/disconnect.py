@@ -6,18 +6,9 @@ import logging
 import queue
 from collections.abc import Callable
 
+from pyworker.wsgi_extensions import Presence
+
 logger = logging.getLogger(__name__)
-
-
-class Presence:
-    """Whether one client is still there. Written by the poller; `on_gone` belongs to the client's request."""
-
-    def __init__(self) -> None:
-        self.is_gone = False
-        self.on_gone: Callable[[], None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Presence{' gone' if self.is_gone else ''}>"
 
 
 class DisconnectWatcher:

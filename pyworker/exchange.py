@@ -14,15 +14,15 @@ import requests
 
 from pyworker.answer import Aborted
 from pyworker.connection import ModelCall
-from pyworker.disconnect import DisconnectWatcher, Presence
+from pyworker.disconnect import DisconnectWatcher
 from pyworker.errors import NotReady, PyworkerError, RequestError
 from pyworker.log_limit import LogLimit
 from pyworker.metrics import RequestTracker
 from pyworker.model_response import ModelResponse
-from pyworker.model_stream import ModelStream
 from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
 from pyworker.verdict import Verdict
+from pyworker.wsgi_extensions import PollableBody, Presence
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Exchange:
         first = next(pieces, None) if has_body and not response.is_sequence else None
         delivered = self._until_last_byte(first, pieces, length, response.status_code)
         response.response = (
-            ModelStream(delivered, body.answer) if isinstance(body, ModelStream) else delivered
+            PollableBody(delivered, body.source) if isinstance(body, PollableBody) else delivered
         )
         if not has_body:
             self._end(response.status_code)  # no body will be asked for

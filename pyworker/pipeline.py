@@ -14,7 +14,7 @@ from pyworker.answer import Aborted
 from pyworker.auth import SignatureVerifier
 from pyworker.body import BodyReader
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
-from pyworker.disconnect import DisconnectWatcher, Presence
+from pyworker.disconnect import DisconnectWatcher
 from pyworker.encoding import encode
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import (
@@ -36,7 +36,7 @@ from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
 from pyworker.suspicion import FailureStreak
 from pyworker.verdict import Judge, Verdict
-from pyworker.wsgi_extensions import HELD, PRESENCE
+from pyworker.wsgi_extensions import HELD, PRESENCE, Presence
 
 logger = logging.getLogger(__name__)
 

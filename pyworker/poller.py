@@ -32,11 +32,11 @@ from typing import Any
 
 from pyworker.acceptor import Acceptor
 from pyworker.client_socket import BYTES_PER_SECOND, READ_SIZE, SEND_SECONDS, ClientSocket, Stage
-from pyworker.disconnect import Presence
 from pyworker.framing import Framing, Verdict
 from pyworker.large_bodies import LINE_SECONDS, LargeBodies
 from pyworker.nowait import Receiver
 from pyworker.room import Room
+from pyworker.wsgi_extensions import Presence
 
 logger = logging.getLogger(__name__)
 

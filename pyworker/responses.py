@@ -32,7 +32,7 @@ from pyworker.error_objects import error_in as error_in
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
 from pyworker.faults import describe_break
 from pyworker.model_response import ModelResponse
-from pyworker.model_stream import ModelStream
+from pyworker.wsgi_extensions import PollableBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -120,7 +120,7 @@ def stream(model_response: requests.Response) -> flask.Response:
     answer = model_response.answer if isinstance(model_response, ModelResponse) else None
     if answer is not None and answer.is_tls:
         answer = None
-    response = _response(pieces if answer is None else ModelStream(pieces, answer), model_response)
+    response = _response(pieces if answer is None else PollableBody(pieces, answer), model_response)
     length = _declared_length(model_response)
     if length is not None:
         # Safe, because `iterate` raises where the body turns out shorter.
@@ -179,7 +179,7 @@ class _ModelAnswer(flask.Response):
         """As the base's, but pieces that are bytes already are not looked at once more."""
         body: object = self.response  # pyright: ignore[reportUnknownMemberType]
         has_body = self.status_code not in (204, 304) and environ["REQUEST_METHOD"] != "HEAD"
-        if has_body and isinstance(body, ModelStream):
+        if has_body and isinstance(body, PollableBody):
             body.call_on_close(self.close)
             return body
         if has_body and isinstance(body, GeneratorType):

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.answer import Answer, Arrival
+from pyworker.answer import Answer
 from pyworker.nowait import Receiver
 from pyworker.relay import Relays
 from pyworker.thread_pool import ThreadPool
+from pyworker.wsgi_extensions import Arrival
 from tests.support.http import RawClient, next_request_idx
 from tests.support.process import WorkerProcess
 from tests.support.scripted import Act, chunk, head, whole
