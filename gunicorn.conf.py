@@ -159,10 +159,11 @@ def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         # Not above: the master reads this file too, and has no use for the memory of the app.
-        from pyworker.app import worker_of
+        from pyworker.app import CALLBACKS, worker_of
 
         application: Any = worker.app
-        worker.pyworker = worker_of(application.wsgi())
+        app = application.wsgi()
+        worker.pyworker, worker.callback_app = worker_of(app), app.extensions[CALLBACKS]
         worker.pyworker.check_can_serve()
     except ConfigError as error:
         logging.getLogger("pyworker").error("cannot start: %s", error)

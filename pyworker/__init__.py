@@ -13,6 +13,7 @@ The modules, lowest first; each imports only modules above it:
     redaction      URLs without their passwords
     allocator      settings of the C library
     wsgi_extensions what the server offers an app beyond WSGI
+    limits         limits that several parts share
     budget         a bound for what many hold a part of
     signals        those that the worker refuses
     tls            the certificate served with, read again when its files change
@@ -46,14 +47,16 @@ The modules, lowest first; each imports only modules above it:
     error_objects  errors that come with status 200
     responses      pass-through, JSON and stream for handlers
     disconnect     the thread that tells a request that its client hung up
-    heads          heads of requests that were parsed before
     framing        where a client's request ends
     client_socket  one client's connection
-    acceptor       new connections
-    ranking        which connection makes room for others
-    room           the table of connections, and memory for unfinished requests
-    large_bodies   requests whose large bodies wait for a thread
-    poller         all of them while no thread works for them: reading, deadlines, closing
+    acceptor       listening sockets
+    ranking        which connection is closed to make room
+    room           limits for connections, and for the memory of unfinished requests
+    large_bodies   a limit for threads that read large bodies
+    connection_table connections: registered with epoll, closed
+    request_reader requests as they arrive
+    poller         the event loop: accepting, deadlines
+    loopback       the plain port for the model server's callbacks
     body           reading the client's body, however large and whoever sent it
     envelope       the client's body, taken apart
     exchange       what one request holds
@@ -81,9 +84,10 @@ The modules, lowest first; each imports only modules above it:
     runtime        background threads: start, stop, join
     worker         all of it wired together
     registry       finding a worker package by name
-    loopback       the plain port for the model server's callbacks
     app            create_app: routes, error handler
-    turn           gunicorn's parser and response for one request
+    client_request gunicorn's parser for one request
+    client_response gunicorn's response
+    heads          header blocks that were parsed before
     delivery       the answer on its way to the client
     relay          those that wait for the model server, on few threads
     worker_class   gunicorn's threaded worker, hardened

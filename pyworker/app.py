@@ -15,7 +15,6 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 
 from pyworker.config import Settings
 from pyworker.errors import RequestError, Unauthorized
-from pyworker.loopback import LoopbackServer
 from pyworker.registry import load_worker
 from pyworker.session_routes import SessionViews
 from pyworker.worker import Worker
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXTENSION = "pyworker"
+#: The extension that is the app of the loopback port, for callbacks of the model server.
+CALLBACKS = "pyworker-callbacks"
 _BINDING = (
     "REQUEST_METHOD",
     "SCRIPT_NAME",
@@ -61,7 +62,7 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     app.register_blueprint(sessions.blueprint())
     callbacks = _new_app(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
-    worker.runtime.add(LoopbackServer(callbacks, settings.worker_http_port))
+    app.extensions[CALLBACKS] = callbacks
     return app
 
 

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from pyworker.client_response import ClientResponse, chunk
 from pyworker.client_socket import ClientSocket
 from pyworker.nowait import Receiver
 from pyworker.thread_pool import waiting
-from pyworker.turn import OneSendResponse, chunk
 from pyworker.wsgi_extensions import Arrival, PollableBody, PollableSource
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Delivery:
     thread calls `pass_on` each time the model server says more, until that returns False, and `go_on` again.
     """
 
-    def __init__(self, client: ClientSocket, response: OneSendResponse, body: Any, held: Any = None) -> None:
+    def __init__(self, client: ClientSocket, response: ClientResponse, body: Any, held: Any = None) -> None:
         """body: what the app returned; held: what its request holds (`wsgi_extensions.HELD`). `go_on` closes
         both in the end.
         """

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from enum import Enum
-
-from pyworker.heads import KnownHead
 
 #: The largest head. gunicorn bounds its lines; this bounds the memory that many unfinished ones may take.
 MAX_HEAD = 64 * 1024
@@ -47,12 +46,13 @@ class _Doubtful(Exception):
 class Framing:
     """The bytes of one request as they come. Not thread-safe."""
 
-    def __init__(self, max_body: int, known: KnownHead | None = None) -> None:
+    def __init__(self, max_body: int, known: Callable[[bytes], bytes | None] | None = None) -> None:
         """max_body: a larger declared body is not waited for, since it will be refused.
 
-        known: the head of the connection's last request; often this one has it too.
+        known: returns the body if these bytes are one whole request with the header block of the connection's
+        last request (`heads.CachedHead.body_in`).
         """
-        #: The body of a whole request with the head that is known.
+        #: The body of a whole request with that header block.
         self.known_body: bytes | None = None
         #: Whether `feed` stopped early; call it again, with nothing new if nothing has come.
         self.is_behind = False
@@ -78,7 +78,7 @@ class Framing:
         at.
         """
         if self._known is not None and not self._buffer:
-            self.known_body = self._known.body_in(data)
+            self.known_body = self._known(data)
             if self.known_body is not None:
                 self._buffer = data
                 return Verdict.WHOLE

@@ -1,4 +1,4 @@
-"""Requests whose large bodies have begun: few threads at once wait for the rest of one."""
+"""Requests whose large bodies have begun: a limit for the threads that read the rest of one."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from collections.abc import Callable, Iterator
 
 from pyworker.client_socket import ClientSocket, Stage
 
-#: Seconds that a large body may wait for a thread.
-LINE_SECONDS = 30.0
-
 
 class LargeBodies:
-    """They get their threads in order of arrival. Belongs to the poller's thread."""
+    """They get their threads in order of arrival. Belongs to the event loop's thread."""
 
     def __init__(self, limit: int) -> None:
         """limit: how many threads may be reading one at once."""
-        # Taken here, given back by the pool's threads.
+        # Acquired here, released by the pool's threads.
         self._threads = threading.Semaphore(limit)
         self._waiting: deque[ClientSocket] = deque()
 
     def add(self, client: ClientSocket) -> None:
-        """It waits for its turn, in the stage IN_LINE."""
+        """It waits for a thread, in the stage QUEUED."""
         self._waiting.append(client)
 
     def next(self) -> Iterator[ClientSocket]:
-        """Each that may have a thread now; its `body_is_read` gives that back."""
+        """Each that gets a thread now; its `body_is_read` gives the permit back."""
         while self._waiting and self._threads.acquire(blocking=False):
             client = self._waiting.popleft()
-            if client.stage is not Stage.IN_LINE:
+            if client.stage is not Stage.QUEUED:
                 self._threads.release()  # it was closed meanwhile
                 continue
             client.body_is_read = _once(self._threads.release)
@@ -40,7 +37,7 @@ class LargeBodies:
 
 
 def _once(action: Callable[[], None]) -> Callable[[], None]:
-    """Does it at the first call. For one thread at a time."""
+    """Call it at the first call only. For one thread at a time."""
     left = [action]
 
     def act() -> None:

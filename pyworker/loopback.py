@@ -3,108 +3,51 @@
 from __future__ import annotations
 
 import logging
-import socketserver
-import threading
-from typing import TYPE_CHECKING
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+import socket
+from collections.abc import Iterator
+from typing import Any
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+from pyworker.acceptor import Listener
 
 logger = logging.getLogger(__name__)
 
-_HOST = "127.0.0.1"
-#: Seconds between two tries of a port that is taken.
-RETRY_SECONDS = 1.0
+_BACKLOG = 128
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = 10.0
+class LoopbackPort:
+    """A port of 127.0.0.1 for `app`. Belongs to the event loop's thread.
 
-    def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Silent: a request line may hold anything."""
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    # A callback that never ends its request must not keep the process alive; the handler's timeout ends it.
-    daemon_threads = True
-    block_on_close = False
-
-    def server_bind(self) -> None:
-        """Without the look-up of the host's name, which may hang."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = _HOST, self.server_address[1]
-        self.setup_environ()
-
-
-class LoopbackServer:
-    """Serves `app` on 127.0.0.1, as a service of the runtime.
-
-    A port that is taken is tried until it is free: soon, if the process before only finishes its requests.
+    A port that is taken is tried until it is free: soon, if an earlier process only finishes its requests.
     """
 
-    name = "pyworker-loopback"
-
-    def __init__(self, app: WSGIApplication, port: int) -> None:
+    def __init__(self, app: Any, port: int) -> None:
         self._app = app
         self._port = port
-        self._stopping = threading.Event()
-        # Guards _server: it is made by the thread and shut down by whoever joins that.
-        self._lock = threading.Lock()
-        self._server: _Server | None = None
-        self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
+        self._is_open = False
+        self._was_taken = False
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def _run(self) -> None:
-        server = self._bind()
-        if server is None:
+    def open_if_free(self) -> Iterator[Listener]:
+        """The listener, once the port is free; once only. Never blocks."""
+        if self._is_open:
             return
-        server.set_app(self._app)
-        with server:
-            with self._lock:
-                if self._stopping.is_set():
-                    return
-                self._server = server
-            server.serve_forever(poll_interval=0.1)
-
-    def _bind(self) -> _Server | None:
-        """Listen as soon as the port is free; None if that is not before `stop`."""
-        told = False
-        while not self._stopping.is_set():
-            try:
-                server = _Server((_HOST, self._port), _Handler)
-            except OSError as error:
-                if not told:
-                    logger.warning(
-                        "the model server cannot end sessions through port %d (%s): tried until it is free; "
-                        "WORKER_HTTP_PORT names another",
-                        self._port,
-                        error.strerror,
-                    )
-                told = True
-                self._stopping.wait(RETRY_SECONDS)
-            else:
-                if told:
-                    logger.info(
-                        "port %d is free now: the model server can end sessions through it", self._port
-                    )
-                return server
-        return None
-
-    def stop(self) -> None:
-        """What waits is done in `join`."""
-        self._stopping.set()
-
-    def join(self, timeout: float) -> bool:
-        with self._lock:
-            server = self._server
-        if server is not None:
-            server.shutdown()
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        try:
+            # A restart takes the port over from connections that have ended, as `create_server` does.
+            sock = socket.create_server(("127.0.0.1", self._port), backlog=_BACKLOG)
+        except OSError as error:
+            if not self._was_taken:
+                logger.warning(
+                    "the model server cannot end sessions through port %d (%s): tried until it is free; "
+                    "WORKER_HTTP_PORT names another",
+                    self._port,
+                    error.strerror,
+                )
+            self._was_taken = True
+            return
+        self._is_open = True
+        if self._was_taken:
+            logger.info("port %d is free now: the model server can end sessions through it", self._port)
+        # In a drain too the model server may end the sessions of requests that go on.
+        yield Listener(sock, self._app, outlives_drain=True)
 
     def __repr__(self) -> str:
-        return f"<LoopbackServer port {self._port}{'' if self._server else ', closed'}>"
+        return f"<LoopbackPort {self._port}{'' if self._is_open else ', not open'}>"

@@ -56,12 +56,13 @@ Parked = TypeVar("Parked", bound=Stream)
 class Relay(Generic[Parked]):
     """One thread runs `step`; `park` and `wake` may be called from any."""
 
-    def __init__(self, resume: Callable[[Parked], None], hasten: Callable[[], float]) -> None:
+    def __init__(self, resume: Callable[[Parked], None], nudge_stalled: Callable[[], float]) -> None:
         """resume: have a thread of the pool go on with this one.
-        hasten: have begun what waits for too long; when to call it again, in seconds. Neither may block.
+        nudge_stalled: have begun what waits for too long; when to call it again, in seconds. Neither may
+        block.
         """
         self._resume = resume
-        self._hasten = hasten
+        self._nudge_stalled = nudge_stalled
         self._epoll = select.epoll()
         self._receiver = Receiver(_READ_SIZE)
         self._wake_descriptor = os.eventfd(0)
@@ -100,7 +101,7 @@ class Relay(Generic[Parked]):
         end = now + _ROUND
         woken = False
         while not woken and now < end:
-            events = self._epoll.poll(min(end - now, self._hasten()))
+            events = self._epoll.poll(min(end - now, self._nudge_stalled()))
             now = time.monotonic()
             for descriptor, _ in events:
                 if descriptor == self._wake_descriptor:
@@ -153,12 +154,14 @@ class Relays(Generic[Parked]):
         self,
         count: int,
         resume: Callable[[Parked], None],
-        hasten: Callable[[], float],
+        nudge_stalled: Callable[[], float],
         are_needed: Callable[[], bool],
     ) -> None:
-        """resume, hasten: as for each `Relay`. are_needed: whether to use more than the first of them now."""
+        """resume, nudge_stalled: as for each `Relay`. are_needed: whether to use more than the first of them
+        now.
+        """
         self._are_needed = are_needed
-        self._relays = [Relay(resume, hasten) for _ in range(count)]
+        self._relays = [Relay(resume, nudge_stalled) for _ in range(count)]
         self._loops = [
             Loop(f"pyworker-relay-{number}", relay.step, on_stop=relay.wake, on_end=relay.close)
             for number, relay in enumerate(self._relays, start=1)

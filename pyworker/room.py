@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 from pyworker.budget import Budget
 from pyworker.client_socket import ClientSocket
@@ -22,9 +22,8 @@ class Room:
     """
 
     def __init__(
-        self, max_connections: int, connections: Callable[[], int], close: Callable[[ClientSocket], None]
+        self, max_connections: int, connections: Sized, close: Callable[[ClientSocket], None]
     ) -> None:
-        """connections: how many there are now."""
         self._max_connections = max_connections
         self._connections = connections
         self._close = close
@@ -36,11 +35,11 @@ class Room:
 
     def has_room(self) -> bool:
         """Whether one more can be connected; for that, another one may have to go."""
-        return self._connections() < self._max_connections or self._ranking.lowest() is not None
+        return len(self._connections) < self._max_connections or self._ranking.lowest() is not None
 
     def make_room(self) -> None:
         """One more will be connected."""
-        if self._connections() >= self._max_connections and (lowest := self._ranking.lowest()) is not None:
+        if len(self._connections) >= self._max_connections and (lowest := self._ranking.lowest()) is not None:
             self._evict(lowest)
 
     def add(self, client: ClientSocket) -> None:

@@ -111,10 +111,6 @@ class Runtime:
         self._started = False
         self._stopped = False
 
-    def add(self, service: Service) -> None:
-        """One more, before `start`; it is started last and stopped last."""
-        self._services.append(service)
-
     def start(self) -> None:
         """Start every thread; without effect the second time."""
         with self._lock:

@@ -5,7 +5,8 @@ and who gets it next is chance. So an item is begun, in the order of submission,
 `at_once` of the others run. A thread that waits for somebody else (`with waiting:`) does not count
 meanwhile: as many items as there are threads may be in hand, as long as they wait.
 
-Who waits without saying so is found out: where nothing was begun for a moment, `hasten` begins one more.
+Who waits without saying so is found out: where nothing was begun for a moment, `nudge_stalled` begins one
+more.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class ThreadPool(Generic[Item]):
         with self._lock:
             return bool(self._backlog)
 
-    def hasten(self) -> float:
+    def nudge_stalled(self) -> float:
         """Begin what has waited for too long; the seconds after which to ask again."""
         with self._lock:
             if not self._backlog or not (self._idle or self._count < self._limit):

@@ -43,13 +43,17 @@ from gunicorn.http import errors
 from gunicorn.workers import base
 from gunicorn.workers.gthread import ThreadWorker
 
+from pyworker.acceptor import Listener
+from pyworker.client_request import MissingHost
 from pyworker.client_socket import ClientSocket
 from pyworker.delivery import Delivery
-from pyworker.poller import Poller, error_answer
+from pyworker.heads import HeadCache
+from pyworker.loopback import LoopbackPort
+from pyworker.poller import Poller
 from pyworker.relay import Relays
+from pyworker.request_reader import error_response
 from pyworker.signals import REFUSED_SIGNALS
 from pyworker.thread_pool import ThreadPool
-from pyworker.turn import MissingHost, Turns
 from pyworker.wsgi_extensions import HELD
 
 if TYPE_CHECKING:
@@ -102,8 +106,10 @@ class HardenedThreadWorker(ThreadWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Of the app. Set by `post_fork` of gunicorn.conf.py, in the new process alone.
+        #: Set by `post_fork` of gunicorn.conf.py in the new process: the worker behind the app, and the app
+        #: of the loopback port.
         self.pyworker: Worker | None = None
+        self.callback_app: Any = None
         # Written by the signal handler, read by the main thread.
         self._stopped_at: float | None = None
         self._is_hurried = False
@@ -117,9 +123,9 @@ class HardenedThreadWorker(ThreadWorker):
         )
         relays = _TLS_RELAYS if self.cfg.is_ssl else 1
         self._relays = Relays(
-            relays, self._pool.submit_first, self._pool.hasten, lambda: self._pool.is_behind
+            relays, self._pool.submit_first, self._pool.nudge_stalled, lambda: self._pool.is_behind
         )
-        self._turns = Turns(self.cfg, lambda: not self.alive)
+        self._heads = HeadCache(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)
 
@@ -130,8 +136,7 @@ class HardenedThreadWorker(ThreadWorker):
         self._poller = Poller(
             self._pool.submit,
             worker.watcher.tell,
-            self._pool.hasten,
-            wrap_tls=self._wrap_tls if self.cfg.is_ssl else None,
+            self._pool.nudge_stalled,
             max_connections=self.cfg.worker_connections,
             max_large=max(1, self.cfg.threads // 4),
             max_body=worker.settings.max_body_bytes,
@@ -142,9 +147,13 @@ class HardenedThreadWorker(ThreadWorker):
         gc.collect()
         gc.freeze()
         self._relays.start()
-        self._poller.listen(self.sockets, self.PIPE[0])
+        self._poller.wake_by(self.PIPE[0])
+        wrap_tls = self._wrap_tls if self.cfg.is_ssl else None
+        self._poller.listen(Listener(sock, self.wsgi, wrap_tls) for sock in self.sockets)
+        loopback = LoopbackPort(self.callback_app, worker.settings.worker_http_port)
         while self.alive:
             self.notify()
+            self._poller.listen(loopback.open_if_free())
             self._poller.serve(_ROUND)
             if not self.is_parent_alive():
                 break
@@ -163,7 +172,7 @@ class HardenedThreadWorker(ThreadWorker):
         self._poller.drain()
         end = time.monotonic() + self.cfg.graceful_timeout
         hurries = False
-        while self._poller.connections and time.monotonic() < end:
+        while not self._poller.is_drained and time.monotonic() < end:
             if self._is_hurried and not hurries:
                 hurries = True
                 end = time.monotonic() + _HURRY_SECONDS
@@ -222,14 +231,13 @@ class HardenedThreadWorker(ThreadWorker):
     def _begin(self, client: ClientSocket) -> Delivery:
         """Parse its request and have the app answer it."""
         try:
-            response, environ = self._turns.begin(client)
+            response, environ = self._heads.begin(client)
         except errors.NoMoreData:
             reason = errors.LimitRequestHeaders("head too large") if client.framing.too_large else None
             raise reason or errors.InvalidRequestLine("not a request") from None
         # It has its thread, and is small or about to be checked for its signature.
         self._poller.release(client)
-        app: Any = self.wsgi
-        body = app(environ, response.start_response)
+        body = client.listener.app(environ, response.start_response)
         return Delivery(client, response, body, environ.get(HELD))
 
     # -- errors before the app, on threads of the pool ----------------------------------------------------
@@ -250,7 +258,7 @@ class HardenedThreadWorker(ThreadWorker):
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             message = "internal error of the worker; its log says more"
         with contextlib.suppress(OSError):  # the client may be gone
-            client.send_all(error_answer(status, message))
+            client.send_all(error_response(status, message))
 
     def __repr__(self) -> str:
         return f"<HardenedThreadWorker {self._poller!r} {self._pool!r} {self._relays!r}>"

@@ -85,7 +85,7 @@ ALLOWED = {
     "hdrh": {"loadtest"},
     "rich": {"loadtest"},
     "pydantic_core": {"autoscaler", "body", "data_types", "encoding", "envelope", "session_routes"},
-    "gunicorn": {"turn", "worker_class"},
+    "gunicorn": {"client_request", "client_response", "heads", "worker_class"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},

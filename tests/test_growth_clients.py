@@ -16,15 +16,16 @@ from gunicorn.config import Config
 from gunicorn.http.errors import NoMoreData, ParseException
 from typing_extensions import Self
 
+from pyworker.acceptor import Listener
 from pyworker.auth import SignatureVerifier
 from pyworker.body import leading_auth_data
+from pyworker.client_request import ParsedRequest
 from pyworker.client_socket import ClientSocket
 from pyworker.data_types import ApiPayload, AuthData
 from pyworker.envelope import parse_envelope
 from pyworker.errors import RequestError
 from pyworker.framing import Framing, Verdict
 from pyworker.ranking import Ranking
-from pyworker.turn import ParsedRequest
 from tests.support.growth import assert_linear, cpu_seconds
 
 Make = Callable[[int], bytes]
@@ -104,7 +105,7 @@ def parse() -> Iterator[Callable[[bytes], None]]:
     config.set("forwarded_allow_ips", "")
 
     def act(data: bytes) -> None:
-        client = ClientSocket(ours, ("127.0.0.1", 1), ("127.0.0.1", 2), Framing(MAX_BODY))
+        client = ClientSocket(ours, ("127.0.0.1", 1), Listener(ours, None), Framing(MAX_BODY))
         client.framing.feed(data)
         client.verdict = Verdict.WHOLE
         with contextlib.suppress(ParseException, NoMoreData, StopIteration):
@@ -204,7 +205,7 @@ def test_a_full_table_costs_no_more_for_each_newcomer() -> None:
     ours, theirs = socket.socketpair()
 
     def client() -> ClientSocket:
-        return ClientSocket(ours, "", "", Framing(MAX_BODY))
+        return ClientSocket(ours, "", Listener(ours, None), Framing(MAX_BODY))
 
     def of_size(size: int) -> Ranking:
         ranking = Ranking()

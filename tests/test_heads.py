@@ -1,19 +1,29 @@
-"""A head that is known: compared to its last byte, and never taken for another."""
+"""Cached header blocks: compared to the last byte, and never taken for another."""
 
 from __future__ import annotations
 
-import pytest
+import io
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
+import pytest
+from gunicorn.config import Config
+from gunicorn.http.errors import NoMoreData, ParseException
+
+from pyworker.acceptor import Listener
+from pyworker.client_socket import ClientSocket
 from pyworker.framing import Framing, Verdict
-from pyworker.heads import MAX_KNOWN_HEAD, MAX_KNOWN_HEADS, KnownHead, KnownHeads
+from pyworker.heads import MAX_CACHED_HEAD, MAX_CACHED_HEADS, CachedHead, HeadCache
 
 LIMIT = 10**6
 BEFORE = b"POST /generate HTTP/1.1\r\nHost: w\r\nContent-Length: "
 AFTER = b"\r\nAccept: */*\r\n\r\n"
 
 
-def known(before: bytes = BEFORE, after: bytes = AFTER) -> KnownHead:
-    return KnownHead(before, after, "POST", (1, 1), closes=False, environ={})
+def known(before: bytes = BEFORE, after: bytes = AFTER) -> CachedHead:
+    return CachedHead(before, after, "POST", (1, 1), closes=False, environ={})
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"x" * 100, AFTER, b"\r\n\r\n", bytes(range(256)) * 100])
@@ -49,11 +59,11 @@ def test_anything_else_is_left_to_the_parser(received: bytes) -> None:
 
 def test_only_a_request_that_comes_in_one_piece_is_compared() -> None:
     request = BEFORE + b"5" + AFTER + b"hello"
-    framing = Framing(LIMIT, known())
+    framing = Framing(LIMIT, known().body_in)
     assert framing.feed(request) is Verdict.WHOLE
     assert (framing.known_body, framing.received) == (b"hello", request)
     for cut in range(1, len(request)):
-        framing = Framing(LIMIT, known())
+        framing = Framing(LIMIT, known().body_in)
         assert framing.feed(request[:cut]) is Verdict.MORE
         assert framing.feed(request[cut:]) is Verdict.WHOLE
         assert framing.known_body is None
@@ -77,14 +87,72 @@ def test_which_heads_can_be_known(request_bytes: bytes, around: tuple[bytes, byt
     assert framing.around_length == around
 
 
-def test_few_heads_are_kept_and_no_long_ones() -> None:
-    heads = KnownHeads()
-    heads.learn(known())
-    assert heads.find(BEFORE, AFTER) == known()
-    heads.learn(known(after=b"x" * MAX_KNOWN_HEAD))
-    assert heads.find(BEFORE, b"x" * MAX_KNOWN_HEAD) is None
-    for number in range(MAX_KNOWN_HEADS):
-        heads.learn(known(before=b"%d" % number))
-    assert heads.find(BEFORE, AFTER) is None, "the list has begun anew"
-    assert heads.find(b"%d" % (MAX_KNOWN_HEADS - 1), AFTER) is not None
-    assert repr(heads) == "<KnownHeads [1]>"
+class Clients:
+    """Requests of connections that one cache serves."""
+
+    def __init__(self, ending: ExitStack) -> None:
+        config: Any = Config()
+        config.set("forwarded_allow_ips", "")
+        self.cache = HeadCache(config, lambda: False)
+        self._listening = ending.enter_context(socket.create_server(("127.0.0.1", 0)))
+        self._ending = ending
+        self.listener = Listener(self._listening, None)
+
+    def send(self, request: bytes) -> tuple[ClientSocket, Any, dict[str, Any]]:
+        """On a connection of its own: that, with the response to be and the environ."""
+        theirs = self._ending.enter_context(socket.create_connection(self._listening.getsockname()))
+        ours, address = self._listening.accept()
+        self._ending.enter_context(ours)
+        client = ClientSocket(ours, address, self.listener, Framing(LIMIT))
+        client.verdict = client.framing.feed(request)
+        assert theirs.getsockname() == address
+        return client, *self.cache.begin(client)
+
+
+@pytest.fixture
+def clients() -> Iterator[Clients]:
+    with ExitStack() as ending:
+        yield Clients(ending)
+
+
+def test_a_cached_header_block_serves_other_connections(clients: Clients) -> None:
+    """What the app gets is what a parser would have made of the request."""
+    first, parsed, environ = clients.send(BEFORE + b"5" + AFTER + b"first")
+    second, cached, other = clients.send(BEFORE + b"6" + AFTER + b"second")
+    assert repr(clients.cache) == "<HeadCache [1]>"
+    assert second.head is first.head is cached.request
+    assert parsed.request is not cached.request
+    assert environ.pop("wsgi.input").read() == b"first"
+    assert isinstance(other["wsgi.input"], io.BytesIO)
+    assert other.pop("wsgi.input").read() == b"second"
+    own = {
+        "gunicorn.socket": second.sock,
+        "REMOTE_PORT": str(second.address[1]),
+        "CONTENT_LENGTH": "6",
+        "pyworker.presence": second.presence,
+    }
+    environ.pop("pyworker.leave_line")
+    assert other == {**environ, **own}
+
+
+@pytest.mark.parametrize("received", OTHERS.values(), ids=OTHERS)
+def test_a_request_that_differs_is_parsed_on_a_new_connection_too(clients: Clients, received: bytes) -> None:
+    clients.send(BEFORE + b"5" + AFTER + b"first")
+    try:
+        _, response, _ = clients.send(received)
+    except (ParseException, NoMoreData, StopIteration):
+        return
+    assert not isinstance(response.request, CachedHead)
+
+
+def test_few_header_blocks_are_kept_and_no_long_ones(clients: Clients) -> None:
+    def is_cached(before: bytes, after: bytes = AFTER) -> bool:
+        request = before + b"0" + after
+        clients.send(request)
+        return isinstance(clients.send(request)[1].request, CachedHead)
+
+    assert is_cached(BEFORE)
+    assert not is_cached(BEFORE, b"\r\nX: ".ljust(MAX_CACHED_HEAD, b"x") + AFTER)
+    for number in range(MAX_CACHED_HEADS):
+        assert is_cached(BEFORE.replace(b"generate", b"%d" % number))
+    assert repr(clients.cache) == "<HeadCache [1]>", "the cache has begun anew"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.poller import HEAD_SECONDS
+from pyworker.request_reader import HEAD_SECONDS
 from tests.support.hostile import (
     HEAD,
     LAST_REQUEST,
@@ -143,6 +143,6 @@ def test_without_descriptors_the_worker_pauses_and_goes_on(new_stack: NewStack) 
         # What is open already stays open; nothing more can be opened than this.
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (45, 45))
     with clients(stack.url, 60, sending(b"GET /ping HTTP/1.1\r\nHost: w\r\n\r\n")):
-        stack.worker.wait_for_log("no new clients for 1 s")
+        stack.worker.wait_for_log("no new connections are accepted for 1 s")
     wait_until(stack.worker.answers_ping, "the worker answers again")
     assert stack.post("/pass").status == 200

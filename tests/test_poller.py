@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.acceptor import Listener
 from pyworker.client_socket import ClientSocket, Stage
 from pyworker.framing import Framing
 from pyworker.ranking import Ranking
@@ -102,7 +103,7 @@ def new_client() -> Iterator[NewClient]:
 
         def make(since: float, sent: int) -> ClientSocket:
             ours, theirs = map(ending.enter_context, socket.socketpair())
-            client = ClientSocket(ours, "", "", Framing(2**20))
+            client = ClientSocket(ours, "", Listener(ours, None), Framing(2**20))
             client.framing.feed(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n".ljust(sent, b"x"))
             client.since = since
             del theirs
@@ -231,19 +232,19 @@ def test_an_item_is_not_begun_while_another_runs_unless_that_takes_too_long() ->
         gate.wait(10)
 
     pool = ThreadPool(5, work, at_once=1)
-    assert pool.hasten() == float("inf"), "nothing is late"
+    assert pool.nudge_stalled() == float("inf"), "nothing is late"
     pool.submit(1)
     pool.submit(2)
     wait_until(lambda: begun == [1], "the first item")
     assert repr(pool) == "<ThreadPool [1 of 5 busy, 1 waiting]>"
-    wait_until(lambda: pool.hasten() == float("inf"), "the second is begun")
+    wait_until(lambda: pool.nudge_stalled() == float("inf"), "the second is begun")
     wait_until(lambda: begun == [1, 2], "the second item")
     gate.set()
     wait_until(lambda: "[0 of" in repr(pool), "the threads are idle")
     pool.close()
 
 
-def test_where_all_threads_are_in_use_there_is_nothing_to_hasten() -> None:
+def test_where_all_threads_are_in_use_there_is_nothing_to_nudge_stalled() -> None:
     gate = threading.Event()
 
     def work(_: int) -> None:
@@ -254,7 +255,7 @@ def test_where_all_threads_are_in_use_there_is_nothing_to_hasten() -> None:
     for item in range(3):
         pool.submit(item)
     wait_until(lambda: repr(pool) == "<ThreadPool [2 of 2 busy, 1 waiting]>", "both threads are in use")
-    assert pool.hasten() == float("inf")
+    assert pool.nudge_stalled() == float("inf")
     gate.set()
     wait_until(lambda: repr(pool) == "<ThreadPool [0 of 2 busy, 0 waiting]>", "all is done")
     pool.close()
@@ -274,7 +275,7 @@ def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> Non
     pool = ThreadPool(5, work, at_once=1)
     for item in ("stuck", "stuck", *["quick"] * 100, "last"):
         pool.submit(item)
-    wait_until(lambda: pool.hasten() > 0 and len(done) > 0, "a quick one is done")
+    wait_until(lambda: pool.nudge_stalled() > 0 and len(done) > 0, "a quick one is done")
     wait_event(finished, "all others, without being asked again")
     gate.set()
     wait_until(lambda: "[0 of" in repr(pool), "the threads are idle")
@@ -283,6 +284,7 @@ def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> Non
 
 SHORT_OF_THREADS = """
 import resource, select, threading, time
+from pyworker.acceptor import Listener
 from pyworker.client_socket import ClientSocket, Stage
 from pyworker.framing import Framing
 from pyworker.ranking import Ranking
@@ -317,7 +319,7 @@ for item in range(10, 20):
     pool.submit(item)
 deadline = time.monotonic() + 20
 while pool._count < 10 and time.monotonic() < deadline:
-    select.select([], [], [], min(pool.hasten(), 0.1))
+    select.select([], [], [], min(pool.nudge_stalled(), 0.1))
 print(few < 10, pool._count)
 gate.set()
 """

@@ -15,9 +15,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pyworker.acceptor import Listener
 from pyworker.client_socket import ClientSocket
 from pyworker.local.signing import Signer
-from pyworker.poller import BODY_SECONDS, Poller
+from pyworker.poller import Poller
+from pyworker.request_reader import BODY_SECONDS
 from pyworker.thread_pool import ThreadPool
 from tests.support.front import REQUEST, Front
 from tests.support.http import RawClient, ask
@@ -296,17 +298,16 @@ def test_an_event_of_a_closed_connection_is_not_taken_for_one_of_its_successor()
     poller = Poller(
         pool.submit,
         lambda _: None,
-        pool.hasten,
-        wrap_tls=None,
+        pool.nudge_stalled,
         max_connections=1,
         max_large=1,
         max_body=MIB,
         keepalive=60,
     )
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as ending:
-        listener.setblocking(False)
         wake, _ = (ending.enter_context(each) for each in socket.socketpair())
-        poller.listen([listener], wake.fileno())
+        poller.wake_by(wake.fileno())
+        poller.listen([Listener(listener, None)])
         old = ending.enter_context(socket.create_connection(listener.getsockname()))
         wait_until(lambda: poller.serve(0.01) or poller.connections == 1, "the first connection")
         new = ending.enter_context(socket.create_connection(listener.getsockname()))

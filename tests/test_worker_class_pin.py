@@ -49,14 +49,14 @@ PINNED: list[tuple[Any, str, str]] = [
     (
         wsgi.create,
         "`response_class`; sends 100 Continue unless told otherwise; what in the environ differs between "
-        "requests with the same head (`turn._OF_CONNECTION`, `_OF_REQUEST`)",
+        "requests with the same head (`heads._OF_CONNECTION`, `_NOT_SHARED`)",
         "2c35d4a2dc62",
     ),
     (
         wsgi.Response,
         "its parts that are overridden: should_close, default_headers, send_headers, write, _emit_body, "
         "close; of a request it asks no more than method, version and should_close "
-        "(`heads.KnownHead` has these)",
+        "(`heads.CachedHead` has these)",
         "d67f8e6b29d7",
     ),
     (errors, "names of the errors and which is a ParseException; NoMoreData is an OSError", "348906eec2ca"),
@@ -77,7 +77,7 @@ def test_the_parts_of_gunicorn_are_those_that_were_read(part: Any, reason: str, 
     assert found == digest, (
         f"{_name(part)} of gunicorn {gunicorn.__version__} is not the one that "
         f"pyworker was written for, which relies on it for this: {reason}. Read the change, mend "
-        f"pyworker/worker_class.py and pyworker/turn.py where need be, then set the digest to {found}."
+        f"the modules of pyworker that import gunicorn where need be, then set the digest to {found}."
     )
 
 

@@ -17,7 +17,9 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from typing_extensions import Self
 
 from pyworker import responses
+from pyworker.acceptor import Listener
 from pyworker.body import leading_auth_data
+from pyworker.client_request import ParsedRequest
 from pyworker.client_socket import ClientSocket
 from pyworker.connection import ModelCall
 from pyworker.data_types import ApiPayload, AuthData
@@ -25,7 +27,6 @@ from pyworker.envelope import parse_envelope
 from pyworker.errors import ModelBroken, ModelUnreachable, Unprocessable
 from pyworker.framing import Framing, Verdict
 from pyworker.model_client import ModelClient
-from pyworker.turn import ParsedRequest
 
 _TIMEOUT = 5.0
 #: Seconds of CPU time for one input of some kilobytes: what is slow is a finding.
@@ -95,6 +96,7 @@ class Requests:
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
+        self._listener = Listener(self._ours, None)
         self._config: Any = Config()
         self._config.set("forwarded_allow_ips", "")
 
@@ -116,7 +118,7 @@ class Requests:
             if _feed(framing, data[at : at + 1]) is not Verdict.MORE:
                 break
         assert framing.received == data[: framing.size]
-        client = ClientSocket(self._ours, ("127.0.0.1", 1), ("127.0.0.1", 2), whole)
+        client = ClientSocket(self._ours, ("127.0.0.1", 1), self._listener, whole)
         client.verdict = verdict
         try:
             request = ParsedRequest(self._config, client)

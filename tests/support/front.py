@@ -7,6 +7,7 @@ import socket
 import threading
 from contextlib import ExitStack
 
+from pyworker.acceptor import Listener
 from pyworker.client_socket import ClientSocket
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.poller import Poller
@@ -26,20 +27,19 @@ class Front:
         self.poller = Poller(
             self.pool.submit,
             DisconnectWatcher().tell,
-            self.pool.hasten,
-            wrap_tls=None,
+            self.pool.nudge_stalled,
             max_connections=max_connections,
             max_large=1,
             max_body=2**20,
             keepalive=60,
         )
         listener = ending.enter_context(socket.create_server(("127.0.0.1", 0)))
-        listener.setblocking(False)
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         wake_read, self._wake_write = os.pipe()
         ending.callback(os.close, wake_read)
         ending.callback(os.close, self._wake_write)
-        self.poller.listen([listener], wake_read)
+        self.poller.wake_by(wake_read)
+        self.poller.listen([Listener(listener, None)])
         self._stopping = False
         self.both = threading.Barrier(2)
         self.release = threading.Event()
