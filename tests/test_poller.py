@@ -34,7 +34,7 @@ def test_where_it_is_full_the_one_idle_for_longest_makes_room(new_front: Callabl
     front = new_front(3)
     with ExitStack() as ending:
         clients = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
-        wait_for_stages(front, "[3 connected: 3 sending a head]>")
+        wait_for_stages(front, "[3 connected: 3 sending a header block]>")
         for number, client in enumerate(clients, start=1):
             client.send(REQUEST)
             assert client.head() == 204
@@ -74,7 +74,7 @@ def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_roo
     with ExitStack() as ending:
         half_a_head, little, much = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
         half_a_head.send(REQUEST[:-1])
-        wait_until(lambda: "3 sending a head" in repr(front.poller), "all are connected")
+        wait_until(lambda: "3 sending a header block" in repr(front.poller), "all are connected")
         little.send(head)
         wait_until(lambda: "1 sending a body" in repr(front.poller), "the head of a request")
         much.send(head + b"x" * 59_000)
