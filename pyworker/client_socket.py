@@ -55,6 +55,9 @@ class Stage(Enum):
     LINGERING = "lingering"
     CLOSED = "closed"
 
+    # Enum's own is a function of Python, and slow; members are compared by identity anyway.
+    __hash__ = object.__hash__
+
 
 _ENDS = frozenset({Stage.LINGERING, Stage.CLOSED})
 _GETS_THREAD = _ENDS | {Stage.QUEUED, Stage.WORKING}
@@ -141,14 +144,16 @@ class ClientSocket:
             return
         if stage not in _NEXT[self.stage]:
             raise RuntimeError(f"a connection cannot go from {self.stage.name} to {stage.name}")
-        self.since = time.monotonic()
-        self.expire_in(seconds)
+        if stage is not Stage.WORKING:
+            self.since = time.monotonic()
+            self.expire_in(seconds)
         # Last: from here on the event loop may close it when its deadline has passed.
         self.stage = stage
 
     def expire_in(self, seconds: float) -> None:
         """Set the deadline, so many seconds after it entered its stage."""
-        self.deadline = min(self.since + seconds, self.listener.drain_until)
+        deadline, limit = self.since + seconds, self.listener.drain_until
+        self.deadline = deadline if deadline < limit else limit
 
     # -- for the event loop: nothing blocks --------------------------------------------------------------
 

@@ -99,14 +99,14 @@ class Poller:
         reader = self._reader
         woken = False
         while not woken and (left := end - time.monotonic()) > 0:
-            timeout = 0.0 if reader.has_unfinished else min(left, self._nudge_stalled())
+            timeout = 0.0 if reader.unfinished else min(left, self._nudge_stalled())
             for descriptor, events in self._epoll.poll(timeout, _EVENTS_PER_BATCH):
                 if descriptor == self._wake_descriptor:
                     os.read(descriptor, 4096)
                     woken = True
                 else:
                     self._dispatch(descriptor, events)
-            if reader.has_unfinished:
+            if reader.unfinished:
                 reader.read_unfinished()
             reader.submit_queued()
             self._table.close_descriptors()

@@ -62,8 +62,8 @@ class RequestReader:
         self._max_body = max_body
         self._keepalive = keepalive
         self._receiver = Receiver(READ_SIZE)
-        # Connections that got their share of an event and have more to be read.
-        self._unfinished: deque[ClientSocket] = deque()
+        #: Connections that got their share of an event and have more to be read, which epoll will not report.
+        self.unfinished: deque[ClientSocket] = deque()
 
     def new_framing(self) -> Framing:
         """For the first request of a connection."""
@@ -143,7 +143,7 @@ class RequestReader:
             self._wait_for_more(client)
             if (may_have_more or client.framing.is_behind) and not client.is_unfinished:
                 client.is_unfinished = True
-                self._unfinished.append(client)
+                self.unfinished.append(client)
 
     def _wait_for_more(self, client: ClientSocket) -> None:
         """Set the stage and its deadline. On the thread that owns the connection."""
@@ -157,16 +157,11 @@ class RequestReader:
             client.enter(Stage.HEAD, HEAD_SECONDS)
         self._table.arm(client, TO_READ)
 
-    @property
-    def has_unfinished(self) -> bool:
-        """Whether connections have more to be read, of which epoll will not tell."""
-        return len(self._unfinished) > 0
-
     def read_unfinished(self) -> None:
-        """Read one more share of each, for a few milliseconds."""
+        """Read one more share of each unfinished connection, for a few milliseconds."""
         end = time.monotonic() + _UNFINISHED_SECONDS
-        while self._unfinished and time.monotonic() < end:
-            client = self._unfinished.popleft()
+        while self.unfinished and time.monotonic() < end:
+            client = self.unfinished.popleft()
             client.is_unfinished = False
             if client.stage in (Stage.HEAD, Stage.BODY, Stage.IDLE):
                 self.continue_with(client)
