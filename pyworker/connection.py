@@ -136,7 +136,7 @@ class Connection:
         """All of it, unless the model server answers early with a refusal."""
         for part in (head + body,) if len(body) <= _JOIN_BELOW else (head, body):
             sent = 0
-            if len(part) <= nowait.SMALL and not isinstance(self.socket, ssl.SSLSocket):
+            if len(part) <= nowait.COPY_SIZE and not isinstance(self.socket, ssl.SSLSocket):
                 sent = nowait.send(self.socket.fileno(), part)
             elif len(part) <= _RECORD:
                 with waiting:

@@ -1,8 +1,8 @@
-"""`send`, `recv` and a small `pwrite` that never wait, and therefore keep the interpreter while they last.
+"""`send`, `recv` and a small `pwrite` that never block, and therefore hold the GIL during the system call.
 
-The methods of `socket.socket` let other threads run during each system call. For a call that may block that
-is right. For one of a few microseconds it makes a threaded server slow: the thread has to queue for the
-interpreter again, behind every thread that woke up meanwhile.
+The methods of `socket.socket` release the GIL for each system call. That is right for a call that may block.
+For one of a few microseconds it makes a threaded server slow: the thread has to wait for the GIL again,
+behind every thread that woke up meanwhile.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import os
 import select
 import socket
 
+from pyworker.limits import COPY_SIZE
 from pyworker.thread_pool import waiting
 
-#: More than this is better sent with the interpreter let go: copying it takes as long as a hand-over.
-SMALL = 64 * 1024
-
-# PyDLL, unlike CDLL, calls without letting go of the interpreter.
+# PyDLL, unlike CDLL, does not release the GIL.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _send = _libc.send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
@@ -38,7 +36,7 @@ _NOT_NOW = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 
 
 def send(descriptor: int, data: bytes) -> int:
-    """How many of these bytes the kernel took; 0 where it takes none now. Raises OSError."""
+    """How many of these bytes the kernel took; 0 if its buffer is full. Raises OSError."""
     count: int = _send(descriptor, data, len(data), _SEND_FLAGS)
     return count if count >= 0 else _nothing_or_raise()
 
@@ -46,17 +44,17 @@ def send(descriptor: int, data: bytes) -> int:
 def send_all(connection: socket.socket, data: bytes, seconds: float | None = None) -> None:
     """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take at once.
 
-    seconds: how long the peer may take nothing at all; TimeoutError after that. Raises OSError.
+    seconds: how long the peer may take nothing; TimeoutError after that. Raises OSError.
     """
-    sent = send(connection.fileno(), data) if len(data) <= SMALL else 0
+    sent = send(connection.fileno(), data) if len(data) <= COPY_SIZE else 0
     if sent < len(data):
         with waiting:
             _send_patiently(connection, memoryview(data)[sent:], seconds)
 
 
 def _send_patiently(connection: socket.socket, data: memoryview, seconds: float | None) -> None:
-    # Not with a timeout of the socket's own, which begins anew with each call: one that takes a little, and
-    # then waits until it is over, gives a peer that reads no more the same time again.
+    # Not with a timeout of the socket, which begins anew with each call: a call that sends a little before
+    # its timeout would give a peer that reads no more the same time again.
     poll = select.poll()
     poll.register(connection, select.POLLOUT)
     while data:
@@ -67,7 +65,7 @@ def _send_patiently(connection: socket.socket, data: memoryview, seconds: float 
 
 
 def pwrite(descriptor: int, data: bytes, offset: int) -> None:
-    """A few bytes into a file: a copy into the kernel's memory. Raises OSError unless it took all of them."""
+    """Write a few bytes into a file, a copy into the page cache. Raises OSError unless all were written."""
     count: int = _pwrite(descriptor, data, len(data), offset)
     if count != len(data):
         number = ctypes.get_errno() if count < 0 else errno.ENOSPC
@@ -75,12 +73,12 @@ def pwrite(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def is_silent(descriptor: int) -> bool:
-    """Whether there is nothing to read: no byte, no end and no error."""
+    """Whether nothing can be read: no byte, no end and no error."""
     count: int = _recv(descriptor, ctypes.byref(_peeked), 1, _PEEK_FLAGS)
     return count < 0 and ctypes.get_errno() in _NOT_NOW
 
 
-# Written to by every thread and read by none.
+# Written by every thread and read by none.
 _peeked = ctypes.c_char()
 
 
@@ -93,7 +91,7 @@ class Receiver:
         self._view = memoryview(self._buffer)
 
     def receive(self, descriptor: int) -> bytes | None:
-        """What is here, None for nothing yet, empty at the end of the connection; raises OSError."""
+        """What has arrived, None for nothing, empty at the end of the connection; raises OSError."""
         count: int = _recv(descriptor, self._buffer, self.size, socket.MSG_DONTWAIT)
         if count >= 0:
             return bytes(self._view[:count])

@@ -1,12 +1,12 @@
-"""Threads for requests, made when they are needed and kept; few of them run at once.
+"""Threads for requests, made when they are needed and kept; few of them run at the same time.
 
-There is one interpreter. Where many threads want it together, much of their time goes into handing it on,
-and who gets it next is chance. So an item is begun, in the order of submission, only while fewer than
-`at_once` of the others run. A thread that waits for somebody else (`with waiting:`) does not count
-meanwhile: as many items as there are threads may be in hand, as long as they wait.
+There is one GIL. If many threads want it at the same time, much of their time goes into passing it on, and
+which one gets it next is chance. So an item is begun, in the order of submission, only while fewer than
+`concurrency` others run. A thread that waits for somebody else (`with waiting:`) does not count meanwhile: as
+many items as there are threads may be in hand, as long as they wait.
 
-Who waits without saying so is found out: where nothing was begun for a moment, `nudge_stalled` begins one
-more.
+A thread that waits without saying so is found out: if nothing was begun for 10 ms, `nudge_stalled` begins one
+more item.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
-# Seconds without a beginning after which those that run are taken for waiting.
+# Seconds without a beginning after which the running threads are taken for waiting.
 _STALL = 0.01
-# Seconds until another thread is tried after the system refused one.
+# Seconds until thread creation is tried again after it failed.
 _REFUSED = 1.0
 
 
 class ThreadPool(Generic[Item]):
     """Runs `work(item)` for every submitted item on one of at most `limit` threads. Thread-safe.
 
-    The threads do not hold up the end of the process: what is still in hand then was cut.
+    They are daemon threads: what is still in hand at the end of the process was aborted before.
     """
 
-    def __init__(self, limit: int, work: Callable[[Item], None], *, at_once: int) -> None:
+    def __init__(self, limit: int, work: Callable[[Item], None], *, concurrency: int) -> None:
         self._limit = limit
         self._work = work
-        self._at_once = at_once
-        # Guards _idle (threads without an item), _backlog (items without a thread), _count,
+        self._concurrency = concurrency
+        # Guards _idle (threads without an item), _backlog (items without a thread), _count (threads),
         # _running (threads with an item that do not wait for somebody else), _allowed (how many of those
         # there may be now), _begun_at, _no_thread_before (monotonic) and _is_closed.
         self._lock = threading.Lock()
@@ -47,20 +47,20 @@ class ThreadPool(Generic[Item]):
         self._backlog: deque[Item] = deque()
         self._count = 0
         self._running = 0
-        self._allowed = at_once
+        self._allowed = concurrency
         self._begun_at = 0.0
         self._no_thread_before = 0.0
         self._is_closed = False
 
     def submit(self, item: Item) -> None:
-        """Have it worked on, in the order of submission."""
+        """Put this item at the end of the backlog."""
         with self._lock:
             self._backlog.append(item)
             begin = self._next_to_begin()
         begin()
 
     def submit_first(self, item: Item) -> None:
-        """Have it worked on before all that wait."""
+        """Put this item at the front of the backlog."""
         with self._lock:
             self._backlog.appendleft(item)
             begin = self._next_to_begin()
@@ -68,40 +68,40 @@ class ThreadPool(Generic[Item]):
 
     @property
     def is_behind(self) -> bool:
-        """Whether something waits to be begun."""
+        """Whether items wait for a thread."""
         with self._lock:
             return bool(self._backlog)
 
     def nudge_stalled(self) -> float:
-        """Begin what has waited for too long; the seconds after which to ask again."""
+        """Begin an item that has waited for too long; returns the seconds until this is due again."""
         with self._lock:
             if not self._backlog or not (self._idle or self._count < self._limit):
-                # No thread is left to begin with; the next one that is done goes on by itself.
+                # No thread is free; the next one that is done takes an item by itself.
                 return math.inf
             soonest = self._begun_at + _STALL
             left = (soonest if self._idle else max(soonest, self._no_thread_before)) - time.monotonic()
             if left > 0:
                 return left
-            # Those that run are taken for waiting, until nothing is left to begin.
+            # The running threads are taken for waiting, until the backlog is empty.
             self._allowed = self._running + 1
             begin = self._next_to_begin()
         begin()
         return _STALL
 
     def pause(self) -> None:
-        """The calling thread of this pool begins to wait for somebody else."""
+        """The calling thread, one of this pool, begins to wait for somebody else."""
         with self._lock:
             self._running -= 1
             begin = self._next_to_begin() if self._backlog else _nothing
         begin()
 
     def resume(self) -> None:
-        """It goes on."""
+        """It has finished waiting."""
         with self._lock:
             self._running += 1
 
     def _next_to_begin(self) -> Callable[[], None]:
-        """Under the lock; what it returns is to be called outside."""
+        """Under the lock; the caller calls what it returns outside."""
         if not self._backlog or self._running >= self._allowed:
             return _nothing
         if self._idle:
@@ -127,7 +127,7 @@ class ThreadPool(Generic[Item]):
             self._put_back(item)
 
     def _put_back(self, item: Item) -> None:
-        """The system gives no more threads now: the item waits for one that is there, or for the next try."""
+        """Thread creation failed: the item waits for an existing thread, or for the next try."""
         with self._lock:
             self._running -= 1
             self._count -= 1
@@ -141,7 +141,7 @@ class ThreadPool(Generic[Item]):
         begin()
 
     def close(self) -> None:
-        """Let the threads end once they have nothing to do."""
+        """Let the threads end once the backlog is empty."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -155,9 +155,8 @@ class ThreadPool(Generic[Item]):
         while item is not None:
             try:
                 self._work(item)
-            except (
-                BaseException
-            ):  # SystemExit too: a thread that ended here would be counted as running for ever
+            except BaseException:
+                # SystemExit too: a thread that ended here would be counted as running for ever.
                 logger.exception("unhandled exception in a request thread")
             item = self._next(place)
 
@@ -165,7 +164,7 @@ class ThreadPool(Generic[Item]):
         with self._lock:
             self._running -= 1
             if not self._backlog:
-                self._allowed = self._at_once
+                self._allowed = self._concurrency
             elif self._running < self._allowed:
                 return self._take()
             if self._is_closed:
@@ -179,7 +178,7 @@ class ThreadPool(Generic[Item]):
 
 
 class _Place(Generic[Item]):
-    """Where one thread waits for its next item; None: there will be none."""
+    """Where one thread waits for its next item; None ends the thread."""
 
     def __init__(self) -> None:
         self._given = threading.Lock()
@@ -197,7 +196,7 @@ class _Place(Generic[Item]):
 
 
 class _Waiting:
-    """`with waiting:` around everything on which a request may wait for somebody else. For any thread."""
+    """`with waiting:` around everything that may block on somebody else. On any thread."""
 
     def __enter__(self) -> None:
         pool = _here.pool
@@ -217,7 +216,7 @@ class _Waiting:
 
 
 class _Here(threading.local):
-    """Of the calling thread: its pool, where it belongs to one, and how deep it is in `with waiting:`."""
+    """The calling thread's pool, if it belongs to one, and its depth in nested `with waiting:`."""
 
     pool: ThreadPool[Any] | None = None
     depth = 0

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Threads that run at once: one in the interpreter, and one that comes from a system call or goes to one.
-_AT_ONCE = 2
+_CONCURRENCY = 2
 #: To send over TLS lets go of the interpreter. Where requests want it as well, one thread alone would get it
 #: back too late; where they do not, several would only get in each other's way.
 _TLS_RELAYS = 4
@@ -119,7 +119,7 @@ class HardenedThreadWorker(ThreadWorker):
     def init_process(self) -> None:
         """In the new process: everything is made here, and `run` is called from here."""
         self._pool: ThreadPool[ClientSocket | Delivery] = ThreadPool(
-            self.cfg.threads, self.take_turn, at_once=_AT_ONCE
+            self.cfg.threads, self.take_turn, concurrency=_CONCURRENCY
         )
         relays = _TLS_RELAYS if self.cfg.is_ssl else 1
         self._relays = Relays(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyworker.framing import MAX_HEAD, MAX_SMALL_BODY, Framing, Verdict
+from pyworker.framing import Framing, Verdict
+from pyworker.limits import MAX_HEADER_BLOCK, SMALL_BODY
 
 LIMIT = 10**6
 HEAD = b"POST / HTTP/1.1\r\nHost: w\r\n"
@@ -67,18 +68,18 @@ def test_in_doubt_the_parser_is_asked_at_once(request_bytes: bytes) -> None:
 
 def test_of_a_large_body_the_beginning_is_enough() -> None:
     counted, chunked = Framing(LIMIT), Framing(LIMIT)
-    assert counted.feed(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * MAX_SMALL_BODY)) is Verdict.MORE
-    assert counted.missing == 2 * MAX_SMALL_BODY
+    assert counted.feed(HEAD + b"Content-Length: %d\r\n\r\n" % (2 * SMALL_BODY)) is Verdict.MORE
+    assert counted.missing == 2 * SMALL_BODY
     assert chunked.feed(HEAD + b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n") is Verdict.MORE
     for framing in (counted, chunked):
         assert framing.in_body
-        assert framing.feed(b"x" * (MAX_SMALL_BODY - 10)) is Verdict.MORE
+        assert framing.feed(b"x" * (SMALL_BODY - 10)) is Verdict.MORE
         assert framing.feed(b"x" * 10) is Verdict.BEGUN
 
 
 def test_a_head_without_an_end_is_given_up() -> None:
     framing = Framing(LIMIT)
-    assert framing.feed(HEAD + b"X: " + b"y" * (MAX_HEAD - 100)) is Verdict.MORE
+    assert framing.feed(HEAD + b"X: " + b"y" * (MAX_HEADER_BLOCK - 100)) is Verdict.MORE
     assert not framing.too_large
     assert framing.feed(b"y" * 100) is Verdict.DOUBT
     assert framing.too_large

@@ -24,7 +24,7 @@ def pair() -> Iterator[Ends]:
         yield ends
 
 
-@pytest.mark.parametrize("size", [1, nowait.SMALL, nowait.SMALL + 1, len(LARGE)])
+@pytest.mark.parametrize("size", [1, nowait.COPY_SIZE, nowait.COPY_SIZE + 1, len(LARGE)])
 def test_all_is_sent_however_slowly_it_is_taken(pair: Ends, size: int) -> None:
     near, far = pair
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -171,7 +171,7 @@ def test_threads_take_what_waits_in_its_order() -> None:
         if item == 10:
             finished.set()
 
-    pool = ThreadPool(1, work, at_once=1)
+    pool = ThreadPool(1, work, concurrency=1)
     assert repr(pool) == "<ThreadPool [0 of 1 busy, 0 waiting]>"
     for item in range(1, 11):
         pool.submit(item)
@@ -192,7 +192,7 @@ def test_threads_are_made_when_they_are_needed_and_used_again() -> None:
         if item == "together":
             gate.wait(10)
 
-    pool = ThreadPool(5, work, at_once=2)
+    pool = ThreadPool(5, work, concurrency=2)
     for _ in range(4):
         pool.submit("alone")
         wait_until(lambda: "[0 of" in repr(pool), "the thread is idle")
@@ -214,7 +214,7 @@ def test_the_next_item_is_begun_when_one_waits_for_somebody_else() -> None:
         else:
             begun.set()
 
-    pool = ThreadPool(5, work, at_once=1)
+    pool = ThreadPool(5, work, concurrency=1)
     pool.submit("waits")
     pool.submit("next")
     wait_event(begun, "the next item")
@@ -231,7 +231,7 @@ def test_an_item_is_not_begun_while_another_runs_unless_that_takes_too_long() ->
         begun.append(item)
         gate.wait(10)
 
-    pool = ThreadPool(5, work, at_once=1)
+    pool = ThreadPool(5, work, concurrency=1)
     assert pool.nudge_stalled() == float("inf"), "nothing is late"
     pool.submit(1)
     pool.submit(2)
@@ -251,7 +251,7 @@ def test_where_all_threads_are_in_use_there_is_nothing_to_nudge_stalled() -> Non
         with waiting:
             gate.wait(10)
 
-    pool = ThreadPool(2, work, at_once=1)
+    pool = ThreadPool(2, work, concurrency=1)
     for item in range(3):
         pool.submit(item)
     wait_until(lambda: repr(pool) == "<ThreadPool [2 of 2 busy, 1 waiting]>", "both threads are in use")
@@ -272,7 +272,7 @@ def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> Non
         if item == "last":
             finished.set()
 
-    pool = ThreadPool(5, work, at_once=1)
+    pool = ThreadPool(5, work, concurrency=1)
     for item in ("stuck", "stuck", *["quick"] * 100, "last"):
         pool.submit(item)
     wait_until(lambda: pool.nudge_stalled() > 0 and len(done) > 0, "a quick one is done")
@@ -305,7 +305,7 @@ def work(item):
         finished.set()
 
 finished = threading.Event()
-pool = ThreadPool(10, work, at_once=10)
+pool = ThreadPool(10, work, concurrency=10)
 for item in range(10):
     pool.submit(item)
 gate.set()

@@ -322,7 +322,7 @@ def test_one_that_goes_on_does_not_wait_for_a_stuck_thread(pair: Ends) -> None:
         else:
             went_on.set()
 
-    pool: ThreadPool[Pipe | None] = ThreadPool(4, work, at_once=1)
+    pool: ThreadPool[Pipe | None] = ThreadPool(4, work, concurrency=1)
     pool.submit(None)
     relays: Relays[Pipe] = Relays(1, pool.submit_first, pool.nudge_stalled, lambda: True)
     relays.start()

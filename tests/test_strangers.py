@@ -294,7 +294,7 @@ def test_an_event_of_a_closed_connection_is_not_taken_for_one_of_its_successor()
     end.
     """
     taken: list[ClientSocket] = []
-    pool = ThreadPool[ClientSocket](1, taken.append, at_once=1)
+    pool = ThreadPool[ClientSocket](1, taken.append, concurrency=1)
     poller = Poller(
         pool.submit,
         lambda _: None,

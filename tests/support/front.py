@@ -23,7 +23,7 @@ class Front:
     """A poller on a thread of its own, with threads that answer every request at once."""
 
     def __init__(self, ending: ExitStack, max_connections: int) -> None:
-        self.pool = ThreadPool(4, self._answer, at_once=1)
+        self.pool = ThreadPool(4, self._answer, concurrency=1)
         self.poller = Poller(
             self.pool.submit,
             DisconnectWatcher().tell,
