@@ -1,4 +1,4 @@
-"""An answer on its way to the client: on a thread of the pool, or parked while the model server is silent."""
+"""Sending a response: on a thread of the pool, or parked with the relay while the model server is silent."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pyworker.wsgi_extensions import Arrival, PollableBody, PollableSource
 
 logger = logging.getLogger(__name__)
 
-# A stream with larger pieces is better off on a thread, which lets others run while it copies; and so is one
-# whose client does not keep up, since a thread may wait.
-_BULK = 32 * 1024
+# A stream with larger pieces belongs on a thread of the pool, which releases the GIL for the copy. So does
+# one whose client does not keep up, since that thread may block.
+_MAX_RELAYED = 32 * 1024
 
 
 class Delivery:
     """The body of one response, sent piece by piece. Belongs to one thread at a time.
 
-    A thread of the pool calls `go_on`, which may wait. Where that returns False the rest is parked: another
-    thread calls `pass_on` each time the model server says more, until that returns False, and `go_on` again.
+    A thread of the pool calls `go_on`, which may block. If that returns False the rest is parked: the relay
+    calls `pass_on` each time data arrives, until that returns False; then a thread of the pool calls `go_on`.
     """
 
     def __init__(self, client: ClientSocket, response: ClientResponse, body: Any, held: Any = None) -> None:
@@ -35,22 +35,24 @@ class Delivery:
         self._response = response
         self._body = body
         self._pieces: Iterator[bytes] = iter(body)
-        # Only where it can be parked.
+        # Only if it can be parked.
         self._source: PollableSource | None = (
             body.source if isinstance(body, PollableBody) and response.chunked else None
         )
         self._is_broken = False
-        # Left by `pass_on` for `go_on`: what the client did not take at once, and what went wrong.
+        # Left by `pass_on` for `go_on`: what the client's buffer did not take, and an error.
         self._unsent = b""
         self._error: Exception | None = None
+        #: Seconds for which the model server may be silent, and when they are over (monotonic).
+        self.timeout = None if self._source is None else self._source.timeout
         self.deadline: float | None = None
 
     # -- on a thread of the pool -------------------------------------------------------------------------
 
     def go_on(self) -> bool:
-        """Send what comes: True at the end, False where the rest is to be parked.
+        """Send the rest: True at the end, False if it is to be parked.
 
-        Raises OSError where the client is gone, and the app's error where nothing was sent yet.
+        Raises OSError if the client is gone, and the app's error if nothing was sent yet.
         """
         is_over = True
         try:
@@ -61,8 +63,8 @@ class Delivery:
         except BaseException:  # a handler may raise anything, SystemExit too, and the thread has to go on
             if not self._response.headers_sent:
                 raise
-            # Another answer in the middle of this one would spoil it.
-            logger.exception("a request failed in the middle of its answer")
+            # An error response in the middle of this one would corrupt it.
+            logger.exception("a request failed in the middle of its response")
             self._is_broken = True
             self._mark_cut()
         finally:
@@ -71,13 +73,15 @@ class Delivery:
         return is_over
 
     def _mark_cut(self) -> None:
-        """To a client of HTTP/1.0 the end of a response without a length is the end of the connection."""
+        """A response to HTTP/1.0 without a length ends with the connection: reset it, so that the end
+        shows.
+        """
         response = self._response
         if response.headers_sent and not response.chunked and response.response_length is None:
             self.client.reset_at_close()
 
     def _close(self) -> None:
-        """Whatever an author's callbacks do, what the request holds is given back."""
+        """Give back what the request holds, whatever an author's callbacks do."""
         try:
             if hasattr(self._body, "close"):
                 self._body.close()
@@ -102,8 +106,8 @@ class Delivery:
         else:
             self._response.close()
             return True
-        # One that comes in pieces waits for the model or the client most of the time, and must not keep
-        # others from being begun.
+        # A response in pieces waits for the model or the client most of the time, and must not keep other
+        # requests from being begun.
         with waiting:
             for piece in self._pieces:
                 self._response.write(piece)
@@ -117,10 +121,10 @@ class Delivery:
         return self._source is not None and self._source.is_drained
 
     def rest(self) -> bytes | None:
-        """After the end: what the client sent behind its request, or None to end the connection."""
+        """After the end: the bytes behind the request, or None to end the connection."""
         return None if self._is_broken else self._response.rest()
 
-    # -- while it is parked: nothing waits ---------------------------------------------------------------
+    # -- while it is parked: nothing blocks --------------------------------------------------------------
 
     @property
     def descriptor(self) -> int:
@@ -128,23 +132,17 @@ class Delivery:
         assert self._source is not None
         return self._source.descriptor
 
-    @property
-    def timeout(self) -> float | None:
-        """Seconds for which the model server may be silent."""
-        assert self._source is not None
-        return self._source.timeout
-
     def stay(self) -> None:
-        """It is not to be parked again: it has a thread until the end."""
+        """Do not park it again: it keeps a thread until the end."""
         self._source = None
 
     def give_up_waiting(self) -> None:
-        """The model server was silent for too long; `go_on` will tell."""
+        """The model server was silent for too long; `go_on` will raise that."""
         assert self._source is not None
         self._source.give_up_waiting()
 
     def pass_on(self, receiver: Receiver) -> bool:
-        """What the model server has said; False where `go_on` is to be called."""
+        """Relay what has arrived; False if `go_on` is to be called."""
         assert self._source is not None
         try:
             arrival = self._source.take_in(receiver)
@@ -156,7 +154,7 @@ class Delivery:
             self._error = error
             return False
         self._unsent = data[sent:]
-        if self._unsent or len(data) > _BULK:
+        if self._unsent or len(data) > _MAX_RELAYED:
             self.stay()
             return False
         return self._source.is_drained

@@ -1,4 +1,4 @@
-"""A client hung up while its request waits or is being answered: the poller knows, the request is told."""
+"""A client hangs up while its request is in hand: the event loop notices, and the request is notified."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 class DisconnectWatcher:
-    """Tells requests that their client is gone, on a thread of its own: the poller must not wait for them.
+    """Notifies requests that their client is gone, on a thread of its own, since the event loop must not
+    block.
 
-    Thread-safe. A request may be told more than once.
+    Thread-safe. A request may be notified more than once.
     """
 
     def __init__(self) -> None:
@@ -23,20 +24,21 @@ class DisconnectWatcher:
     def watch(self, presence: Presence, on_gone: Callable[[], None]) -> None:
         """Have `on_gone` called once this client hangs up, or has done so already."""
         presence.on_gone = on_gone
-        # After that: whichever of the two comes second, the request's thread or the poller, sees the other.
+        # After that: of the request's thread and the event loop, whichever comes second sees the other's
+        # write.
         if presence.is_gone:
-            self.tell(presence)
+            self.notify(presence)
 
     def unwatch(self, presence: Presence) -> None:
         """Stop watching. The callback may just be running."""
         presence.on_gone = None
 
-    def tell(self, presence: Presence) -> None:
+    def notify(self, presence: Presence) -> None:
         """This client has hung up. Never blocks."""
         self._gone.put(presence)
 
     def step(self) -> float:
-        """Wait until a client leaves, or until `stop`; then tell who asked."""
+        """Wait until a client hangs up, or until `stop`; then notify its request."""
         presence = self._gone.get()
         on_gone = None if presence is None else presence.on_gone
         if on_gone is not None:
@@ -51,4 +53,4 @@ class DisconnectWatcher:
         self._gone.put(None)
 
     def __repr__(self) -> str:
-        return f"<DisconnectWatcher [{self._gone.qsize()} to tell]>"
+        return f"<DisconnectWatcher [{self._gone.qsize()} to notify]>"

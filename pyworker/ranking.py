@@ -1,4 +1,4 @@
-"""Which connection is closed if there is no room for all: the one that has sent the least for the longest."""
+"""Which connection is closed to make room: the one that has sent the least for the longest."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from pyworker.client_socket import ClientSocket, Stage
 # Entries of closed connections are dropped once there are this many times as many entries as connections.
 _SLACK = 4
 _FEW = 64
-# Seconds for which a connection that is in use is not looked at again. More than the bytes of a request that
-# has not arrived completely are worth, so that it comes behind all that are not in use.
+# Seconds for which a connection that is in use is not looked at again. More than the bytes of an unfinished
+# request can count for, so that it ranks behind all that are not in use.
 _IN_USE = 2.5
 
 
 class Ranking:
-    """A heap of connections by their `ClientSocket.rank`. Belongs to the poller's thread.
+    """A heap of connections by their `ClientSocket.rank`. Belongs to the event loop's thread.
 
-    A rank grows, and an entry is corrected when it comes to the top. So what changes a rank (a byte that
-    arrives, a request that ends) costs nothing, and `lowest` takes logarithmic time for each entry that it
-    corrects, each of which has changed since it was looked at last.
+    A rank only grows, and an entry is corrected when it comes to the top. So a change of rank (bytes arrive,
+    a request ends) costs nothing, and `lowest` takes logarithmic time for each entry that it corrects, each
+    of which has changed since it was last looked at.
     """
 
     def __init__(self, keep: Callable[[ClientSocket], bool] = lambda _: True) -> None:
-        """keep: asked for connections that come to the top; one that it refuses leaves until it is added
-        again.
-        """
+        """keep: called with connections at the top; one for which it returns False is removed."""
         self._keep = keep
         self._clients: dict[int, ClientSocket] = {}
-        # Ranks, and the keys of connections: nothing that is closed is held by an entry that is left.
+        # Ranks, and the keys of connections: a stale entry keeps no closed connection alive.
         self._entries: list[tuple[float, int]] = []
         self._compact_at = _SLACK * _FEW
 
     def add(self, client: ClientSocket) -> None:
-        """From now on it may be the lowest. Amortized logarithmic time."""
+        """Rank this one. Amortized logarithmic time."""
         key = id(client)
         self._clients[key] = client
         heapq.heappush(self._entries, (client.since, key))  # at most its rank, and corrected if need be
@@ -45,13 +43,13 @@ class Ranking:
             self._compact_at = _SLACK * max(len(self._entries), _FEW)
 
     def remove(self, client: ClientSocket) -> None:
-        """It is closed, or not to be closed for this any more."""
+        """Rank it no more."""
         self._clients.pop(id(client), None)
 
     def lowest(self) -> ClientSocket | None:
         """The connection to close first; None if all are in use. It stays until it is removed."""
         entries = self._entries
-        # Each is corrected once at most: one that is in use now is not the lowest a moment later either.
+        # Each is corrected at most once: one that is in use now is not the lowest a moment later either.
         for _ in range(len(entries) + 1):
             if not entries:
                 break

@@ -1,8 +1,8 @@
-"""Streams that wait for the model server: all of them on one thread or a few, instead of one on each.
+"""Streams that wait for the model server: many on one thread, instead of a thread for each.
 
-A thread that waits for each token of its stream has to be woken for each, and then to queue for the
-interpreter. Here one thread waits for many of them and passes on whatever has come. It never blocks: what
-might (a client that does not take it, the end of an answer, an error) goes back to the pool.
+A thread that waits for the tokens of one stream is woken for each token, and then waits for the GIL. Here one
+thread waits for many streams and relays whatever has arrived. It never blocks: what might (a client that does
+not read, the end of a response, an error) goes back to the pool.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from pyworker.limits import READ_SIZE
 from pyworker.nowait import Receiver
 from pyworker.runtime import Loop
 
 _ROUND = 1.0
-_READ_SIZE = 64 * 1024
 
 
 class Stream(Protocol):
     """What can be parked. It belongs to the relay meanwhile."""
 
-    #: When the model server will have been silent for too long (monotonic); None for never.
+    #: Seconds for which the model server may be silent; None for any time.
+    timeout: float | None
+    #: When that time is over (monotonic); None for never.
     deadline: float | None
 
     @property
@@ -32,13 +34,8 @@ class Stream(Protocol):
         """Of the connection to the model server."""
         ...
 
-    @property
-    def timeout(self) -> float | None:
-        """Seconds for which the model server may be silent."""
-        ...
-
     def pass_on(self, receiver: Receiver) -> bool:
-        """What has come; False to leave the relay. Never waits, never raises."""
+        """Relay what has arrived; False to leave the relay. Never blocks, never raises."""
         ...
 
     def give_up_waiting(self) -> None:
@@ -57,14 +54,13 @@ class Relay(Generic[Parked]):
     """One thread runs `step`; `park` and `wake` may be called from any."""
 
     def __init__(self, resume: Callable[[Parked], None], nudge_stalled: Callable[[], float]) -> None:
-        """resume: have a thread of the pool go on with this one.
-        nudge_stalled: have begun what waits for too long; when to call it again, in seconds. Neither may
-        block.
+        """resume: have a thread of the pool continue with this one. Must not block.
+        nudge_stalled: have items begun that wait for too long; returns the seconds until it is due again.
         """
         self._resume = resume
         self._nudge_stalled = nudge_stalled
         self._epoll = select.epoll()
-        self._receiver = Receiver(_READ_SIZE)
+        self._receiver = Receiver(READ_SIZE)
         self._wake_descriptor = os.eventfd(0)
         self._epoll.register(self._wake_descriptor, select.EPOLLIN)
         # Guards each change of _parked (descriptor to the model server -> stream), and looking through it.
@@ -73,11 +69,11 @@ class Relay(Generic[Parked]):
 
     @property
     def parked(self) -> int:
-        """How many streams it has."""
+        """How many streams are parked here."""
         return len(self._parked)
 
     def park(self, stream: Parked) -> None:
-        """Pass on what comes for this one. It is the relay's from here on."""
+        """Relay what arrives for this one, which belongs to the relay from here on."""
         descriptor, timeout = stream.descriptor, stream.timeout
         stream.deadline = None if timeout is None else time.monotonic() + timeout
         if not self._watch(descriptor, stream):
@@ -86,7 +82,7 @@ class Relay(Generic[Parked]):
 
     def _watch(self, descriptor: int, stream: Parked) -> bool:
         with self._lock:
-            # Known before epoll can tell of it.
+            # Before epoll can report it.
             self._parked[descriptor] = stream
             try:
                 self._epoll.register(descriptor, select.EPOLLIN)
@@ -96,7 +92,7 @@ class Relay(Generic[Parked]):
         return True
 
     def step(self) -> float:
-        """Pass on what model servers say, for a while or until woken; then look at the deadlines."""
+        """Relay what arrives, for a second or until woken; then look at the deadlines."""
         now = time.monotonic()
         end = now + _ROUND
         woken = False
@@ -130,7 +126,7 @@ class Relay(Generic[Parked]):
     def _release(self, descriptor: int) -> None:
         with self._lock:
             stream = self._parked.pop(descriptor)
-        # Before anybody else may close it.
+        # Before another thread may close it.
         self._epoll.unregister(descriptor)
         self._resume(stream)
 
@@ -148,7 +144,7 @@ class Relay(Generic[Parked]):
 
 
 class Relays(Generic[Parked]):
-    """So many relays with their threads. `park` may be called from any thread, the rest from one."""
+    """Several relays with their threads. `park` may be called from any thread, the rest from one."""
 
     def __init__(
         self,
@@ -157,9 +153,7 @@ class Relays(Generic[Parked]):
         nudge_stalled: Callable[[], float],
         are_needed: Callable[[], bool],
     ) -> None:
-        """resume, nudge_stalled: as for each `Relay`. are_needed: whether to use more than the first of them
-        now.
-        """
+        """resume, nudge_stalled: as for `Relay`. are_needed: whether to use more than the first relay now."""
         self._are_needed = are_needed
         self._relays = [Relay(resume, nudge_stalled) for _ in range(count)]
         self._loops = [
@@ -168,17 +162,17 @@ class Relays(Generic[Parked]):
         ]
 
     def start(self) -> None:
-        """From here on what is parked is passed on."""
+        """Start the threads."""
         for loop in self._loops:
             loop.start()
 
     def park(self, stream: Parked) -> None:
-        """Have the first pass on what comes for this one, or where all are needed the one with the fewest."""
+        """Park it with the first relay; if all are needed, with the one that has the fewest streams."""
         relays = self._relays if self._are_needed() else self._relays[:1]
         min(relays, key=lambda relay: relay.parked).park(stream)
 
     def stop(self, timeout: float) -> None:
-        """End the threads, and wait so many seconds for each. What is parked stays where it is."""
+        """End the threads, and wait for each at most `timeout` seconds. What is parked stays parked."""
         for loop in self._loops:
             loop.stop()
         for loop in self._loops:

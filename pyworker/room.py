@@ -1,4 +1,4 @@
-"""Who has room: connections in the table, and what they hold of requests that have not arrived completely."""
+"""Limits for the number of connections, and for the memory of requests that have not arrived completely."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pyworker.budget import Budget
 from pyworker.client_socket import ClientSocket
 from pyworker.ranking import Ranking
 
-#: Bytes of requests that have not arrived completely, or wait for a thread, of all connections together. Up
-#: to `_FREE_BYTES` of each are not counted: a small request that arrives at once costs no accounting.
+#: Bytes of requests that have not arrived completely or wait for a thread, of all connections together. Up to
+#: `_FREE_BYTES` of each are not counted, so that a small request costs no accounting.
 INCOMING_BYTES = 32 * 2**20
 _FREE_BYTES = 4096
 
 
 class Room:
-    """If there is none, the connection that has sent the least for the longest is closed.
+    """If there is no room, the connection that has sent the least for the longest is closed.
 
-    Belongs to the poller's thread, but for `charge_alone` and `release`, which whichever thread owns the
+    Belongs to the event loop's thread, but for `charge_alone` and `release`, which whichever thread owns the
     connection may call.
     """
 
@@ -29,32 +29,32 @@ class Room:
         self._close = close
         self._memory = Budget(INCOMING_BYTES)
         self._ranking = Ranking()
-        # Those that were charged for memory.
+        # Connections that were charged for memory.
         self._holding = Ranking(_is_charged)
         self._evicted = 0
 
     def has_room(self) -> bool:
-        """Whether one more can be connected; for that, another one may have to go."""
+        """Whether one more can be connected, perhaps in place of another."""
         return len(self._connections) < self._max_connections or self._ranking.lowest() is not None
 
     def make_room(self) -> None:
-        """One more will be connected."""
+        """One more will be connected: close another if need be."""
         if len(self._connections) >= self._max_connections and (lowest := self._ranking.lowest()) is not None:
             self._evict(lowest)
 
     def add(self, client: ClientSocket) -> None:
-        """This one is connected."""
+        """It is connected."""
         self._ranking.add(client)
 
     def remove(self, client: ClientSocket) -> None:
-        """This one is closed."""
+        """It is closed."""
         self._ranking.remove(client)
         self._holding.remove(client)
         self.release(client)
 
     def charge(self, client: ClientSocket) -> bool:
-        """Count what this connection holds of a request; others that hold some are closed first if there is
-        no room. False if that does not suffice.
+        """Count what this connection holds of a request. If there is no room, others that were charged are
+        closed; False if that does not suffice.
         """
         missing = client.framing.size - client.charged
         if client.framing.size <= _FREE_BYTES or missing <= 0:
@@ -69,7 +69,7 @@ class Room:
         return True
 
     def charge_alone(self, client: ClientSocket) -> bool:
-        """As `charge` for one that was released, but nobody else is closed for it. To be listed later."""
+        """As `charge` for one that was released, but no other is closed for it. To be listed later."""
         size = client.framing.size
         if size <= _FREE_BYTES:
             return True
@@ -85,13 +85,13 @@ class Room:
             self._holding.add(client)
 
     def release(self, client: ClientSocket) -> None:
-        """Its request has a thread now, or is gone, and is no longer counted."""
+        """Its request has a thread now, or is gone: count it no more."""
         charged, client.charged = client.charged, 0
         if charged:
             self._memory.give_back(charged)
 
     def take_evicted(self) -> int:
-        """How many were closed for others since the last call."""
+        """How many were closed to make room since the last call."""
         evicted, self._evicted = self._evicted, 0
         return evicted
 

@@ -1,30 +1,30 @@
-"""gunicorn's threaded worker, hardened: no client can hold up the others, and a drain is honest.
+"""gunicorn's threaded worker, hardened: no client can hold up the others, and a drain loses no request.
 
 What each thread does, and what it owns:
 
-* The main thread runs `run`, which runs the `Poller`: it accepts, makes TLS handshakes, reads heads and small
-  bodies, keeps the deadlines, lingers and closes. It never blocks and runs nothing of the app but
-  `Worker.drain` and `Worker.hurry`, which only set flags. The table of connections is its own, and so is
-  every `ClientSocket` that is not in the pool.
-* The threads of the pool, `pyworker-request-N`, run `take_turn`: parse one request, call the app, send the
-  answer, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
-  thread; the poller only notes in it what epoll tells meanwhile. They are made when needed, few of them run
-  at once (`thread_pool`), and they do not hold up the end of the process.
-* The relay, `pyworker-relay-1`, has the answers whose next piece the model server has not sent yet, with
-  their `ClientSocket`, from `park` until it gives them back to the pool. It never blocks, as the poller. Over
-  TLS there are four, which share them where requests wait as well.
+* The main thread runs `run`, which runs the event loop (`Poller`): it accepts connections, makes TLS
+  handshakes, receives header blocks and small bodies, keeps the deadlines, lingers and closes. It never
+  blocks and runs nothing of the app but `Worker.drain` and `Worker.hurry`, which only set flags. It owns the
+  table of connections, and every `ClientSocket` that is not in the pool.
+* The threads of the pool, `pyworker-request-N`, run `work`: parse one request, call the app, send the
+  response, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
+  thread; the event loop only notes in it what epoll reports meanwhile. Threads are made when needed, few of
+  them run at the same time (`thread_pool`), and they do not delay the end of the process.
+* The relay, `pyworker-relay-1`, has the responses whose next piece the model server has not sent yet, with
+  their `ClientSocket`, from `park` until it gives them back to the pool. It never blocks. Over TLS there are
+  four, which share the responses if requests wait for threads as well.
 * Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
-  pipe (`self.PIPE`) makes the poller return, and `run` acts.
-* The disconnect watcher, `pyworker-disconnect`, is told by the poller that a client in the pool has hung up,
-  and tells its request, which the poller must not wait for.
+  pipe (`self.PIPE`) makes the event loop return, and `run` acts.
+* The disconnect watcher, `pyworker-disconnect`, is notified by the event loop that the client of a request in
+  the pool has hung up, and notifies the request, which may block.
 
 So a slow client has no thread: it gets one with its whole request, or with the first 64 KiB of a larger body,
-whose rest has a deadline of its own there (`turn.Source`), and a quarter of the threads at most.
+whose rest has a deadline of its own (`client_request.Source`), and a quarter of the threads at most.
 
-A head that a client sends again is not parsed again (`heads`): what the parser made of these bytes is used.
+A header block that a client sends again is not parsed again (`heads`): what the parser made of it is used.
 
-gunicorn is pinned to a narrow range, since what is built upon here is its inside: test_worker_class_pin.py
-names each part and fails when one changes.
+gunicorn is pinned to a narrow range, since this builds upon its internals: test_worker_class_pin.py names
+each of them and fails when one changes.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Threads that run at once: one in the interpreter, and one that comes from a system call or goes to one.
+#: Pool threads that run at the same time: one holds the GIL, one enters or leaves a system call.
 _CONCURRENCY = 2
-#: To send over TLS lets go of the interpreter. Where requests want it as well, one thread alone would get it
-#: back too late; where they do not, several would only get in each other's way.
+#: Sending over TLS releases the GIL. If requests want it too, one relay alone would get it back too late; if
+#: not, several would only compete for it.
 _TLS_RELAYS = 4
 _ROUND = 1.0
 _DRAIN_ROUND = 0.2
-#: A stop that reaches the whole process group comes twice: from its sender and through gunicorn's master.
+#: A SIGTERM to the whole process group comes twice: from its sender and from gunicorn's master.
 _SAME_STOP = 0.3
-#: Seconds from the second SIGTERM until whoever is left is hung up on.
+#: Seconds from the second SIGTERM until the remaining connections are closed.
 _HURRY_SECONDS = 0.7
 
 _STATUS: dict[type[BaseException], HTTPStatus] = {
@@ -101,7 +101,7 @@ _REASON: dict[type[BaseException], str] = {
 class HardenedThreadWorker(ThreadWorker):
     """One worker process. Which thread may call what is said above each group of methods."""
 
-    # gunicorn sets these back to their default, by which SIGHUP ends the process. They stay ignored.
+    # gunicorn would set these back to their default, by which SIGHUP ends the process. They stay ignored.
     SIGNALS = [number for number in ThreadWorker.SIGNALS if number not in REFUSED_SIGNALS]  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -117,9 +117,9 @@ class HardenedThreadWorker(ThreadWorker):
     # -- main thread -------------------------------------------------------------------------------------
 
     def init_process(self) -> None:
-        """In the new process: everything is made here, and `run` is called from here."""
+        """In the new process; calls `run`."""
         self._pool: ThreadPool[ClientSocket | Delivery] = ThreadPool(
-            self.cfg.threads, self.take_turn, concurrency=_CONCURRENCY
+            self.cfg.threads, self.work, concurrency=_CONCURRENCY
         )
         relays = _TLS_RELAYS if self.cfg.is_ssl else 1
         self._relays = Relays(
@@ -135,15 +135,15 @@ class HardenedThreadWorker(ThreadWorker):
         worker = self.pyworker
         self._poller = Poller(
             self._pool.submit,
-            worker.watcher.tell,
+            worker.watcher.notify,
             self._pool.nudge_stalled,
             max_connections=self.cfg.worker_connections,
             max_large=max(1, self.cfg.threads // 4),
             max_body=worker.settings.max_body_bytes,
             keepalive=self.cfg.keepalive,
         )
-        # What is here now stays to the end. To look through it again and again for garbage would stop every
-        # request for 25 ms each time.
+        # These objects live until the end. Searching them for garbage would stop every request for 25 ms
+        # each time.
         gc.collect()
         gc.freeze()
         self._relays.start()
@@ -167,7 +167,7 @@ class HardenedThreadWorker(ThreadWorker):
         return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)
 
     def _drain(self, worker: Worker) -> None:
-        """The app refuses from here on; wait for the requests in hand, as long as the app lets them go on."""
+        """The app refuses new requests; wait until those in hand are done, or aborted by the app."""
         worker.drain()
         self._poller.drain()
         end = time.monotonic() + self.cfg.graceful_timeout
@@ -196,14 +196,14 @@ class HardenedThreadWorker(ThreadWorker):
         base.Worker.handle_quit(self, sig, frame)
 
     def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
-        """SIGUSR1: say in the log how things stand."""
+        """SIGUSR1: log the state of connections and threads."""
         super().handle_usr1(sig, frame)
         logger.info("%r", self)
 
     # -- threads of the pool -----------------------------------------------------------------------------
 
-    def take_turn(self, item: ClientSocket | Delivery) -> None:
-        """One request of a connection, or what is left of its answer; until that is parked or given back."""
+    def work(self, item: ClientSocket | Delivery) -> None:
+        """One request of a connection, or the rest of its response; until that is parked or given back."""
         client = item.client if isinstance(item, Delivery) else item
         parked: Delivery | None = None
         rest: bytes | None = None
@@ -215,10 +215,10 @@ class HardenedThreadWorker(ThreadWorker):
                 parked = delivery
         except errors.ParseException as error:
             self.handle_error(None, client, client.address, error)
-        except (TimeoutError, BlockingIOError):  # the latter from SO_SNDTIMEO
-            logger.info("gave up on a client that did not take its answer")
+        except (TimeoutError, BlockingIOError):  # the second from SO_SNDTIMEO
+            logger.info("closed a connection: the client did not read its response in time")
         except OSError as error:
-            logger.debug("a connection broke: %s", type(error).__name__)
+            logger.debug("connection lost: %s", type(error).__name__)
         except BaseException as error:  # SystemExit of a handler too: the thread has to go on
             logger.exception("a request failed inside the server")
             self.handle_error(None, client, client.address, error)
@@ -235,7 +235,7 @@ class HardenedThreadWorker(ThreadWorker):
         except errors.NoMoreData:
             reason = errors.LimitRequestHeaders("head too large") if client.framing.too_large else None
             raise reason or errors.InvalidRequestLine("not a request") from None
-        # It has its thread, and is small or about to be checked for its signature.
+        # It has its thread, and is small, or its signature is checked next.
         self._poller.release(client)
         body = client.listener.app(environ, response.start_response)
         return Delivery(client, response, body, environ.get(HELD))
@@ -243,12 +243,13 @@ class HardenedThreadWorker(ThreadWorker):
     # -- errors before the app, on threads of the pool ----------------------------------------------------
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:  # noqa: ARG002
-        """What never reached the app: a head that cannot be parsed, or a fault inside gunicorn.
+        """A request that never reached the app: a header block that cannot be parsed, or an internal error.
 
-        The answer is JSON as everywhere else, and neither it nor the log repeats what the client sent, which
-        may hold a key.
+        The response is JSON, as everywhere else. Neither it nor the log repeats what the client sent, which
+        may contain a key.
         """
-        # Errors about the heads of our own answers are ParseExceptions too, but not the client's fault.
+        # Errors in the header fields of our own responses are ParseExceptions too, but not the client's
+        # fault.
         ours = type(exc).__name__.startswith("InvalidResponse")
         if isinstance(exc, errors.ParseException) and not ours:
             status = _STATUS.get(type(exc), HTTPStatus.BAD_REQUEST)

@@ -26,7 +26,7 @@ class Front:
         self.pool = ThreadPool(4, self._answer, concurrency=1)
         self.poller = Poller(
             self.pool.submit,
-            DisconnectWatcher().tell,
+            DisconnectWatcher().notify,
             self.pool.nudge_stalled,
             max_connections=max_connections,
             max_large=1,
