@@ -51,13 +51,13 @@ _descriptors = raise_descriptor_limit()
 bind = _settings.bind
 proc_name = "pyworker"
 
-# One process: the queue, the replay window and the ledger live in it.
+# One process, which holds the queue, the replay window and the ledger.
 workers = _settings.workers
 worker_class = "pyworker.worker_class.HardenedThreadWorker"
-# Each request in hand holds a thread, queued ones included. Threads are made when they are needed.
+# Each request in hand holds a thread, also while it is queued. Threads are made when needed.
 threads = _settings.threads
-# A connection that is idle or slow holds no thread, so there may be many more than threads; where there are
-# too many, the one that was idle for longest makes room. At most a quarter of the descriptors.
+# An idle or slow connection holds no thread, so there may be many more connections than threads. At the limit
+# the connection that has been idle longest is closed. At most a quarter of the descriptors.
 worker_connections = min(max(4096, threads + RESERVED_THREADS), most_connections(_descriptors))
 backlog = 1024
 keepalive = 60
@@ -67,17 +67,17 @@ preload_app = False
 
 # The main loop's heartbeat, not a limit for requests.
 timeout = 60
-# The master kills at this moment; the worker cuts what is left before it.
+# The master kills the process then; the worker aborts what is left before that.
 graceful_timeout = int(_settings.drain_timeout) + 10
 
-# The strict parser; nobody in front of the worker may rewrite paths.
+# The strict parser; no proxy in front of the worker may rewrite paths.
 http_parser = "python"
 forwarded_allow_ips = ""
 limit_request_line = 8190
 control_socket_disable = True
 
 if _tls is not None:
-    # gunicorn takes these as the word for TLS; the context is ours.
+    # These make gunicorn use TLS; the context is ours.
     certfile = str(_settings.ssl_certfile)
     keyfile = str(_settings.ssl_keyfile)
 
@@ -91,7 +91,7 @@ logconfig_dict: dict[str, Any] = {
     "loggers": {
         "gunicorn.error": {"level": _settings.log_level, "handlers": [], "propagate": True},
         "gunicorn.access": {"level": "WARNING", "handlers": [], "propagate": False},
-        # Its debug lines carry URLs and headers.
+        # Its debug lines contain URLs and header fields.
         "urllib3": {"level": "WARNING"},
     },
 }
@@ -103,14 +103,14 @@ def ssl_context(_config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.S
 
 
 def on_starting(server: Arbiter) -> None:
-    """Refuse what the command line may have asked for, and the signals that would ask for it later."""
+    """Refuse more than one process, by the command line or by a signal."""
     if server.num_workers != 1:
         sys.exit(f"pyworker: {ONE_PROCESS}")
     for number in REFUSED_SIGNALS:
-        # The arbiter looks its handlers up by name, and calls them from its main loop.
+        # The arbiter looks up its handlers by name, and calls them from its main loop.
         name = signal.Signals(number).name
         setattr(server, f"handle_{name.removeprefix('SIG').lower()}", functools.partial(_refuse, name))
-    # Not before: the log has only been set up now.
+    # Here, since logging is set up only now.
     if _settings.threads_refused:
         logging.getLogger("pyworker").warning(
             "the limit of %d open files allows %d connections and %d threads, not the %d of WORKER_THREADS: "
@@ -133,7 +133,7 @@ def _refuse(name: str) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Pass a second SIGTERM on: it hurries a worker's drain, but a master that ends already drops it."""
+    """Forward a second SIGTERM, which hurries the drain: a master that ends already ignores it."""
     received = 0
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
@@ -149,16 +149,16 @@ def when_ready(server: Arbiter) -> None:
 
 
 def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
-    """Make the app in the new process and start its threads there."""
+    """In the new process: make the app, hand it to the gunicorn worker, and start its threads."""
     allocator.tune()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-        # Until gunicorn installs the worker's handlers, the master's would swallow these.
+        # Until gunicorn installs the worker's handlers, those of the master would ignore these.
         signal.signal(number, signal.SIG_DFL)
     for number in REFUSED_SIGNALS:
-        # A terminal that closes sends SIGHUP to every process of its group, not to the master alone.
+        # A closing terminal sends SIGHUP to every process of its group, not only to the master.
         signal.signal(number, signal.SIG_IGN)
     try:
-        # Not above: the master reads this file too, and has no use for the memory of the app.
+        # Here, since the master reads this file too and must not hold the memory of the app.
         from pyworker.app import CALLBACKS, worker_of
 
         application: Any = worker.app
@@ -167,7 +167,7 @@ def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
         worker.pyworker.check_can_serve()
     except ConfigError as error:
         logging.getLogger("pyworker").error("cannot start: %s", error)
-        # gunicorn's code for an app that does not load: the master gives up instead of trying for ever.
+        # gunicorn's status for an app that does not load: the master ends instead of retrying for ever.
         sys.exit(4)
     except (Exception, SystemExit) as error:  # noqa: BLE001  a worker package may do anything
         _report_until_ended(worker, error)
@@ -175,7 +175,7 @@ def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
 
 
 def _report_until_ended(worker: HardenedThreadWorker, error: BaseException) -> NoReturn:
-    """A worker package is broken: the fleet is told why for as long as this process is wanted."""
+    """The worker package is broken: report why to the autoscaler until this process is ended."""
     reason = " ".join(f"cannot start: {type(error).__name__}: {error}".split())
     logger = logging.getLogger("pyworker")
     logger.error("the worker package does not load", exc_info=error)
@@ -187,7 +187,7 @@ def _report_until_ended(worker: HardenedThreadWorker, error: BaseException) -> N
         return os.getppid() == worker.ppid
 
     ended_by = Beacon(_settings.report_addrs, failure, logger.warning).report_until_ended(is_wanted)
-    # Status 4 as above; but a master that is ending because of SIGTERM itself would stumble over it.
+    # Status 4 as above; but a master that is ending after a SIGTERM would take it for a failure.
     sys.exit(0 if ended_by == signal.SIGTERM else 4)
 
 

@@ -1,4 +1,4 @@
-"""A bound for something that many hold a part of, such as memory."""
+"""A limit for something that many share, such as memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class Budget:
-    """So many units in all. Thread-safe, never blocks."""
+    """A number of units. Thread-safe, never blocks."""
 
     def __init__(self, size: int) -> None:
         # Guards _left.
@@ -14,7 +14,7 @@ class Budget:
         self._left = size
 
     def take(self, count: int = 1) -> bool:
-        """Take so many units; False, and nothing taken, if fewer are left."""
+        """Take `count` units; False, and none taken, if fewer are left."""
         with self._lock:
             if count > self._left:
                 return False
@@ -22,7 +22,7 @@ class Budget:
             return True
 
     def give_back(self, count: int = 1) -> None:
-        """Units that were taken."""
+        """Return units that were taken."""
         with self._lock:
             self._left += count
 

@@ -1,4 +1,4 @@
-"""Log lines of a kind that may come in floods: the first is written at once, the others are counted. Pure."""
+"""Log lines that may come in floods: the first of a kind is written, others are counted for a while. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 #: Seconds between two lines of one kind.
 INTERVAL = 10.0
-# More kinds than this are no kinds any more: the oldest is forgotten.
+# Kinds that are remembered; the one whose last line is oldest is forgotten first.
 _KINDS = 64
 
 
 class LogLimit:
-    """Says which line of a kind is to be written, and how many like it were not. Thread-safe."""
+    """Decides which line of a kind is written, and counts the others. Thread-safe."""
 
     def __init__(self, interval: float = INTERVAL, now: Callable[[], float] = time.monotonic) -> None:
         self._interval = interval
@@ -23,7 +23,7 @@ class LogLimit:
         self._kinds: dict[str, tuple[float, int]] = {}
 
     def suffix(self, kind: str) -> str | None:
-        """What to write behind the line; None if it is not to be written now."""
+        """What to append to the line; None if it is not to be written."""
         with self._lock:
             now = self._now()
             written_at, withheld = self._kinds.get(kind, (now - self._interval, 0))

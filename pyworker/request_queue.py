@@ -1,10 +1,10 @@
 """First-in-first-out admission to the model. Knows nothing of HTTP.
 
-    slot = queue.enter()     takes a place in line, never blocks
-    slot.wait()              until it is this request's turn
-    slot.release()           gives the turn, or the place in line, back
+    slot = queue.enter()     joins the queue, never blocks
+    slot.wait()              until the slot is granted
+    slot.release()           gives it back, or leaves the queue
 
-A capacity is a thing one holds: `release` may be called any number of times, from any thread, at any stage.
+`release` may be called any number of times, from any thread, at any stage.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from pyworker.thread_pool import waiting
 
 
 class Slot:
-    """A place in line, later the right to call the model. Thread-safe."""
+    """A place in the queue, later the right to call the model. Thread-safe."""
 
     def __init__(self, release: Callable[[Slot], None], *, is_exclusive: bool = True) -> None:
         """is_exclusive: whether others may wait for it to be given back."""
         self._release = release
         self.is_exclusive = is_exclusive
-        self._turn = threading.Event()
+        self._granted = threading.Event()
 
     def grant(self) -> None:
-        """Hand the turn to this slot; also wakes it when it was given up."""
-        self._turn.set()
+        """Let this request call the model; also wakes a waiter whose slot was released."""
+        self._granted.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the turn comes (True) or `timeout` seconds passed (False)."""
-        if self._turn.is_set():
+        """Block until it is granted (True) or `timeout` seconds passed (False)."""
+        if self._granted.is_set():
             return True
         with waiting:
-            return self._turn.wait(timeout)
+            return self._granted.wait(timeout)
 
     def release(self) -> None:
-        """Give it back; wakes whoever waits for it."""
+        """Give it back; wakes its waiter."""
         self._release(self)
-        self._turn.set()
+        self._granted.set()
 
 
 class Admission(ABC):
-    """Who may call the model, and when."""
+    """Which requests may call the model, and when."""
 
     @abstractmethod
     def enter(self) -> Slot:
-        """A place in line, in order of arrival."""
+        """A place in the queue, in order of arrival."""
 
 
 class Unlimited(Admission):
-    """Everybody's turn is now: the null queue. Its one slot is for all."""
+    """Every request may call the model at once. All share one slot."""
 
     def __init__(self) -> None:
         self._slot = Slot(_nothing_to_release, is_exclusive=False)
@@ -67,7 +67,7 @@ def _nothing_to_release(_: Slot) -> None:
 
 
 class RequestQueue(Admission):
-    """At most `concurrency` turns at once, handed on in order of arrival. Thread-safe."""
+    """At most `concurrency` slots are granted at a time, in order of arrival. Thread-safe."""
 
     def __init__(self, concurrency: int = 1) -> None:
         if concurrency < 1:
@@ -106,7 +106,7 @@ class RequestQueue(Admission):
 
     @property
     def depth(self) -> int:
-        """How many wait."""
+        """How many requests wait."""
         return len(self._waiting)
 
     def __repr__(self) -> str:

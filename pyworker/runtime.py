@@ -1,4 +1,4 @@
-"""Background threads: start, stop, join. A thread is a step function; the loop around it lives here."""
+"""Background threads: each is a step function and the loop around it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ class Service(Protocol):
         ...
 
     def join(self, timeout: float) -> bool:
-        """True where it has ended."""
+        """True if it has ended."""
         ...
 
 
 class Loop:
     """Runs `step` again and again on a thread of its own. Thread-safe.
 
-    `step` returns the seconds until it is due again, None for "only when woken". After each step the loop
-    rests for `hold` seconds that only `stop` can cut short, so that a burst of wake-ups costs one step; for
-    less if the step itself is due again before.
-    A step that raises is logged and tried again: a background thread never dies silently.
+    `step` returns the seconds until it is due again; None means "only when woken". After each step the loop
+    rests for `hold` seconds (or until the step is due, if that is sooner), which only `stop` can cut short.
+    So a burst of wake-ups costs one step. A step that raises is logged and retried.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Loop:
         self._thread.start()
 
     def wake(self) -> None:
-        """Make the next step due now. Cheap when it is already."""
+        """Make the next step due now. Cheap if it is already."""
         if not self._wake.is_set():
             self._wake.set()
 
@@ -78,7 +77,7 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            # Before the step: what changes during it wakes the loop once more.
+            # Before the step: a change during the step wakes the loop once more.
             self._wake.clear()
             pause = self._guarded(self._step)
             if self._hold:
@@ -94,7 +93,7 @@ class Loop:
         try:
             return step()
         except Exception:
-            logger.exception("a step of %s failed; it goes on in %.0f s", self.name, _CRASH_PAUSE)
+            logger.exception("%s failed; retrying in %.0f s", self.name, _CRASH_PAUSE)
             return _CRASH_PAUSE
 
     def __repr__(self) -> str:
@@ -112,7 +111,7 @@ class Runtime:
         self._stopped = False
 
     def start(self) -> None:
-        """Start every thread; without effect the second time."""
+        """Start every thread; the second call has no effect."""
         with self._lock:
             if self._started:
                 return
@@ -121,7 +120,7 @@ class Runtime:
             service.start()
 
     def stop(self) -> None:
-        """Ask every thread to end, and wait for it."""
+        """Ask every thread to end, and wait for each."""
         with self._lock:
             if not self._started or self._stopped:
                 return

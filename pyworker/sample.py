@@ -1,4 +1,4 @@
-"""The two ends of a response body: enough to tell an error object from work, in bounded memory. Pure."""
+"""The beginning and end of a response body: enough to detect an error object, in bounded memory. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ KEPT = 16 * 1024
 
 @dataclass(frozen=True)
 class ResponseSample:
-    """A complete response of the model server, as far as it is judged. Immutable.
+    """A complete response of the model server, as `find_failure` gets it. Immutable.
 
-    content_type: as the model server wrote it, empty if it sent none. beginning, end: the first and the last
-    `KEPT` bytes of the body at most, still in its content coding; of a body up to that size both are all of
-    it. length: bytes of the body.
+    content_type: as the model server sent it; empty if it sent none. beginning, end: at most the first and
+    the last `KEPT` bytes of the body, still in its content coding; both are the whole of a body up to that
+    size. length: of the body, in bytes.
     """
 
     status: int
@@ -25,12 +25,12 @@ class ResponseSample:
 
     @property
     def is_whole(self) -> bool:
-        """Whether `beginning` is all of the body."""
+        """Whether `beginning` is the whole body."""
         return self.length == len(self.beginning)
 
 
 class Sampler:
-    """Keeps the two ends of a body while its pieces pass by. Belongs to one thread at a time."""
+    """Keeps the beginning and end of a body while it is relayed. Belongs to one thread at a time."""
 
     def __init__(self, status: int, content_type: str) -> None:
         self._status = status
@@ -47,7 +47,7 @@ class Sampler:
         self._end = piece[-KEPT:] if len(piece) >= KEPT else (self._end + piece)[-KEPT:]
 
     def sample(self) -> ResponseSample:
-        """What has passed so far."""
+        """Of the pieces so far."""
         return ResponseSample(self._status, self._content_type, self._beginning, self._end, self._length)
 
     def __repr__(self) -> str:

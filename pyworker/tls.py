@@ -1,4 +1,4 @@
-"""The certificate a worker serves with: loaded whole or not at all, and read again when its files change."""
+"""The certificate of a worker: loaded completely or not at all, and reloaded when its files change."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from pyworker.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two checks of the files: a new certificate is in use that soon.
 LOOK_SECONDS = 1.0
-"""How often the files are looked at, at most: a new certificate is in use so soon after it is there."""
 
-#: Bytes of a file that is looked into.
+#: Bytes of the largest file that is read.
 _MAX_FILE = 2**20
 _ADVICE = "put the right file there, name another one, or set USE_SSL=false"
 
 
 @dataclass(frozen=True)
 class CertificateFiles:
-    """Where certificate and key are. Immutable."""
+    """The paths of certificate and key. Immutable."""
 
     certificate: Path
     key: Path
@@ -39,7 +39,7 @@ class CertificateFiles:
         ends = self._check()
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # A handshake costs us far more than whoever asks for another one.
+        # A handshake costs the server far more than the client that asks for another one.
         context.options |= ssl.OP_NO_RENEGOTIATION
         try:
             context.load_cert_chain(self.certificate, self.key, password="")
@@ -49,7 +49,7 @@ class CertificateFiles:
         return context, ends
 
     def stamp(self) -> tuple[tuple[int, int, int], ...] | None:
-        """Differs where a file has changed; None while one cannot be looked at."""
+        """Changes when a file changes; None while one does not exist or cannot be accessed."""
         try:
             found = [path.stat() for path in (self.certificate, self.key)]
         except OSError:
@@ -57,8 +57,8 @@ class CertificateFiles:
         return tuple((state.st_mtime_ns, state.st_size, state.st_ino) for state in found)
 
     def _check(self) -> str:
-        """What OpenSSL would refuse without saying which file and why."""
-        # Only where TLS is used, as it takes a while to import.
+        """Check what OpenSSL would refuse without naming the file and the reason."""
+        # Here, since it takes a while to import and is needed only with TLS.
         from cryptography import x509
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -72,12 +72,12 @@ class CertificateFiles:
             key = load_pem_private_key(key_pem, password=None)
         except TypeError as error:
             raise self._error("SSL_KEYFILE", self.key, "is encrypted, and there is no password") from error
-        except Exception as error:  # an algorithm that the library does not know, for one
+        except Exception as error:  # for example an algorithm that the library does not know
             raise self._error("SSL_KEYFILE", self.key, "holds no private key in PEM form") from error
         try:
             is_pair = certificate.public_key() == key.public_key()
             validity = _validity(certificate.not_valid_before_utc, certificate.not_valid_after_utc)
-        except Exception as error:  # a curve, an extension, a date that it does not know
+        except Exception as error:  # an unknown curve or extension, a date out of range
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             fault = f"cannot be used ({reason})"
             raise self._error("SSL_CERTFILE", self.certificate, fault) from error
@@ -87,7 +87,7 @@ class CertificateFiles:
 
     def _read(self, name: str, path: Path) -> bytes:
         try:
-            # A pipe in its place would keep whoever opens it waiting.
+            # Opening a pipe would block.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as file:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -106,16 +106,16 @@ class CertificateFiles:
 
 
 class ServerContext:
-    """The one context of all connections, so that TLS sessions resume. Any thread may call any method.
+    """One context for all connections, so that TLS sessions resume. Any thread may call any method.
 
-    Raises `ConfigError` where the files cannot be used at first; later the context that works is kept.
+    The constructor raises `ConfigError` if the files cannot be used; later the context in use is kept.
     """
 
     def __init__(self, files: CertificateFiles) -> None:
         self._files = files
-        # Before the load: what changes meanwhile is seen at the next look.
+        # Before the load: a change meanwhile is noticed at the next check.
         stamp = files.stamp()
-        # Guards what follows. Loading happens outside.
+        # Guards the attributes below. Files are loaded outside.
         self._lock = threading.Lock()
         self._context, self._validity = files.load()
         self._stamp: object = stamp
@@ -123,7 +123,7 @@ class ServerContext:
         self._look_at = time.monotonic() + LOOK_SECONDS
 
     def current(self) -> ssl.SSLContext:
-        """The context for a new connection; cheap, since it is asked for each."""
+        """The context for a new connection; cheap, since it is called for each."""
         now = time.monotonic()
         with self._lock:
             due = now >= self._look_at
@@ -136,15 +136,15 @@ class ServerContext:
         return context if seen == stamp else self._reload(seen)
 
     def announce(self) -> None:
-        """Say in the log which certificate is in use and until when."""
+        """Log which certificate is in use and until when."""
         level = logging.INFO if self._validity.startswith("valid") else logging.WARNING
         logger.log(level, "TLS with SSL_CERTFILE=%s, %s", self._files.certificate, self._validity)
 
     def _reload(self, stamp: object) -> ssl.SSLContext:
-        """Take a changed pair into use where it is whole; one that is not is tried again at the next look."""
+        """Use the changed pair if it is valid; one that is not is tried again at the next check."""
         try:
             context, validity = self._files.load()
-        except Exception as error:  # noqa: BLE001  whatever is wrong with it, the one in use goes on serving
+        except Exception as error:  # noqa: BLE001  whatever is wrong, the one in use is kept
             complaint = (stamp, str(error))
             with self._lock:
                 known, self._complaint = self._complaint == complaint, complaint
@@ -163,7 +163,7 @@ class ServerContext:
 
 
 def _validity(begins: datetime, ends: datetime) -> str:
-    """A certificate out of its time is no reason not to start: the clock of the machine may be wrong."""
+    """An expired certificate does not prevent a start: the clock of the machine may be wrong."""
     now = datetime.now(timezone.utc)
     if now > ends:
         return f"expired on {_date(ends)}: clients that check certificates refuse it"
