@@ -117,11 +117,12 @@ class RequestReader:
             self._act_upon(client, framing.feed(b""), may_have_more=True)
             return
         verdict = Verdict.MORE
-        may_have_more = False
-        for _ in range(_RECORDS_PER_EVENT if client.is_tls else 1):
+        # `arm` finds out whether a plain connection has more; TLS may have read it already.
+        may_have_more = client.is_tls
+        for _ in range(_RECORDS_PER_EVENT if may_have_more else 1):
             data = client.receive(self._receiver)
-            may_have_more = data is not None
             if data is None:
+                may_have_more = False
                 break
             # If so there may be more, which epoll will not report again.
             client.readable_while_busy = len(data) == READ_SIZE
@@ -131,8 +132,7 @@ class RequestReader:
             verdict = framing.feed(data) if data else Verdict.DOUBT
             if verdict is not Verdict.MORE or framing.is_behind:
                 break
-        # `arm` finds out whether a plain connection has more; TLS may have read it already.
-        self._act_upon(client, verdict, may_have_more=may_have_more and client.is_tls)
+        self._act_upon(client, verdict, may_have_more=may_have_more)
 
     def _act_upon(self, client: ClientSocket, verdict: Verdict, *, may_have_more: bool) -> None:
         if not self._room.charge(client):

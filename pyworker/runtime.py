@@ -5,30 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
 _CRASH_PAUSE = 1.0
 _JOIN_TIMEOUT = 10.0
-
-
-class Service(Protocol):
-    """A named thread as the runtime sees it."""
-
-    name: str
-
-    def start(self) -> None:
-        """Begin; called once."""
-        ...
-
-    def stop(self) -> None:
-        """Ask it to end; must not block."""
-        ...
-
-    def join(self, timeout: float) -> bool:
-        """True if it has ended."""
-        ...
 
 
 class Loop:
@@ -103,8 +84,8 @@ class Loop:
 class Runtime:
     """All background threads of one worker process. `start` and `stop` may be called any number of times."""
 
-    def __init__(self, services: Sequence[Service]) -> None:
-        self._services = list(services)
+    def __init__(self, loops: Sequence[Loop]) -> None:
+        self._loops = list(loops)
         # Guards _started and _stopped.
         self._lock = threading.Lock()
         self._started = False
@@ -116,8 +97,8 @@ class Runtime:
             if self._started:
                 return
             self._started = True
-        for service in self._services:
-            service.start()
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
         """Ask every thread to end, and wait for each."""
@@ -125,12 +106,12 @@ class Runtime:
             if not self._started or self._stopped:
                 return
             self._stopped = True
-        for service in self._services:
-            service.stop()
-        for service in self._services:
-            if not service.join(_JOIN_TIMEOUT):
-                logger.error("%s did not end within %.0f s", service.name, _JOIN_TIMEOUT)
+        for loop in self._loops:
+            loop.stop()
+        for loop in self._loops:
+            if not loop.join(_JOIN_TIMEOUT):
+                logger.error("%s did not end within %.0f s", loop.name, _JOIN_TIMEOUT)
 
     def __repr__(self) -> str:
         state = "stopped" if self._stopped else "running" if self._started else "not started"
-        return f"<Runtime {state} {list(self._services)!r}>"
+        return f"<Runtime {state} {list(self._loops)!r}>"

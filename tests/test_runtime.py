@@ -147,7 +147,7 @@ def test_a_crash_is_logged_and_the_loop_goes_on(
     with caplog.at_level(logging.ERROR):
         make_loop(step).start()
         steps.wait(2)
-    assert "a step of pyworker-test failed" in caplog.text
+    assert "pyworker-test failed" in caplog.text
     assert "a fault of the first step" in caplog.text
     assert steps.times[1] - steps.times[0] >= 0.9, "a loop that crashes must not spin"
 
@@ -198,11 +198,11 @@ def test_a_loop_shows_its_state(make_loop: MakeLoop) -> None:
     assert repr(loop) == "<Loop pyworker-test alive>"
 
 
-class Recorder:
-    """A service that writes down what is asked of it."""
+class Recorder(Loop):
+    """A loop that writes down what is asked of it."""
 
     def __init__(self, name: str, said: list[str], *, ends: bool = True) -> None:
-        self.name = name
+        super().__init__(name, lambda: None)
         self._said = said
         self._ends = ends
 
