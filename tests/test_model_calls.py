@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.answer import Aborted
-from pyworker.connection import ModelCall
+from pyworker.call import Aborted, ModelCall
 from pyworker.errors import ConfigError, ModelTimeout, ModelUnreachable
 from pyworker.model_client import ModelClient
 from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
@@ -231,7 +230,7 @@ def test_a_plain_model_server_behind_an_https_url_is_named(scripted_model: Scrip
     with (
         contextlib.closing(client),
         pytest.raises(
-            (ModelUnreachable, ModelTimeout), match=r"TLS|reset|closed|did not take the connection"
+            (ModelUnreachable, ModelTimeout), match=r"TLS|reset|closed|did not accept the connection"
         ),
     ):
         post(client)

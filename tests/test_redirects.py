@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from pyworker.origin import Origin
-from pyworker.redirects import inner_target
 from tests.support.http import next_request_idx
 from tests.support.scripted import head
 from tests.support.stack import Stack
@@ -41,11 +40,11 @@ OWN = Origin("http://model.internal:5001")
     ],
 )
 def test_where_it_leads(location: str, target: str) -> None:
-    assert inner_target([location], OWN) == target
+    assert OWN.inner_target([location]) == target
 
 
 def test_what_is_shown_of_it_is_short() -> None:
-    assert len(inner_target(["http://127.0.0.1/" + "x" * 10_000], OWN)) == 200
+    assert len(OWN.inner_target(["http://127.0.0.1/" + "x" * 10_000])) == 200
 
 
 def test_a_redirect_into_the_instance_is_a_bad_gateway_that_names_it(stack: Stack) -> None:

@@ -243,9 +243,9 @@ RESET = ConnectionResetError(104, "Connection reset by peer")
 
 
 def test_a_small_body_that_breaks_off_becomes_a_502() -> None:
-    with pytest.raises(ModelUnreachable, match="in the middle of its answer"):
+    with pytest.raises(ModelUnreachable, match="in the middle of its response"):
         pass_through(answer(b"short", [("Content-Length", "10")]))
-    with pytest.raises(ModelUnreachable, match="in the middle of its answer"):
+    with pytest.raises(ModelUnreachable, match="in the middle of its response"):
         pass_through(answer(Breaking(b"short", RESET), [("Content-Length", "10")]))
 
 
@@ -257,7 +257,7 @@ def test_a_small_body_that_stops_coming_becomes_a_504() -> None:
 @pytest.mark.parametrize("headers", [[("Content-Length", "10")], []])
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(RESET, "broke off in the middle of its answer"), (TimeoutError("timed out"), "went silent")],
+    [(RESET, "broke off in the middle of its response"), (TimeoutError("timed out"), "went silent")],
 )
 def test_a_stream_that_breaks_off_is_cut_visibly(error: Exception, reason: str, headers: Headers) -> None:
     pieces = stream(answer(Breaking(b"short", error), headers)).iter_encoded()

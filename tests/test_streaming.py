@@ -160,7 +160,7 @@ def test_an_answer_that_is_no_json_is_a_bad_gateway_for_a_json_route(stack: Stac
     request_idx = next_request_idx()
     answer = stack.post("/json", request_idx=request_idx)
     assert answer.status == 502
-    assert answer.object() == {"error": "the model server's answer is not JSON"}
+    assert answer.object() == {"error": "the model server's response is not JSON"}
     assert stack.outcome(request_idx) == "Error"
 
 
@@ -257,7 +257,7 @@ def test_a_short_body_that_breaks_off_becomes_a_bad_gateway(stack: Stack) -> Non
     answer = stack.post("/pass", request_idx=request_idx)
     assert answer.status == 502
     assert answer.object() == {
-        "error": "the model server broke off in the middle of its answer: the connection ended"
+        "error": "the model server broke off in the middle of its response: the connection ended"
     }
     assert stack.outcome(request_idx) == "Error"
 
@@ -288,15 +288,15 @@ NO_ANSWER: dict[str, tuple[list[Step], str]] = {
     ),
     "closed before the body": (
         [head("Transfer-Encoding: chunked"), Act.CLOSE],
-        " broke off in the middle of its answer: the connection ended",
+        " broke off in the middle of its response: the connection ended",
     ),
     "reset before the body": (
         [head("Content-Length: 1000000"), Act.RESET],
-        " broke off in the middle of its answer: the connection was reset",
+        " broke off in the middle of its response: the connection was reset",
     ),
     "a bad chunk": (
         [head("Transfer-Encoding: chunked"), b"zz\r\n", Act.HANG],
-        " broke off in the middle of its answer: it has a chunk of no sensible size",
+        " broke off in the middle of its response: it has a chunk with an invalid size",
     ),
 }
 

@@ -19,8 +19,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from typing_extensions import Self
 
-from pyworker.answer import Aborted
-from pyworker.connection import Connection, ModelCall
+from pyworker.call import Aborted, ModelCall
+from pyworker.connection import Connection
 from pyworker.errors import ModelUnreachable
 from pyworker.model_client import ModelClient
 from pyworker.origin import Origin
