@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
+from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from pyworker.call import ModelCall
@@ -37,6 +38,11 @@ class ModelSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.mount(self.base_url + "/", adapter)
 
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        """As `requests.Session.mount`."""
+        super().mount(prefix, adapter)
+        self._adapter_of = functools.lru_cache(maxsize=_CACHED_PATHS)(self.get_adapter)
+
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """As `requests.Session.request`; a URL without a host belongs to the model server."""
         kwargs.setdefault("allow_redirects", False)
@@ -54,13 +60,13 @@ class ModelSession(requests.Session):
         return super().options(url, **kwargs)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """As `requests.Session.send`. A `ModelRequest` goes to the adapter of its URL without further steps.
+        """As `requests.Session.send`, but a `ModelRequest` costs no more than its adapter.
 
-        It has no redirects, cookies or hooks, which cost more than the adapter itself.
+        It has no redirects, cookies or hooks.
         """
         if not isinstance(request, ModelRequest):
             return super().send(request, **kwargs)
-        adapter = self.get_adapter(request.template.url or "")
+        adapter = self._adapter_of(request.url or "")
         if isinstance(adapter, ModelAdapter):
             return adapter.send(request, stream=True, timeout=kwargs.get("timeout"))
         # Mounted by a worker's author. A call on it cannot be aborted before its response.
@@ -149,6 +155,7 @@ class ModelClient:
                 "User-Agent": "pyworker",
             }
         )
+        request.prepare_cookies({})
         return request
 
     def close(self) -> None:

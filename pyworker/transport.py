@@ -33,21 +33,22 @@ _KNOWN_TEMPLATES = 64
 
 
 class ModelRequest(requests.PreparedRequest):
-    """A prepared request that shares all but its body with its template, and can be aborted.
+    """A prepared request that shares all but its body with a template, and whose call can be aborted.
 
     template: method, URL and headers, without Content-Length.
     """
 
     def __init__(self, template: requests.PreparedRequest, body: bytes, call: ModelCall) -> None:
-        # Not the base's, which would make each of these again.
-        vars(self).update(vars(template))
-        self.template = template
+        # Not the base's, which makes new objects of what the template has.
+        self.method, self.url, self.headers = template.method, template.url, template.headers
         self.body = self.content = body
+        self.template = template
         self.call = call
 
     def full(self) -> requests.PreparedRequest:
-        """An ordinary request, for adapters that are not ours."""
-        request = self.copy()
+        """The same as an ordinary request, for adapters that are not ours."""
+        request = self.template.copy()
+        request.body = self.content
         request.prepare_content_length(self.content)
         return request
 

@@ -10,8 +10,11 @@ import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
 
 from pyworker.call import Aborted, ModelCall
 from pyworker.errors import ConfigError, ModelTimeout, ModelUnreachable
@@ -243,6 +246,33 @@ def test_the_session_speaks_tls_too(certified: TlsModel) -> None:
         assert client.session.post("/file", data=io.BytesIO(b"file"), timeout=DEADLINE).ok
         assert model.request("/file").body == b"file"
         assert client.connection_problem() == ""
+
+
+class Marking(HTTPAdapter):
+    """An adapter as an author might mount it: each request gets a header."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        request.headers["X-Marked"] = "yes"
+        return super().send(request, *args, **kwargs)
+
+
+def test_forwarded_requests_take_the_adapter_that_is_mounted_on_the_session(
+    scripted_model: ScriptedServer,
+) -> None:
+    scripted_model.script("/away", head(f"Location: {scripted_model.url}/in", status="302 Found"), Act.CLOSE)
+    with client_of(scripted_model) as client:
+        assert post(client, "/first", "é") == b'{"ok": true}'
+        client.session.mount(scripted_model.url + "/", Marking())
+        for _ in range(2):
+            assert post(client, "/marked", "é" * 100) == b'{"ok": true}'
+        with pytest.raises(ModelUnreachable, match="only this instance"):
+            post(client, "/away")
+    assert scripted_model.request("/first").header("X-Marked") is None
+    for request in scripted_model.requests("/marked"):
+        assert request.header("X-Marked") == "yes"
+        assert request.header("Content-Length") == str(len(request.body))
+        assert request.json() == "é" * 100
+    assert scripted_model.requests("/in") == []
 
 
 def test_ipv6() -> None:
