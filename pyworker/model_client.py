@@ -10,7 +10,6 @@ from urllib.parse import urljoin
 
 import requests
 from requests.adapters import BaseAdapter
-from requests.structures import CaseInsensitiveDict
 
 from pyworker.call import ModelCall
 from pyworker.encoding import encode
@@ -59,18 +58,20 @@ class ModelSession(requests.Session):
         kwargs.setdefault("allow_redirects", False)
         return super().options(url, **kwargs)
 
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+    def send(
+        self, request: requests.PreparedRequest, *, timeout: Any = None, **kwargs: Any
+    ) -> requests.Response:
         """As `requests.Session.send`, but a `ModelRequest` costs no more than its adapter.
 
         It has no redirects, cookies or hooks.
         """
         if not isinstance(request, ModelRequest):
-            return super().send(request, **kwargs)
+            return super().send(request, timeout=timeout, **kwargs)
         adapter = self._adapter_of(request.url or "")
         if isinstance(adapter, ModelAdapter):
-            return adapter.send(request, stream=True, timeout=kwargs.get("timeout"))
+            return adapter.send(request, True, timeout)
         # Mounted by a worker's author. A call on it cannot be aborted before its response.
-        return super().send(request.full(), stream=True, allow_redirects=False, **kwargs)
+        return super().send(request.full(), timeout=timeout, stream=True, allow_redirects=False)
 
     def absolute(self, path: str) -> str:
         """The full URL of a path on the model server."""
@@ -144,19 +145,15 @@ class ModelClient:
         return ""
 
     def _make_template(self, path: str) -> requests.PreparedRequest:
-        request = requests.PreparedRequest()
-        request.method = "POST"
-        request.url = self.session.absolute(path)
-        request.headers = CaseInsensitiveDict(
-            {
-                "Content-Type": "application/json",
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "User-Agent": "pyworker",
-            }
-        )
-        request.prepare_cookies({})
-        return request
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "pyworker",
+        }
+        template = requests.Request("POST", self.session.absolute(path), headers=headers).prepare()
+        del template.headers["Content-Length"]  # that of an empty body
+        return template
 
     def close(self) -> None:
         """Close the idle connections."""

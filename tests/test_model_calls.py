@@ -262,6 +262,7 @@ def test_forwarded_requests_take_the_adapter_that_is_mounted_on_the_session(
     scripted_model.script("/away", head(f"Location: {scripted_model.url}/in", status="302 Found"), Act.CLOSE)
     with client_of(scripted_model) as client:
         assert post(client, "/first", "é") == b'{"ok": true}'
+        client.session.get_adapter(scripted_model.url + "/").close()
         client.session.mount(scripted_model.url + "/", Marking())
         for _ in range(2):
             assert post(client, "/marked", "é" * 100) == b'{"ok": true}'
