@@ -25,8 +25,9 @@ class ResponseReader(PollableSource):
     It raises OSError, `http.client.HTTPException`, or `Aborted`.
     """
 
-    #: Of the final response, once `begin` has returned.
+    #: Of the final response, once it has begun.
     head: ResponseHead
+    _body: Framing
 
     def __init__(self, connection: socket.socket, method: str, call: ModelCall) -> None:
         """Reads nothing before `begin`. method: of the request."""
@@ -34,7 +35,8 @@ class ResponseReader(PollableSource):
         self._method = method
         self._call = call
         self._incoming = Incoming()
-        self._framing: Framing | None = None
+        #: Whether the header block of the final response has been read.
+        self.has_begun = False
         # Left by `take_in` for the next read: a piece, or an error.
         self._ready = b""
         self._fault: Exception | None = None
@@ -47,9 +49,7 @@ class ResponseReader(PollableSource):
     # -- the header block --------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Read up to the final header block; interim responses (1xx) and it share the connection's
-        timeout.
-        """
+        """Read interim (1xx) header blocks and the final one, all within the connection's timeout."""
         timeout = self._connection.gettimeout()
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.received:
@@ -64,11 +64,6 @@ class ResponseReader(PollableSource):
         finally:
             self._connection.settimeout(timeout)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the header block of the final response has been read."""
-        return self._framing is not None
-
     def take_early(self, data: bytes) -> bool:
         """Add bytes received while the request is still being sent; True if the final response has begun."""
         self._incoming.append(data)
@@ -77,13 +72,14 @@ class ResponseReader(PollableSource):
 
     def _parse(self) -> bool:
         """Parse the header blocks received so far; True if the final one was among them."""
-        while self._framing is None:
+        while not self.has_begun:
             raw = self._incoming.take_header_block(MAX_HEADER_BLOCK)
             if raw is None:
                 return False
             self.head = parse_head(raw)
             if self.head.status >= 200:
-                self._framing = self._decide_framing()
+                self._body = self._decide_framing()
+                self.has_begun = True
             elif self.head.status == http.client.SWITCHING_PROTOCOLS:
                 raise http.client.HTTPException("it switches to another protocol")
         return True
@@ -132,11 +128,6 @@ class ResponseReader(PollableSource):
         if on_end is not None:
             # Bytes behind the response belong to no request.
             on_end(complete and not self.will_close and not len(self._incoming))
-
-    @property
-    def _body(self) -> Framing:
-        assert self._framing is not None, "the response has not begun"
-        return self._framing
 
     @property
     def msg(self) -> Fields:

@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from pyworker.call import Aborted, ModelCall
 from pyworker.errors import ConfigError, ModelTimeout, ModelUnreachable
 from pyworker.model_client import ModelClient
+from tests.support.model_calls import client_of, post
 from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
 from tests.support.tls import TlsModel, tls_model
 from tests.support.waiting import DEADLINE, wait_until
@@ -42,29 +43,6 @@ def tls(request: pytest.FixtureRequest, certified: TlsModel) -> TlsModel | None:
 def model(tls: TlsModel | None) -> Iterator[ScriptedServer]:
     with ScriptedServer(context=tls.context if tls else None) as running:
         yield running
-
-
-@contextlib.contextmanager
-def client_of(
-    model: ScriptedServer, tls: TlsModel | None = None, timeout: float | None = DEADLINE
-) -> Generator[ModelClient, None, None]:
-    client = ModelClient(
-        model.url, api_key="", timeout=timeout, pool_size=10, ca_file=tls.ca_file if tls else None
-    )
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def post(client: ModelClient, path: str = "/answer", payload: object = None) -> bytes:
-    with client.post(path, payload, ModelCall()) as answer:
-        return answer.content
-
-
-def read(client: ModelClient, path: str, call: ModelCall) -> bytes:
-    with client.post(path, None, call) as answer:
-        return answer.content
 
 
 # -- plain and TLS are alike -----------------------------------------------------------------------------
@@ -92,7 +70,7 @@ def test_an_abort_ends_the_call_at_once(model: ScriptedServer, tls: TlsModel | N
     with client_of(model, tls, timeout=None) as client, ThreadPoolExecutor(1) as pool:
         for path in ("/head", "/body", "/end"):
             call = ModelCall()
-            waiting = pool.submit(read, client, path, call)
+            waiting = pool.submit(post, client, path, None, call)
             request = model.request(path)
             started = time.monotonic()
             call.abort()
@@ -198,12 +176,10 @@ class Slow:
 
 
 def test_a_body_may_take_longer_than_the_timeout_while_it_moves() -> None:
-    with Slow(portions=10, pause=0.2) as slow:
-        client = ModelClient(slow.url, api_key="", timeout=1.0, pool_size=1)
+    with Slow(portions=10, pause=0.2) as slow, client_of(slow.url, timeout=1.0) as client:
         started = time.monotonic()
         assert post(client, payload="x" * LARGE) == b"all of it"
         assert time.monotonic() - started > 1.5
-        client.close()
 
 
 def test_a_body_that_does_not_move_is_a_timeout(model: ScriptedServer, tls: TlsModel | None) -> None:
@@ -221,17 +197,18 @@ def test_a_certificate_that_is_not_trusted_is_named(certified: TlsModel, tmp_pat
             post(client)
         # Trusted, but for another name.
         stranger = model.url.replace("127.0.0.1", "localhost")
-        client = ModelClient(stranger, api_key="", timeout=5, pool_size=1, ca_file=certified.ca_file)
-        with contextlib.closing(client), pytest.raises(ModelUnreachable, match=r"not trusted.*localhost"):
+        with (
+            client_of(stranger, certified) as client,
+            pytest.raises(ModelUnreachable, match=r"not trusted.*localhost"),
+        ):
             post(client)
         assert model.requests() == []
 
 
 def test_a_plain_model_server_behind_an_https_url_is_named(scripted_model: ScriptedServer) -> None:
     url = scripted_model.url.replace("http:", "https:")
-    client = ModelClient(url, api_key="", timeout=5, pool_size=1)
     with (
-        contextlib.closing(client),
+        client_of(url, timeout=5) as client,
         pytest.raises(
             (ModelUnreachable, ModelTimeout), match=r"TLS|reset|closed|did not accept the connection"
         ),
@@ -302,7 +279,7 @@ def test_a_connection_that_nobody_takes_can_be_aborted() -> None:
                 filling = closing.enter_context(socket.socket())
                 filling.setblocking(False)
                 filling.connect_ex(address)
-            client = ModelClient(f"http://127.0.0.1:{address[1]}", api_key="", timeout=None, pool_size=1)
+            client = closing.enter_context(client_of(f"http://127.0.0.1:{address[1]}", timeout=None))
             call = ModelCall()
             waiting = pool.submit(client.post, "/answer", None, call)
             wait_until(lambda: "on a connection" in repr(call), "the attempt to connect")
@@ -310,4 +287,3 @@ def test_a_connection_that_nobody_takes_can_be_aborted() -> None:
             call.abort()
             assert isinstance(waiting.exception(DEADLINE), Aborted)
             assert time.monotonic() - started < 2
-            client.close()
