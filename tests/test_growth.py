@@ -150,10 +150,10 @@ def test_interim_responses_over_a_connection() -> None:
         with near, far:
             sending = threading.Thread(target=far.sendall, args=(data,))
             sending.start()
-            answer = ResponseReader(near, "POST", ModelCall())
-            answer.begin()
+            response = ResponseReader(near, "POST", ModelCall())
+            response.begin()
             sending.join()
-            assert answer.read() == b"ok"
+            assert response.read() == b"ok"
 
     def make(count: int) -> bytes:
         return b"HTTP/1.1 102 Processing\r\n\r\n" * count + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

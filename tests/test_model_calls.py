@@ -1,4 +1,4 @@
-"""Calls of the model server, plain and over TLS: one path, with the same ends, timeouts and answers."""
+"""Calls of the model server, plain and over TLS: one path, with the same ends, timeouts and responses."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_silence_is_a_timeout(model: ScriptedServer, tls: TlsModel | None) -> No
 # -- a body on its way -----------------------------------------------------------------------------------
 
 
-def test_a_refusal_that_comes_while_the_body_is_sent_is_the_answer(
+def test_a_refusal_that_arrives_while_the_body_is_sent_is_the_response(
     model: ScriptedServer, tls: TlsModel | None
 ) -> None:
     """The model server reads no more, so that nothing else than to look would find it."""
@@ -102,8 +102,8 @@ def test_a_refusal_that_comes_while_the_body_is_sent_is_the_answer(
             for kept in (False, True):
                 if kept:
                     post(client, "/first")
-                with client.post(path, "x" * LARGE, ModelCall()) as answer:
-                    assert (answer.status_code, answer.content) == (413, b"too large"), path
+                with client.post(path, "x" * LARGE, ModelCall()) as response:
+                    assert (response.status_code, response.content) == (413, b"too large"), path
         assert post(client, "/next") == b'{"ok": true}'
     for path in ("/holds", "/closes"):
         assert len(model.requests(path)) == 2
@@ -113,7 +113,7 @@ def test_a_refusal_that_comes_while_the_body_is_sent_is_the_answer(
     ]
 
 
-def test_a_model_that_answers_early_and_reads_on_gets_the_rest(
+def test_a_model_that_responds_early_and_reads_on_gets_the_rest(
     model: ScriptedServer, tls: TlsModel | None
 ) -> None:
     """An interim response, or one that is no refusal: the rest of the body is wanted."""
@@ -142,7 +142,7 @@ def test_a_model_that_breaks_while_the_body_is_sent(model: ScriptedServer, tls: 
 
 
 class Slow:
-    """A model server that reads a request in so many portions with pauses between them, then answers."""
+    """A model server that reads a request in so many portions with pauses between them, then responds."""
 
     def __init__(self, portions: int, pause: float) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

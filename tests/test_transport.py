@@ -1,4 +1,4 @@
-"""The model server's adapter beside the one that comes with requests: the same answers, the same errors."""
+"""The model server's adapter beside the one that comes with requests: the same responses, the same errors."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ Outcome = Seen | str
 
 
 def outcome(session: requests.Session, method: str, url: str, timeout: float = DEADLINE) -> Outcome:
-    """The answer, or the name of the family of exceptions."""
+    """The response, or the name of the family of exceptions."""
     try:
-        answer = session.request(method, url, timeout=timeout, allow_redirects=False)
+        response = session.request(method, url, timeout=timeout, allow_redirects=False)
     except requests.exceptions.ChunkedEncodingError:
         return "broken body"
     except requests.exceptions.Timeout:
@@ -66,16 +66,16 @@ def outcome(session: requests.Session, method: str, url: str, timeout: float = D
     except requests.exceptions.ConnectionError:
         return "connection"
     return Seen(
-        answer.status_code,
-        answer.reason,
-        {name.lower(): value for name, value in answer.headers.items()},
-        answer.content,
-        dict(answer.cookies.items()),
+        response.status_code,
+        response.reason,
+        {name.lower(): value for name, value in response.headers.items()},
+        response.content,
+        dict(response.cookies.items()),
     )
 
 
 #: name -> what the model server sends. All of it must look the same through both adapters.
-ANSWERS: dict[str, list[Step]] = {
+RESPONSES: dict[str, list[Step]] = {
     "length": [whole(b"body", "Content-Type: text/plain")],
     "length 0": [whole(b"")],
     "chunked": [head(CHUNKED), chunk(b"one"), chunk(b"two"), chunk(b"")],
@@ -154,16 +154,16 @@ ANSWERS: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("case", RESPONSES)
 def test_both_adapters_see_the_same(scripted_model: ScriptedServer, case: str, method: str) -> None:
     timeout = 0.2 if case.startswith("silence") else DEADLINE
-    scripted_model.script("/answer", *ANSWERS[case])
+    scripted_model.script("/answer", *RESPONSES[case])
     url = scripted_model.url
     with session_with(url, HTTPAdapter(max_retries=0)) as theirs:
         expected = outcome(theirs, method, url + "/answer", timeout)
     with session_with(url, ModelAdapter(url)) as ours:
         assert outcome(ours, method, url + "/answer", timeout) == expected
-        # Whatever it was, the next answer is the next answer.
+        # Whatever it was, the next response is the next response.
         scripted_model.script("/answer", whole(b"the next"))
         following = outcome(ours, method, url + "/answer")
         assert isinstance(following, Seen)
@@ -172,7 +172,7 @@ def test_both_adapters_see_the_same(scripted_model: ScriptedServer, case: str, m
 
 @pytest.mark.parametrize("case", ["length", "chunked", "204", "gzip"])
 def test_a_head_request_has_no_body(scripted_model: ScriptedServer, case: str) -> None:
-    first = ANSWERS[case][0]
+    first = RESPONSES[case][0]
     assert isinstance(first, bytes)
     scripted_model.script("/answer", first.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
     url = scripted_model.url
@@ -185,8 +185,8 @@ def test_a_head_request_has_no_body(scripted_model: ScriptedServer, case: str) -
 
 
 @pytest.mark.parametrize("interim", ["102 Processing", "103 Early Hints"])
-def test_interim_answers_are_skipped(scripted_model: ScriptedServer, interim: str) -> None:
-    """requests takes 102 and 103 for the answer itself, so here nothing can be compared."""
+def test_interim_responses_are_skipped(scripted_model: ScriptedServer, interim: str) -> None:
+    """requests takes 102 and 103 for the response itself, so here nothing can be compared."""
     scripted_model.script("/answer", head("Link: </style.css>", status=interim) * 2, whole(b"body", "X-A: b"))
     url = scripted_model.url
     with session_with(url, ModelAdapter(url)) as session:
@@ -198,7 +198,7 @@ def test_interim_answers_are_skipped(scripted_model: ScriptedServer, interim: st
     assert scripted_model.accepted == 1
 
 
-def test_interim_answers_may_be_as_many_as_they_like(scripted_model: ScriptedServer) -> None:
+def test_any_number_of_interim_responses_is_skipped(scripted_model: ScriptedServer) -> None:
     scripted_model.script("/answer", *[head(status="102 Processing") * 100] * 100, whole(b"body"))
     url = scripted_model.url
     with session_with(url, ModelAdapter(url)) as session:
@@ -223,8 +223,8 @@ def test_signs_of_life_do_not_put_off_the_timeout(sent: bytes) -> None:
 @pytest.mark.parametrize(
     "cut", [b"HTTP/1.1 20", b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Len"]
 )
-def test_a_head_that_breaks_off_is_no_answer(scripted_model: ScriptedServer, cut: bytes) -> None:
-    """requests takes some of these for whole answers with an empty body."""
+def test_a_header_block_that_breaks_off_is_no_response(scripted_model: ScriptedServer, cut: bytes) -> None:
+    """requests takes some of these for whole responses with an empty body."""
     scripted_model.script("/answer", cut, Act.CLOSE)
     url = scripted_model.url
     with session_with(url, ModelAdapter(url)) as session:
@@ -238,8 +238,8 @@ def test_a_head_that_breaks_off_is_no_answer(scripted_model: ScriptedServer, cut
 @pytest.mark.parametrize(
     "case", ["length", "length 0", "chunked", "chunked, trailers", "204", "large, length"]
 )
-def test_a_connection_is_reused_after_a_whole_answer(scripted_model: ScriptedServer, case: str) -> None:
-    scripted_model.script("/answer", *ANSWERS[case])
+def test_a_connection_is_reused_after_a_whole_response(scripted_model: ScriptedServer, case: str) -> None:
+    scripted_model.script("/answer", *RESPONSES[case])
     with client_of(scripted_model) as client:
         first = post(client)
         assert [post(client) for _ in range(4)] == [first] * 4
@@ -252,7 +252,7 @@ def test_a_connection_is_reused_after_a_whole_answer(scripted_model: ScriptedSer
 def test_a_connection_is_not_reused_after_the_server_closes_it(
     scripted_model: ScriptedServer, case: str
 ) -> None:
-    scripted_model.script("/answer", *ANSWERS[case])
+    scripted_model.script("/answer", *RESPONSES[case])
     with client_of(scripted_model) as client:
         post(client)
         post(client)
@@ -292,8 +292,8 @@ def test_idle_connections_are_bounded(scripted_model: ScriptedServer) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [whole(b"an answer that nobody asked for"), b"x", b"\r\n"],
-    ids=["answer", "byte", "line"],
+    [whole(b"a response that nobody asked for"), b"x", b"\r\n"],
+    ids=["response", "byte", "line"],
 )
 @pytest.mark.parametrize("framing", ["length", "chunked", "204"])
 def test_bytes_left_over_drop_the_connection(
@@ -329,19 +329,19 @@ def test_a_response_that_is_looked_at_late_is_one_of_requests(scripted_model: Sc
         "/answer", whole(b'{"a": [1]}', "Set-Cookie: b=c", "Content-Type: application/json")
     )
     with client_of(scripted_model) as client:
-        answer = client.post("/answer", {"x": 1}, ModelCall())
-        answer.reason = "set by a handler"
-        assert answer.ok
-        assert answer.json() == {"a": [1]}
-        assert answer.headers["content-TYPE"] == "application/json"
-        assert dict(answer.cookies.items()) == {"b": "c"}
-        assert answer.url == answer.request.url == scripted_model.url + "/answer"
-        assert answer.reason == "set by a handler"
-        assert answer.encoding == "utf-8"
+        response = client.post("/answer", {"x": 1}, ModelCall())
+        response.reason = "set by a handler"
+        assert response.ok
+        assert response.json() == {"a": [1]}
+        assert response.headers["content-TYPE"] == "application/json"
+        assert dict(response.cookies.items()) == {"b": "c"}
+        assert response.url == response.request.url == scripted_model.url + "/answer"
+        assert response.reason == "set by a handler"
+        assert response.encoding == "utf-8"
         with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-            getattr(answer, "nonsense")  # noqa: B009
-        copied = pickle.loads(pickle.dumps(answer))
-        assert (copied.status_code, copied.content) == (200, answer.content)
+            getattr(response, "nonsense")  # noqa: B009
+        copied = pickle.loads(pickle.dumps(response))
+        assert (copied.status_code, copied.content) == (200, response.content)
 
 
 def test_a_response_that_nobody_looks_at_is_closed(scripted_model: ScriptedServer) -> None:
@@ -351,12 +351,12 @@ def test_a_response_that_nobody_looks_at_is_closed(scripted_model: ScriptedServe
         assert scripted_model.request("/answer").gone.wait(DEADLINE)
 
 
-def test_an_answer_that_is_not_read_drops_its_connection(scripted_model: ScriptedServer) -> None:
+def test_a_response_that_is_not_read_drops_its_connection(scripted_model: ScriptedServer) -> None:
     scripted_model.script("/answer", head(f"Content-Length: {len(LARGE) + 1}"), LARGE, Act.HANG)
     scripted_model.script("/small", whole(b"small"))
     with client_of(scripted_model) as client:
-        with client.post("/answer", None, ModelCall()) as answer:
-            assert answer.raw.read(10) == LARGE[:10]
+        with client.post("/answer", None, ModelCall()) as response:
+            assert response.raw.read(10) == LARGE[:10]
         assert scripted_model.request("/answer").gone.wait(DEADLINE)
         assert post(client, "/small") == b"small"
     assert [request.connection for request in scripted_model.requests()] == [1, 2]
@@ -421,8 +421,8 @@ def test_what_reaches_a_connection_that_is_closed_goes_to_a_new_one(
         gate.set()
         assert [call.result(DEADLINE) for call in calls] == [b"first"] * 3
         scripted_model.script("/answer", whole(b"executed"))
-        with client.post("/answer", "x" * size, Late(scripted_model, closing)) as answer:
-            assert answer.content == b"executed"
+        with client.post("/answer", "x" * size, Late(scripted_model, closing)) as response:
+            assert response.content == b"executed"
     [request] = scripted_model.requests("/answer")
     # Not to one of the other idle ones, which are closed as well.
     assert (request.connection, len(request.body)) == (4, size + 2)
@@ -537,10 +537,10 @@ def test_abort_in_the_middle_of_the_body(scripted_model: ScriptedServer) -> None
     scripted_model.script("/answer", head(CHUNKED), chunk(b"one"), Act.HANG)
     with client_of(scripted_model, timeout=None) as client, ThreadPoolExecutor(1) as pool:
         call = ModelCall()
-        answer = client.post("/answer", None, call)
-        with answer:
-            assert answer.raw.read1(100) == b"one"
-            waiting = pool.submit(answer.raw.read1, 100)
+        response = client.post("/answer", None, call)
+        with response:
+            assert response.raw.read1(100) == b"one"
+            waiting = pool.submit(response.raw.read1, 100)
             started = time.monotonic()
             call.abort()
             assert waiting.exception(DEADLINE) is not None
@@ -555,8 +555,8 @@ def test_abort_after_the_end_harms_nobody(scripted_model: ScriptedServer) -> Non
     scripted_model.script("/second", gate, whole(b"second"))
     with client_of(scripted_model) as client, ThreadPoolExecutor(1) as pool:
         call = ModelCall()
-        with client.post("/first", None, call) as answer:
-            assert answer.content
+        with client.post("/first", None, call) as response:
+            assert response.content
         second = pool.submit(post, client, "/second")
         assert scripted_model.request("/second").connection == 1
         call.abort()
@@ -565,7 +565,7 @@ def test_abort_after_the_end_harms_nobody(scripted_model: ScriptedServer) -> Non
 
 
 def test_aborts_at_any_moment_leave_no_connection_in_a_wrong_state(scripted_model: ScriptedServer) -> None:
-    """Aborted calls race with their own ends; whoever comes next must get the right answer."""
+    """Aborted calls race with their own ends; whoever comes next must get the right response."""
     scripted_model.script("/answer", head(CHUNKED), chunk(b"one"), chunk(b"two"), chunk(b""))
     with client_of(scripted_model) as client, ThreadPoolExecutor(1) as pool:
         for _ in range(200):
@@ -634,21 +634,21 @@ def test_text_bytes_and_streamed_bodies(scripted_model: ScriptedServer) -> None:
 
 
 def test_sixteen_threads_share_one_adapter(scripted_model: ScriptedServer) -> None:
-    """Each gets its own answer, whatever the framing; connections are not opened without need."""
+    """Each gets its own response, whatever the framing; connections are not opened without need."""
     framings: list[Callable[[bytes], list[Step]]] = [
         lambda body: [whole(body)],
         lambda body: [head(CHUNKED), chunk(body), chunk(b"")],
         lambda body: [head(), body, Act.CLOSE],
     ]
     for number in range(48):
-        body = f"answer {number}".encode() * 100
+        body = f"response {number}".encode() * 100
         scripted_model.script(f"/{number}", *framings[number % 3](body))
 
     with client_of(scripted_model, pool_size=16) as client, ThreadPoolExecutor(16) as pool:
 
         def ask(number: int) -> bool:
             number %= 48
-            return post(client, f"/{number}", number) == f"answer {number}".encode() * 100
+            return post(client, f"/{number}", number) == f"response {number}".encode() * 100
 
         assert all(pool.map(ask, range(960)))
     assert len(scripted_model.requests()) == 960
@@ -674,7 +674,7 @@ def test_sixteen_threads_share_one_adapter(scripted_model: ScriptedServer) -> No
     ],
     ids=str,
 )
-def test_an_answer_of_unknown_length_is_no_answer(
+def test_a_response_of_unknown_length_is_refused(
     scripted_model: ScriptedServer, headers: tuple[str, ...]
 ) -> None:
     """Taken for one that ends with its connection, it would be wrong and look whole."""
