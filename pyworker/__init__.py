@@ -12,6 +12,7 @@ The modules, lowest first; each imports only modules above it:
     errors         error families, each with its HTTP status
     redaction      URLs without their passwords
     allocator      settings of the C library
+    limits         limits and sizes that several modules share
     wsgi_extensions what the server offers an app beyond WSGI
     limits         limits that several parts share
     budget         a bound for what many hold a part of
@@ -32,15 +33,15 @@ The modules, lowest first; each imports only modules above it:
     journal        finished requests on disk until they are accepted
     metrics        the ledger of requests
     answer_head    the header block of the model server's response
-    incoming       bytes that came and were not taken yet
+    incoming       a buffer of received bytes
     answer_body    where a body ends: by its length, in chunks, with its connection
-    answer         the model server's response as it comes
-    origin         where the model server listens, and connections to it, plain and TLS
-    faults         what went wrong with a call, in words
-    connection     one connection to the model server, and a call on it that can be aborted
-    model_response the answer as handlers get it
+    call           a call to the model server, which can be aborted
+    answer         reads one response of the model server
+    origin         the model server's origin: connections to it, and redirects that name it
+    faults         why a call failed, in words
+    connection     one connection to the model server
+    model_response the response as handlers get it
     transport      the adapter of the session: a pool of such connections
-    redirects      redirects that lead into the instance
     encoding       a payload as the model server gets it
     model_client   the pooled session on it
     verdict        what a response means for the books

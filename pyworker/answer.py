@@ -1,4 +1,4 @@
-"""The model server's response on the wire as it comes: its header block, and its body in any framing."""
+"""Reads one response of the model server from its connection: header blocks, then the body in any framing."""
 
 from __future__ import annotations
 
@@ -9,42 +9,35 @@ import time
 from collections.abc import Callable
 
 from pyworker.answer_body import Chunked, Counted, Framing, UntilEnd
-from pyworker.answer_head import MAX_HEAD, Fields, Head, parse_head
+from pyworker.answer_head import Fields, ResponseHead, parse_head
+from pyworker.call import Aborted, ModelCall
 from pyworker.incoming import Incoming
+from pyworker.limits import MAX_HEADER_BLOCK, READ_SIZE
 from pyworker.nowait import Receiver
 from pyworker.sample import Sampler
 from pyworker.thread_pool import waiting
 from pyworker.wsgi_extensions import Arrival, PollableSource
 
-_PIECE = 64 * 1024
 
+class ResponseReader(PollableSource):
+    """One response on a connection, and a readable file of its body. Used by one thread at a time.
 
-class Aborted(Exception):
-    """The call was ended by `ModelCall.abort`."""
-
-
-class Answer(PollableSource):
-    """One response on a connection; a readable file of its body. Belongs to one thread at a time.
-
-    What it raises is an OSError, an `http.client.HTTPException`, or `Aborted`.
+    It raises OSError, `http.client.HTTPException`, or `Aborted`.
     """
 
-    #: Of the final response, once `begin` has returned.
-    head: Head
+    #: Of the final response, once it has begun.
+    head: ResponseHead
+    _body: Framing
 
-    def __init__(
-        self, connection: socket.socket, method: str, was_aborted: Callable[[], bool] = lambda: False
-    ) -> None:
-        """Nothing is read yet; call `begin`.
-
-        was_aborted: whether an end of the connection is our own doing, and not the end of the response.
-        """
+    def __init__(self, connection: socket.socket, method: str, call: ModelCall) -> None:
+        """Reads nothing before `begin`. method: of the request."""
         self._connection = connection
         self._method = method
-        self._was_aborted = was_aborted
+        self._call = call
         self._incoming = Incoming()
-        self._framing: Framing | None = None
-        # What `take_in` leaves for the next read: a piece, or what went wrong.
+        #: Whether the header block of the final response has been read.
+        self.has_begun = False
+        # Left by `take_in` for the next read: a piece, or an error.
         self._ready = b""
         self._fault: Exception | None = None
         self._sampler: Sampler | None = None
@@ -56,41 +49,37 @@ class Answer(PollableSource):
     # -- the header block --------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Read header blocks until the final one, all of them within the connection's timeout."""
+        """Read interim (1xx) header blocks and the final one, all within the connection's timeout."""
         timeout = self._connection.gettimeout()
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.received:
-            self._fill_head()
+            self._receive_header_bytes()
         if self._parse():
             return
         try:
             while not self._parse():
                 if deadline is not None:
                     self._connection.settimeout(_seconds_until(deadline))
-                self._fill_head()
+                self._receive_header_bytes()
         finally:
             self._connection.settimeout(timeout)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether the header block of the final response is here."""
-        return self._framing is not None
-
     def take_early(self, data: bytes) -> bool:
-        """What came while the request was still being sent; whether the final response has begun with it."""
+        """Add bytes received while the request is still being sent; True if the final response has begun."""
         self._incoming.append(data)
         self.received = True
         return self._parse()
 
     def _parse(self) -> bool:
-        """Go through what has come of header blocks; whether the final one was among them."""
-        while self._framing is None:
-            raw = self._incoming.take_header_block(MAX_HEAD)
+        """Parse the header blocks received so far; True if the final one was among them."""
+        while not self.has_begun:
+            raw = self._incoming.take_header_block(MAX_HEADER_BLOCK)
             if raw is None:
                 return False
             self.head = parse_head(raw)
             if self.head.status >= 200:
-                self._framing = self._decide_framing()
+                self._body = self._decide_framing()
+                self.has_begun = True
             elif self.head.status == http.client.SWITCHING_PROTOCOLS:
                 raise http.client.HTTPException("it switches to another protocol")
         return True
@@ -109,7 +98,7 @@ class Answer(PollableSource):
         self.will_close = True
         return UntilEnd(self._incoming)
 
-    def _fill_head(self) -> None:
+    def _receive_header_bytes(self) -> None:
         piece = self._receive()
         if not piece:
             if not self.received:
@@ -121,50 +110,45 @@ class Answer(PollableSource):
     # -- the body ----------------------------------------------------------------------------------------
 
     def call_at_end(self, on_end: Callable[[bool], None]) -> None:
-        """Once nothing more is read, call `on_end` with whether the connection can be used again.
+        """Call `on_end` after the last byte, an error or `close`, with whether the connection can be reused.
 
-        That is after the last byte, at an error or with `close`; at once if there is no body.
+        Calls it immediately if there is no body.
         """
         self._on_end = on_end
         if self._body.is_complete:
             self._end(complete=True)
 
     def sample_with(self, sampler: Sampler) -> None:
-        """Feed each piece of the body that is read to this as well."""
+        """Also feed each piece that is read to this sampler."""
         self._sampler = sampler
 
     def _end(self, *, complete: bool) -> None:
         self.closed = True
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            # If more came than the response, nobody knows what it is.
+            # Bytes behind the response belong to no request.
             on_end(complete and not self.will_close and not len(self._incoming))
 
     @property
-    def _body(self) -> Framing:
-        assert self._framing is not None, "the response has not begun"
-        return self._framing
-
-    @property
     def msg(self) -> Fields:
-        """The header fields; what cookie jars ask for."""
-        return self.head.msg
+        """The header fields, under the name that cookie jars expect."""
+        return self.head.fields
 
     @property
     def length(self) -> int | None:
-        """Bytes still to come; None if that is not known before the end."""
+        """Bytes of the body that have not been read; None if unknown."""
         return self._body.length
 
     @property
     def is_complete(self) -> bool:
-        """Whether the body was read to its end, and ended as its framing says."""
+        """Whether the body was read to the end that its framing defines."""
         return self._body.is_complete and not self._ready
 
     def read(self, size: int | None = None) -> bytes:
-        """So many bytes; fewer at the end, all of them without a size."""
+        """`size` bytes, or fewer at the end of the body; the whole body if None."""
         pieces: list[bytes] = []
         while size is None or size > 0:
-            piece = self.read1(_PIECE if size is None else size)
+            piece = self.read1(READ_SIZE if size is None else size)
             if not piece:
                 break
             pieces.append(piece)
@@ -173,8 +157,8 @@ class Answer(PollableSource):
         return b"".join(pieces)
 
     def read1(self, size: int | None = None) -> bytes:
-        """What is here, at least a byte and at most `size`; empty at the end. Waits if nothing is."""
-        size = _PIECE if size is None or size < 0 else size
+        """Between 1 and `size` bytes, waiting only for the first; empty at the end."""
+        size = READ_SIZE if size is None or size < 0 else size
         if self.closed or size == 0:
             return b""
         if self._ready:
@@ -209,26 +193,26 @@ class Answer(PollableSource):
 
     @property
     def descriptor(self) -> int:
-        """Of its connection."""
+        """The connection's file descriptor."""
         return self._connection.fileno()
 
     @property
     def timeout(self) -> float | None:
-        """Seconds of silence after which it is given up."""
+        """Seconds of silence after which the response is given up."""
         return self._connection.gettimeout()
 
     @property
     def is_tls(self) -> bool:
-        """Whether it comes over TLS, which may hold bytes that epoll does not tell of."""
+        """Whether the connection is TLS: epoll does not report bytes that are decrypted already."""
         return isinstance(self._connection, ssl.SSLSocket)
 
     @property
     def is_drained(self) -> bool:
-        """Whether more of the body can come from nowhere but the connection."""
+        """Whether the rest of the body must come from the connection: nothing is buffered."""
         return not self.closed and not self._ready and self._body.is_drained
 
     def take_in(self, receiver: Receiver) -> Arrival:
-        """Take what a plain connection has, once epoll says that it has something."""
+        """Receive from a plain connection that epoll reported as readable."""
         try:
             data = receiver.receive(self._connection.fileno())
         except OSError as error:
@@ -243,52 +227,52 @@ class Answer(PollableSource):
         if not piece:
             self._incoming.append(data)
             try:
-                piece = body.piece(_PIECE)
+                piece = body.piece(READ_SIZE)
             except http.client.HTTPException as error:
                 self._fault = error
                 return Arrival.MORE
         if piece is None:
             return Arrival.NOTHING
         self._ready = piece
-        # The end gives the connection back, which is for none who still watches it.
+        # The last read returns the connection to the pool, so the relay must not be watching it.
         return Arrival.PIECE if piece and not body.is_complete else Arrival.MORE
 
     def give_up_waiting(self) -> None:
-        """It was silent for too long: from now on, to wait for it raises TimeoutError."""
+        """The model server was silent for too long: the next read that has to wait raises TimeoutError."""
         self._fault = TimeoutError("the model server was silent for too long")
 
     # -- the socket --------------------------------------------------------------------------------------
 
     def _receive(self) -> bytes:
-        """What comes next; empty at the end of the connection. Raises `Aborted` if that is our own."""
+        """The next bytes; empty at the end of the connection. Raises `Aborted` if the call was aborted."""
         if self._fault is not None:
             raise self._fault
         try:
             with waiting:
-                piece = self._connection.recv(_PIECE)
+                piece = self._connection.recv(READ_SIZE)
         except OSError as error:
-            if self._was_aborted():
+            if self._call.aborted:
                 raise Aborted from error
             raise
-        if not piece and self._was_aborted():
+        if not piece and self._call.aborted:
             raise Aborted
         return piece
 
     def isclosed(self) -> bool:
-        """As `http.client.HTTPResponse`: whether the body was read, or given up."""
+        """As `http.client.HTTPResponse.isclosed`: whether the body was read to its end or closed."""
         return self.closed
 
     def close(self) -> None:
-        """Read no more of it."""
+        """Stop reading; the connection is not reused unless the body is complete."""
         self._end(complete=False)
 
     def __repr__(self) -> str:
-        status = self.head.status if self.has_begun else "awaited"
-        return f"<Answer {status}{' closed' if self.closed else ''}>"
+        status = self.head.status if self.has_begun else "not begun"
+        return f"<ResponseReader {status}{' closed' if self.closed else ''}>"
 
 
 def _seconds_until(deadline: float) -> float:
-    """How long to wait still; raises TimeoutError once the deadline has passed."""
+    """Raises TimeoutError once the deadline has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("the header block of the response was not complete in time")

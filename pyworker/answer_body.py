@@ -1,12 +1,12 @@
-"""The body of the model server's response: bytes in, pieces out, whatever its framing. Pure.
+"""The framings of a response body: bytes in, pieces out. Pure.
 
-Each of the framings says of what has come
+`piece` of each framing returns
 
-    a piece    as many bytes of the body as are here, up to the size that was asked for
-    empty      the body is complete
-    None       nothing of it is here: more has to come
+    bytes      as much of the body as is buffered, up to the size asked for
+    b""        the body is complete
+    None       nothing is buffered: more has to be received
 
-and raises `http.client.HTTPException` for what is no body.
+and raises `http.client.HTTPException` if the framing is malformed.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ import http.client
 import re
 from abc import ABC, abstractmethod
 
-from pyworker.answer_head import MAX_FIELDS, MAX_HEAD
+from pyworker.answer_head import MAX_FIELDS
 from pyworker.incoming import Incoming
+from pyworker.limits import MAX_HEADER_BLOCK
 
-# A piece that is exactly one chunk, as most tokens of a stream are.
+# The beginning of a chunk; most tokens of a stream arrive as exactly one.
 _SINGLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
-# What `http.client` takes for a number of bytes fits into 16 digits and any number of zeros.
+# As `http.client`: a chunk size has up to 16 significant digits after any number of zeros.
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]+")
 _MAX_DIGITS = 16
 
 
 class Framing(ABC):
-    """How the end of a body is known. Belongs to one thread at a time."""
+    """How the end of a body is known. Used by one thread at a time."""
 
     def __init__(self, incoming: Incoming) -> None:
-        """incoming: where the bytes of the body are, and perhaps others behind it."""
+        """incoming: the bytes of the body, and perhaps more behind them."""
         self._incoming = incoming
         self.is_complete = False
 
     @property
     def length(self) -> int | None:
-        """Bytes still to come; None if that is not known before the end."""
+        """Bytes of the body that have not been taken; None if unknown."""
         return None
 
     @abstractmethod
@@ -43,16 +44,16 @@ class Framing(ABC):
         """The next piece of at most `size` bytes; see above."""
 
     def only_chunk(self, data: bytes) -> bytes:  # noqa: ARG002
-        """The piece in `data` if that is one whole chunk and nothing else is under way; else empty."""
+        """The piece in `data` if that is exactly one whole chunk and nothing else is buffered; else empty."""
         return b""
 
     @property
     def is_drained(self) -> bool:
-        """Whether more of the body can come from nowhere but the connection."""
+        """Whether the rest of the body must come from the connection: nothing is buffered."""
         return not self.is_complete and not len(self._incoming)
 
     def end(self) -> None:
-        """The connection has ended. Raises `http.client.IncompleteRead` if that is too early."""
+        """The connection has ended. Raises `http.client.IncompleteRead` if the body has not."""
         raise http.client.IncompleteRead(b"", self.length)
 
 
@@ -96,17 +97,17 @@ class Chunked(Framing):
 
     def __init__(self, incoming: Incoming) -> None:
         super().__init__(incoming)
-        # Bytes to come of the chunk.
+        # Bytes of the current chunk that have not been taken.
         self._left = 0
-        # Whether the line end behind the last chunk's data is still to come.
+        # Whether the line end after the last chunk's data has not been taken.
         self._owes_line_end = False
         # Lines of the trailer section so far; None before the last chunk.
         self._trailers: int | None = None
-        # What is wrong behind the pieces that were returned last.
+        # Malformed framing found behind pieces that were already returned.
         self._fault: http.client.HTTPException | None = None
 
     def piece(self, size: int) -> bytes | None:
-        """Of all chunks that are here: a reader that is behind catches up in larger pieces."""
+        """Joins the buffered chunks: a reader that is behind catches up in larger pieces."""
         if self._fault is not None:
             raise self._fault
         pieces: list[bytes] = []
@@ -136,9 +137,8 @@ class Chunked(Framing):
         if found is None:
             return b""
         start = found.end()
-        if len(data) != start + int(found[1], 16) + 2 or not data.endswith(b"\r\n"):
-            return b""
-        return data[start:-2]
+        is_whole = len(data) == start + int(found[1], 16) + 2 and data.endswith(b"\r\n")
+        return data[start:-2] if is_whole else b""
 
     @property
     def is_drained(self) -> bool:
@@ -147,11 +147,11 @@ class Chunked(Framing):
         return not self.is_complete and not len(self._incoming)
 
     def _begin_chunk(self) -> bool:
-        """Whether a chunk with data begins; False if more has to come, or nothing more."""
+        """Whether a chunk with data begins; False if more has to be received, or the body has ended."""
         if self._trailers is None:
             if self._owes_line_end and not self._take_line_end():
                 return False
-            line = self._incoming.take_line(MAX_HEAD)
+            line = self._incoming.take_line(MAX_HEADER_BLOCK)
             if line is None:
                 return False
             self._left = _size_in(line)
@@ -164,12 +164,12 @@ class Chunked(Framing):
     def _take_line_end(self) -> bool:
         if self._incoming.skip_line_end():
             self._owes_line_end = False
-        elif self._incoming.begins_otherwise:
+        elif self._incoming.lacks_line_end:
             raise http.client.HTTPException("it has a chunk that is longer than its size")
         return not self._owes_line_end
 
     def _skip_trailers(self) -> None:
-        while not self.is_complete and (line := self._incoming.take_line(MAX_HEAD)) is not None:
+        while not self.is_complete and (line := self._incoming.take_line(MAX_HEADER_BLOCK)) is not None:
             self.is_complete = not line
             self._trailers = (self._trailers or 0) + 1
             if self._trailers > MAX_FIELDS:
@@ -177,9 +177,9 @@ class Chunked(Framing):
 
 
 def _size_in(line: bytes) -> int:
-    """The size in the first line of a chunk, whatever its extensions."""
+    """The size in the first line of a chunk, without its extensions."""
     digits = line.partition(b";")[0].strip(b" \t")
     significant = digits.lstrip(b"0")
     if _HEX_DIGITS.fullmatch(digits) is None or len(significant) > _MAX_DIGITS:
-        raise http.client.HTTPException("it has a chunk of no sensible size")
+        raise http.client.HTTPException("it has a chunk with an invalid size")
     return int(significant or b"0", 16)

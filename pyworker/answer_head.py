@@ -1,7 +1,7 @@
-"""The head of the model server's answer: bytes in, a `Head` out. Pure.
+"""Parses the header block of a response: bytes in, a `ResponseHead` out. Pure.
 
-`http.client` would do, at a fifth of the time that a small request costs. What it refuses is refused here,
-and also a head that leaves the length of the body in doubt.
+`http.client` could do this, but takes a fifth of the time of a small request. What it refuses is refused here
+too, and so is a header block that leaves the length of the body in doubt.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
+from pyworker.limits import MAX_HEADER_BLOCK
+
 T = TypeVar("T")
 
-MAX_HEAD = 64 * 1024
 MAX_FIELDS = 100
-# A longer head is parsed each time.
-_MAX_REMEMBERED = 1024
+# Longer header blocks are not cached.
+_MAX_CACHED = 1024
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (.*))?", re.DOTALL)
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):(.*)", re.DOTALL)
-# Within what an integer of 64 bits can hold; ASCII digits, which `\d` of a text is not.
+# Fits into 64 bits; only ASCII digits, unlike `\d` on text.
 _LENGTH = re.compile("[0-9]{1,18}")
 
 
 class Fields:
-    """Header fields in order of arrival, with what urllib3 and cookie jars ask of a message. Immutable."""
+    """Header fields in order, with the methods of a message that urllib3 and cookie jars call. Immutable."""
 
     def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
         self._fields = fields
@@ -34,12 +35,12 @@ class Fields:
         return iter(self._fields)
 
     def get_all(self, name: str, default: T) -> list[str] | T:
-        """Every value of a field, `default` where there is none."""
+        """Every value of a field; `default` if there is none."""
         wanted = name.lower()
         return [value for name, value in self._fields if name.lower() == wanted] or default
 
     def tokens(self, name: str) -> list[str]:
-        """The lower-case members of a field that is a list."""
+        """The members of a comma-separated field, in lower case."""
         values = self.get_all(name, [])
         return [token.strip().lower() for value in values for token in value.split(",")] if values else []
 
@@ -47,48 +48,48 @@ class Fields:
         return f"<Fields [{len(self._fields)}]>"
 
 
-class Head(NamedTuple):
-    """The head of an answer, and what it says of the body. Immutable.
+class ResponseHead(NamedTuple):
+    """A parsed header block and what it says about the body. Immutable.
 
-    framing_fault: why an answer with this head cannot be read, where it is a final one.
+    framing_fault: why the body of a final response with this header block cannot be read; empty if it can.
     """
 
     version: int
     status: int
     reason: str
-    msg: Fields
+    fields: Fields
     will_close: bool
     is_chunked: bool
     length: int | None
     framing_fault: str
 
 
-def parse_head(raw: bytes) -> Head:
-    """Of the bytes before the empty line. Raises `http.client.HTTPException` for what is no head."""
-    return _parse_head(raw) if len(raw) > _MAX_REMEMBERED else _remembered_head(raw)
+def parse_head(raw: bytes) -> ResponseHead:
+    """Parse the bytes before the empty line. Raises `http.client.HTTPException` if they are malformed."""
+    return _parse_head(raw) if len(raw) > _MAX_CACHED else _cached_head(raw)
 
 
-def _parse_head(raw: bytes) -> Head:
+def _parse_head(raw: bytes) -> ResponseHead:
     first, *lines = raw.split(b"\n")
     status_line = _STATUS_LINE.fullmatch(first.rstrip(b"\r"))
-    if status_line is None or len(raw) > MAX_HEAD or len(lines) > MAX_FIELDS:
+    if status_line is None or len(raw) > MAX_HEADER_BLOCK or len(lines) > MAX_FIELDS:
         raise http.client.HTTPException("it has no proper header block")
     minor, status, reason = status_line.groups(b"")
     version = 10 + int(minor)
-    msg = Fields(_fields(lines))
+    fields = Fields(_parse_fields(lines))
     fault = ""
-    lengths = set(_lengths(msg))
+    lengths = set(_lengths(fields))
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
         fault = "it has no sensible Content-Length"
-    codings = msg.tokens("Transfer-Encoding")
+    codings = fields.tokens("Transfer-Encoding")
     if codings not in ([], ["chunked"]):
         fault = "it has a transfer coding that is not known"
-    connection = msg.tokens("Connection")
-    return Head(
+    connection = fields.tokens("Connection")
+    return ResponseHead(
         version,
         int(status),
         reason.decode("latin-1").strip(),
-        msg,
+        fields,
         will_close="close" in connection or (version == 10 and "keep-alive" not in connection),
         is_chunked=bool(codings),
         length=int(lengths.pop()) if lengths and not fault else None,
@@ -96,21 +97,21 @@ def _parse_head(raw: bytes) -> Head:
     )
 
 
-# A model server that is asked the same again and again gives the same head, at least within one second.
-_remembered_head = functools.lru_cache(maxsize=128)(_parse_head)
+# Similar requests get the same header block, at least within the same second of its Date.
+_cached_head = functools.lru_cache(maxsize=128)(_parse_head)
 
 
-def _lengths(msg: Fields) -> list[str]:
-    """Every Content-Length: one that is given twice, in one field or two, may be the same."""
-    values = msg.get_all("Content-Length", [])
+def _lengths(fields: Fields) -> list[str]:
+    """Every Content-Length: equal values may be repeated, in one field or in several."""
+    values = fields.get_all("Content-Length", [])
     return [length.strip(" \t") for value in values for length in value.split(",")]
 
 
-def _fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
+def _parse_fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
     fields: list[tuple[str, str]] = []
     for line in lines:
         text = line.rstrip(b"\r")
-        if text[:1] in (b" ", b"\t") and fields:  # older servers fold long values
+        if text[:1] in (b" ", b"\t") and fields:  # a folded value, as older servers send
             name, value = fields.pop()
             fields.append((name, f"{value} {text.strip().decode('latin-1')}"))
             continue

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pyworker.connection import Aborted, ModelCall
+from pyworker.call import Aborted, ModelCall
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.model_client import ModelClient

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import requests
 
-from pyworker.connection import Aborted, ModelCall
+from pyworker.call import Aborted, ModelCall
 from pyworker.encoding import encode
 from pyworker.errors import PyworkerError
 from pyworker.model_client import ModelClient

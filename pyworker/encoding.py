@@ -1,4 +1,4 @@
-"""What is sent to the model server as JSON, strictly: a number that JSON does not know is an error."""
+"""Encodes payloads for the model server as strict JSON: NaN and infinity are errors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ import pydantic_core
 
 from pyworker.errors import Unprocessable
 
-# Values that are looked at one by one before the encoded text is searched instead: enough for a large picture
-# or prompt among its settings, and little beside the time that it takes to encode them.
-_LOOKED_AT = 1000
+# Values of a large payload that are checked one by one before its encoded text is searched instead: enough
+# for a picture or prompt among its settings, at little cost beside encoding them.
+_MAX_CHECKED = 1000
 _LARGE = 64 * 1024
-# NaN and infinity are no JSON.
 _STRICT = json.JSONEncoder(allow_nan=False)
 
 
 def encode(payload: object) -> bytes:
-    """The payload as JSON, of a large one with no second copy.
+    """The payload as JSON, without a second copy of a large one.
 
-    Raises `Unprocessable` for a number or text that JSON cannot carry.
+    Raises `Unprocessable` for a number or text that JSON cannot represent.
     """
     try:
         encoded = pydantic_core.to_json(payload)
         if _may_be_not_finite(payload, encoded):
-            # In a text, or a number: the strict encoder knows which.
+            # The word may be in a text: only the strict encoder can tell.
             encoded = _STRICT.encode(payload).encode()
     except ValueError as error:
         raise Unprocessable("the payload holds something that JSON cannot carry") from error
@@ -36,16 +35,16 @@ def encode(payload: object) -> bytes:
 
 def _may_be_not_finite(payload: object, encoded: bytes) -> bool:
     """Whether it may hold NaN or infinity."""
-    # To search a text of 10 MB takes longer than to make it.
-    if len(encoded) > _LARGE and _is_seen_to_be_finite(payload):
+    # Searching 10 MB takes longer than encoding them.
+    if len(encoded) > _LARGE and _is_surely_finite(payload):
         return False
     return b"NaN" in encoded or b"Infinity" in encoded
 
 
-def _is_seen_to_be_finite(payload: object) -> bool:
-    """Whether all its numbers are finite; False as well where there is too much to look at."""
+def _is_surely_finite(payload: object) -> bool:
+    """Whether all numbers are finite; also False if there are too many values to check."""
     left: list[Any] = [payload]
-    for _ in range(_LOOKED_AT):
+    for _ in range(_MAX_CHECKED):
         if not left:
             return True
         value = left.pop()
@@ -54,7 +53,7 @@ def _is_seen_to_be_finite(payload: object) -> bool:
                 return False
         elif isinstance(value, Mapping | list | tuple):
             inner = cast("Collection[Any]", value.values() if isinstance(value, Mapping) else value)
-            if len(left) + len(inner) > _LOOKED_AT:
+            if len(left) + len(inner) > _MAX_CHECKED:
                 return False
             left += inner
         elif value is not None and not isinstance(value, str | int):

@@ -1,4 +1,4 @@
-"""Error objects that model servers send with status 200, found in the two ends of a body. Pure."""
+"""Error objects that model servers send with status 200, found in a sample of the body. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _UNNAMED = "the model server names no cause"
 
 
 def error_in(response: ResponseSample) -> str:
-    """The message of the error object that a body or the last event of a stream is; empty for all others.
+    """The message, if the body or the last event of a stream is an error object; else empty.
 
-    An error object is a JSON object with a top-level `error` that is not empty. A body with a content coding,
-    and a JSON body too large for a sample, are taken for what their status says.
+    An error object is a JSON object with a non-empty top-level `error`. Bodies with a content coding, and
+    JSON bodies larger than a sample, are not examined.
     """
     if response.content_type.partition(";")[0].strip().lower() == _EVENTS:
         return _message(_last_event(response))
@@ -25,7 +25,7 @@ def error_in(response: ResponseSample) -> str:
 
 
 def _message(text: bytes) -> str:
-    """Of an error object; empty for everything else."""
+    """The message of an error object; empty for all other texts."""
     if not text.lstrip().startswith(b"{"):
         return ""
     try:
@@ -41,10 +41,10 @@ def _message(text: bytes) -> str:
 
 
 def _last_event(response: ResponseSample) -> bytes:
-    """The data of the last event that is not the mark of the end."""
+    """The data of the last event but `[DONE]`."""
     lines = response.end.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     if not response.is_whole:
-        del lines[0]  # its beginning is not here
+        del lines[0]  # its beginning was not sampled
     last = b""
     for data in _events(lines):
         if data.strip() != _DONE:
@@ -53,7 +53,7 @@ def _last_event(response: ResponseSample) -> bytes:
 
 
 def _events(lines: list[bytes]) -> Iterator[bytes]:
-    """The data of each event; the last one need not be closed by an empty line."""
+    """The data of each event; the last may lack its empty line."""
     data: list[bytes] = []
     for line in [*lines, b""]:
         if not line and data:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import flask
 import requests
 
-from pyworker.answer import Aborted
-from pyworker.connection import ModelCall
+from pyworker.call import Aborted, ModelCall
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.errors import NotReady, PyworkerError, RequestError
 from pyworker.log_limit import LogLimit
 from pyworker.metrics import RequestTracker
-from pyworker.model_response import ModelResponse
+from pyworker.model_response import LazyResponse
 from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
 from pyworker.verdict import Verdict
@@ -237,7 +236,7 @@ class Exchange:
         self._unwatch()
         model_response, self._model_response = self._model_response, None
         if model_response is not None:
-            if waits and self.slot.is_exclusive and isinstance(model_response, ModelResponse):
+            if waits and self.slot.is_exclusive and isinstance(model_response, LazyResponse):
                 self._see_off(model_response)
             with contextlib.suppress(Exception):  # the connection is dropped either way
                 model_response.close()
@@ -250,14 +249,14 @@ class Exchange:
         self.tracker.close()
         self._unregister()
 
-    def _see_off(self, model_response: ModelResponse) -> None:
+    def _see_off(self, model_response: LazyResponse) -> None:
         """Wait until the model server ends a response that is not read any more, or its time is up."""
-        answer = model_response.answer
-        if answer.closed or not self.call.hang_up():
+        reader = model_response.reader
+        if reader.closed or not self.call.hang_up():
             return
         self._limit_call()
         with contextlib.suppress(Exception):
-            while answer.read1():
+            while reader.read1():
                 pass
 
     def _unregister(self) -> None:

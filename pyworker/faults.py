@@ -1,6 +1,6 @@
-"""What went wrong on the way to the model server and back, in words for a log and for a client. Pure.
+"""Why a call to the model server failed, in words for logs and clients. Pure.
 
-No word of them comes from outside: not from the model server, not from a URL.
+The words never quote the model server or a URL.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pyworker.origin import CONNECT_SECONDS, ConnectTimeout
 
 
 def describe(error: BaseException) -> str:
-    """Why there is no response; the most particular cause comes first."""
+    """Why no response arrived."""
     for kinds, words in _CAUSES:
         if isinstance(error, kinds):
             return words
@@ -25,7 +25,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS with the model server failed ({error.reason or 'no reason was given'})"
     if isinstance(error, http.client.HTTPException):
-        # Of our own parser, which never quotes what it has read.
+        # Raised by our parser, which never quotes what it has read.
         return f"the model server's response is malformed: {error}"
     if isinstance(error, OSError):
         return f"the connection to the model server failed ({error.strerror or type(error).__name__})"
@@ -33,8 +33,8 @@ def describe(error: BaseException) -> str:
 
 
 def describe_break(error: BaseException) -> str:
-    """Why a response that had begun did not come to its end."""
-    # urllib3 and requests keep what happened as an argument of what they raise.
+    """Why a response broke off."""
+    # urllib3 and requests wrap the cause as an argument of their exceptions.
     for inner in error.args:
         if isinstance(inner, Exception):
             return describe_break(inner)
@@ -49,8 +49,9 @@ def describe_break(error: BaseException) -> str:
     return type(error).__name__
 
 
+# The most specific cause comes first.
 _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
-    (ConnectTimeout, f"the model server did not take the connection within {CONNECT_SECONDS:g} s"),
+    (ConnectTimeout, f"the model server did not accept the connection within {CONNECT_SECONDS:g} s"),
     (TimeoutError, "the model server did not answer in time"),
     (socket.gaierror, "the model server's host name cannot be resolved"),
     (ConnectionRefusedError, "the model server refused the connection"),

@@ -1,4 +1,4 @@
-"""Bytes that a connection brought and that nobody took yet. Pure, and linear however they came in."""
+"""A buffer of received bytes. Pure, and linear in time however the bytes arrive."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ _END_OF_HEADER_BLOCK = re.compile(rb"\n\r?\n")
 
 
 class Incoming:
-    """A buffer that is filled at its end and emptied at its beginning. Belongs to one thread at a time.
+    """Filled at its end and emptied at its beginning. Used by one thread at a time.
 
-    No byte is looked at or moved more than a constant number of times: the search for the end of a line or
-    of a header block goes on at the place where it ended, and what was taken is stepped over, not cut off.
+    No byte is searched or moved more than a constant number of times: a search for the end of a line or of a
+    header block resumes at the byte where the last one stopped, and bytes that were taken are skipped, not
+    cut.
     """
 
     __slots__ = ("_at", "_data", "_searched")
 
     def __init__(self) -> None:
-        # Bytes of one piece as they came; a bytearray as soon as a second piece is added to a rest.
+        # The received piece itself; a bytearray once a second piece is added to a remainder.
         self._data: bytes | bytearray = b""
-        # The first byte that was not taken, and the first that was not searched.
+        # Indexes of the first byte that was not taken, and the first that was not searched.
         self._at = 0
         self._searched = 0
 
@@ -28,7 +29,7 @@ class Incoming:
         return len(self._data) - self._at
 
     def append(self, piece: bytes) -> None:
-        """The next bytes of the connection."""
+        """Add received bytes."""
         if self._at == len(self._data):
             self._data, self._at, self._searched = piece, 0, 0
             return
@@ -41,7 +42,7 @@ class Incoming:
         self._data += piece
 
     def take(self, size: int) -> bytes:
-        """At most `size` bytes, fewer if there are not as many."""
+        """Up to `size` bytes."""
         data, at = self._data, self._at
         end = min(at + size, len(data))
         if end == len(data):
@@ -51,7 +52,7 @@ class Incoming:
         return bytes(data) if at == 0 and end == len(data) else bytes(data[at:end])
 
     def take_line(self, limit: int) -> bytes | None:
-        """The next line without its end (LF or CRLF); None if it is not complete.
+        """The next line without its end (LF or CRLF); None if it is incomplete.
 
         Raises `http.client.HTTPException` if it is longer than `limit` bytes.
         """
@@ -67,7 +68,7 @@ class Incoming:
         return line[:-1] if line.endswith(b"\r") else line
 
     def skip_line_end(self) -> bool:
-        """Step over the end of a line (LF or CRLF); False if that is not what comes next."""
+        """Skip an end of line (LF or CRLF); False if the next bytes are not one."""
         start = self._data[self._at : self._at + 2]
         if start == b"\r\n":
             self.take(2)
@@ -78,13 +79,13 @@ class Incoming:
         return True
 
     @property
-    def begins_otherwise(self) -> bool:
-        """Whether what comes next can never become the end of a line."""
+    def lacks_line_end(self) -> bool:
+        """Whether the next bytes cannot become an end of line."""
         start = self._data[self._at : self._at + 2]
         return len(start) > 0 and start != b"\r" and start != b"\r\n" and start[:1] != b"\n"
 
     def take_header_block(self, limit: int) -> bytes | None:
-        """Everything before the next empty line, which is taken too; None if it is not complete.
+        """The bytes before the next empty line, which is taken too; None if it is incomplete.
 
         Raises `http.client.HTTPException` if it is longer than `limit` bytes.
         """

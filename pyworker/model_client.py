@@ -1,4 +1,4 @@
-"""The model server as the rest of the worker sees it: a pooled session, and calls that can be aborted."""
+"""The pooled Session that forwards to the model server, and a client on it whose calls can be aborted."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
-from requests.structures import CaseInsensitiveDict
+from requests.adapters import BaseAdapter
 
-from pyworker.connection import ModelCall
+from pyworker.call import ModelCall
 from pyworker.encoding import encode
 from pyworker.errors import ModelTimeout, ModelUnreachable
 from pyworker.faults import describe
 from pyworker.origin import Origin
 from pyworker.redaction import redacted
-from pyworker.redirects import inner_target
-from pyworker.transport import ModelAdapter, Target
+from pyworker.transport import ModelAdapter, ModelRequest
 
 _CONNECT_TIMEOUT = 5.0
-# The callback of a session goes where its client said, so there may be any number.
-_KNOWN_PATHS = 64
+# A bound, because clients choose the paths of their sessions' callbacks.
+_CACHED_PATHS = 64
 
 
 class ModelSession(requests.Session):
@@ -37,6 +36,11 @@ class ModelSession(requests.Session):
         self.trust_env = False
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.mount(self.base_url + "/", adapter)
+
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        """As `requests.Session.mount`."""
+        super().mount(prefix, adapter)
+        self._adapter_of = functools.lru_cache(maxsize=_CACHED_PATHS)(self.get_adapter)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """As `requests.Session.request`; a URL without a host belongs to the model server."""
@@ -53,6 +57,21 @@ class ModelSession(requests.Session):
         """As `requests.Session.options`, which would follow redirects."""
         kwargs.setdefault("allow_redirects", False)
         return super().options(url, **kwargs)
+
+    def send(
+        self, request: requests.PreparedRequest, *, timeout: Any = None, **kwargs: Any
+    ) -> requests.Response:
+        """As `requests.Session.send`, but a `ModelRequest` costs no more than its adapter.
+
+        It has no redirects, cookies or hooks.
+        """
+        if not isinstance(request, ModelRequest):
+            return super().send(request, timeout=timeout, **kwargs)
+        adapter = self._adapter_of(request.url or "")
+        if isinstance(adapter, ModelAdapter):
+            return adapter.send(request, True, timeout)
+        # Mounted by a worker's author. A call on it cannot be aborted before its response.
+        return super().send(request.full(), timeout=timeout, stream=True, allow_redirects=False)
 
     def absolute(self, path: str) -> str:
         """The full URL of a path on the model server."""
@@ -76,10 +95,11 @@ class ModelClient:
         ca_file: Path | None = None,
     ) -> None:
         self._origin = Origin(base_url, ca_file)
-        self._adapter = ModelAdapter(self._origin, api_key=api_key, pool_size=pool_size)
-        self.session = ModelSession(base_url, self._adapter)
+        self.session = ModelSession(
+            base_url, ModelAdapter(self._origin, api_key=api_key, pool_size=pool_size)
+        )
         self._timeout = timeout
-        self._target = functools.lru_cache(maxsize=_KNOWN_PATHS)(self._make_target)
+        self._template = functools.lru_cache(maxsize=_CACHED_PATHS)(self._make_template)
 
     @property
     def base_url(self) -> str:
@@ -94,20 +114,20 @@ class ModelClient:
     def post_encoded(
         self, path: str, body: bytes, call: ModelCall, *, timeout: float | None = None
     ) -> requests.Response:
-        """POST this JSON and return once the head of the answer is here; its body is still on the way.
+        """POST this JSON; returns when the header block of the response has arrived.
 
-        Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.answer.Aborted`. A redirect to the instance
+        Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.call.Aborted`. A redirect to the instance
         itself is `ModelUnreachable`: no client could follow it.
         """
         limit = self._timeout if timeout is None else timeout
         try:
-            response = self._adapter.call(self._target(path), body, call, limit)
+            response = self.session.send(ModelRequest(self._template(path), body, call), timeout=limit)
         except requests.exceptions.Timeout as error:
             raise ModelTimeout(str(error)) from error
         except requests.exceptions.RequestException as error:
             raise ModelUnreachable(str(error)) from error
         if 300 <= response.status_code < 400:
-            inner = inner_target(response.answer.msg.get_all("Location", []), self._origin)
+            inner = self._origin.inner_target(response.raw.headers.getlist("Location"))
             if inner:
                 response.close()
                 raise ModelUnreachable(
@@ -124,27 +144,20 @@ class ModelClient:
             return f"{redacted(self.base_url)} cannot be reached ({describe(error)})"
         return ""
 
-    def _make_target(self, path: str) -> Target:
-        return self._adapter.target(self._prepare(path, None))
-
-    def _prepare(self, path: str, body: bytes | None) -> requests.PreparedRequest:
-        request = requests.PreparedRequest()
-        request.method = "POST"
-        request.url = self.session.absolute(path)
-        request.headers = CaseInsensitiveDict(
-            {
-                "Content-Type": "application/json",
-                "Accept": "*/*",
-                "Accept-Encoding": "identity",
-                "User-Agent": "pyworker",
-            }
-        )
-        request.body = body
-        return request
+    def _make_template(self, path: str) -> requests.PreparedRequest:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "pyworker",
+        }
+        template = requests.Request("POST", self.session.absolute(path), headers=headers).prepare()
+        del template.headers["Content-Length"]  # that of an empty body
+        return template
 
     def close(self) -> None:
         """Close the idle connections."""
         self.session.close()
 
     def __repr__(self) -> str:
-        return f"<ModelClient {self._adapter!r}>"
+        return f"<ModelClient {self._origin!r}>"

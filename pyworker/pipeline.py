@@ -10,9 +10,9 @@ from typing import Any
 
 import flask
 
-from pyworker.answer import Aborted
 from pyworker.auth import SignatureVerifier
 from pyworker.body import BodyReader
+from pyworker.call import Aborted
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.encoding import encode

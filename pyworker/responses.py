@@ -1,15 +1,15 @@
-"""The usual ways to turn the model server's answer into the client's. Handlers call one of these.
+"""Turns the model server's response into the client's. A handler calls one of
 
     pass_through   the same status, headers and bytes; large or endless bodies are streamed
-    stream         each piece passed on the moment it arrives, whatever the framing
-    json_response  the answer parsed and written again as JSON
+    stream         passes on each piece when it arrives, in any framing
+    json_response  the response parsed and encoded again as JSON
 
-and what `EndpointHandler.find_failure` may ask:
+and its `find_failure` may call
 
-    error_in       the error object that a response with status 200 is, if it is one
+    error_in       the message of an error object that came with status 200
 
-All of them drop the headers that belong to one connection only, and none passes on a Content-Length that
-was not checked: an answer that breaks off is cut visibly.
+All of them drop the headers of a single connection. A response that breaks off is cut visibly: its
+Content-Length is passed on only because `iterate` checks it.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from pyworker.answer_head import Fields
 from pyworker.error_objects import error_in as error_in
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
 from pyworker.faults import describe_break
-from pyworker.model_response import ModelResponse
+from pyworker.limits import READ_SIZE
+from pyworker.model_response import LazyResponse
 from pyworker.wsgi_extensions import PollableBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-#: Bodies up to so many bytes are read whole before the client's answer starts.
+#: `pass_through` reads bodies of up to this many bytes before the client's response starts.
 WHOLE_BELOW = 256 * 1024
-_PIECE = 64 * 1024
 
 #: RFC 9110 section 7.6.1, and what older servers still send.
 HOP_BY_HOP = frozenset(
@@ -56,14 +56,14 @@ HOP_BY_HOP = frozenset(
     }
 )
 # The worker's own server writes these.
-_WRITTEN_HERE = frozenset({"server", "date", "content-length"})
+_WRITTEN_BY_SERVER = frozenset({"server", "date", "content-length"})
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _LINE_ENDS = re.compile(r"[\r\n]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers that may travel on: not those of one connection, nor any that is malformed."""
+    """The headers to pass on: without those of a single connection, and without malformed ones."""
     unfolded = [(name, _unfolded(value)) for name, value in headers]
     named = {
         token.strip().lower()
@@ -71,7 +71,7 @@ def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, st
         if name.lower() == "connection"
         for token in value.split(",")
     }
-    dropped = HOP_BY_HOP | _WRITTEN_HERE | named
+    dropped = HOP_BY_HOP | _WRITTEN_BY_SERVER | named
     return [
         (name, value)
         for name, value in unfolded
@@ -88,17 +88,17 @@ def _unfolded(value: str) -> str:
 
 @functools.lru_cache(maxsize=128)
 def _end_to_end_fields(fields: Fields) -> tuple[tuple[str, str], ...]:
-    """As above; one head that a model server gives again and again is one object."""
+    """Cached: equal header blocks share one `Fields`."""
     return tuple(end_to_end_headers(fields.items()))
 
 
 def json_response(model_response: requests.Response) -> flask.Response:
-    """The model's JSON with the model's status. Raises `ModelUnreachable` where it is no JSON."""
+    """The model's JSON with the model's status. Raises `ModelUnreachable` if the body is not JSON."""
     content = read_whole(model_response)
     try:
         decoded = model_response.json() if content else None
     except ValueError as error:
-        raise ModelUnreachable("the model server's answer is not JSON") from error
+        raise ModelUnreachable("the model server's response is not JSON") from error
     response = flask.jsonify(decoded)
     response.status_code = model_response.status_code
     return response
@@ -109,74 +109,73 @@ def pass_through(model_response: requests.Response) -> flask.Response:
     length = _declared_length(model_response)
     if length is None or length > WHOLE_BELOW:
         return stream(model_response)
-    pieces = b"".join(iterate(model_response, before_head=True))
-    return _response(pieces, model_response)
+    return _response(b"".join(iterate(model_response, is_held=True)), model_response)
 
 
 def stream(model_response: requests.Response) -> flask.Response:
-    """The model's answer, passed on piece by piece by a generator."""
+    """The model's response, passed on piece by piece by a generator."""
     pieces = iterate(model_response)
-    # What TLS has decrypted does not make its socket readable, so such a stream cannot wait there.
-    answer = model_response.answer if isinstance(model_response, ModelResponse) else None
-    if answer is not None and answer.is_tls:
-        answer = None
-    response = _response(pieces if answer is None else PollableBody(pieces, answer), model_response)
+    body: Iterable[bytes] = pieces
+    # A TLS socket cannot be polled: it is not readable while decrypted bytes are buffered.
+    if isinstance(model_response, LazyResponse) and not model_response.reader.is_tls:
+        body = PollableBody(pieces, model_response.reader)
+    response = _response(body, model_response)
     length = _declared_length(model_response)
     if length is not None:
-        # Safe, because `iterate` raises where the body turns out shorter.
+        # Safe, because `iterate` raises if the body turns out shorter.
         response.content_length = length
     return response
 
 
 def copy(model_response: requests.Response) -> flask.Response:
-    """An answer that was read whole already."""
+    """A response that was read to its end already."""
     response = _response(model_response.content, model_response)
     del response.headers["Content-Encoding"]  # requests has decoded it
     return response
 
 
-def iterate(model_response: requests.Response, *, before_head: bool = False) -> Generator[bytes, None, None]:
-    """The body's bytes as they arrive, never decoded. Raises `ModelBroken` where it breaks off.
+def iterate(model_response: requests.Response, *, is_held: bool = False) -> Generator[bytes, None, None]:
+    """The body's bytes as they arrive, never decoded. Raises `ModelBroken` if it breaks off.
 
-    Before its first byte nothing was sent to the client yet, so that a break is a `ModelUnreachable` or
-    `ModelTimeout`. before_head: so it is until the end.
+    Raises `ModelUnreachable` or `ModelTimeout` instead while nothing has been sent to the client: before the
+    first byte, or until the end if `is_held`.
     """
     read = _reader(model_response)
     has_begun = False
     try:
-        while piece := read(_PIECE):
+        while piece := read(READ_SIZE):
             yield piece
             has_begun = True
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-        raise _broken(error, before_head or not has_begun) from error
+        raise _broken(error, nothing_sent=is_held or not has_begun) from error
 
 
 def read_whole(model_response: requests.Response) -> bytes:
-    """The decoded body; raises `ModelUnreachable` or `ModelTimeout` where it breaks off."""
+    """The decoded body. Raises `ModelUnreachable` or `ModelTimeout` if it breaks off."""
     try:
         return model_response.content
     except requests.exceptions.RequestException as error:
-        raise _broken(error, before_head=True) from error
+        raise _broken(error, nothing_sent=True) from error
 
 
-def _broken(error: Exception, before_head: bool) -> Exception:
+def _broken(error: Exception, *, nothing_sent: bool) -> Exception:
     silent = isinstance(error, (urllib3.exceptions.TimeoutError, TimeoutError)) or (
         isinstance(error, requests.exceptions.ConnectionError) and "Read timed out" in str(error)
     )
     if silent:
-        message = "the model server went silent in the middle of its answer"
-        return ModelTimeout(message) if before_head else ModelBroken(message)
-    message = f"the model server broke off in the middle of its answer: {describe_break(error)}"
-    return ModelUnreachable(message) if before_head else ModelBroken(message)
+        message = "the model server went silent in the middle of its response"
+        return ModelTimeout(message) if nothing_sent else ModelBroken(message)
+    message = f"the model server broke off in the middle of its response: {describe_break(error)}"
+    return ModelUnreachable(message) if nothing_sent else ModelBroken(message)
 
 
-class _ModelAnswer(flask.Response):
-    """Without a Content-Type where the model's answer has none, and with fewer steps for each piece."""
+class _ClientResponse(flask.Response):
+    """Without a Content-Type if the model's response has none, and with fewer steps per piece."""
 
     default_mimetype = None
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
-        """As the base's, but pieces that are bytes already are not looked at once more."""
+        """As the base's, but pieces, which are bytes already, are not encoded again."""
         body: object = self.response  # pyright: ignore[reportUnknownMemberType]
         has_body = self.status_code not in (204, 304) and environ["REQUEST_METHOD"] != "HEAD"
         if has_body and isinstance(body, PollableBody):
@@ -188,30 +187,30 @@ class _ModelAnswer(flask.Response):
 
 
 def _response(body: bytes | Iterable[bytes], model_response: requests.Response) -> flask.Response:
-    return _ModelAnswer(body, model_response.status_code, Headers(_travelling(model_response)))
+    return _ClientResponse(body, model_response.status_code, Headers(_passed_on(model_response)))
 
 
-# Of an answer that nobody has looked at yet, everything is known without making the objects of urllib3.
+# A `LazyResponse` gives all of this without making the objects of urllib3.
 
 
 def _reader(model_response: requests.Response) -> Callable[[int], bytes]:
-    """Reads what is here of the body, undecoded."""
-    if isinstance(model_response, ModelResponse):
-        return model_response.answer.read1
+    """Reads a piece of the body, undecoded."""
+    if isinstance(model_response, LazyResponse):
+        return model_response.reader.read1
     raw: urllib3.HTTPResponse = model_response.raw
     return lambda size: raw.read1(size, decode_content=False)
 
 
-def _travelling(model_response: requests.Response) -> Iterable[tuple[str, str]]:
-    if isinstance(model_response, ModelResponse):
-        return _end_to_end_fields(model_response.answer.msg)
+def _passed_on(model_response: requests.Response) -> Iterable[tuple[str, str]]:
+    if isinstance(model_response, LazyResponse):
+        return _end_to_end_fields(model_response.reader.head.fields)
     raw: urllib3.HTTPResponse = model_response.raw
     return end_to_end_headers(raw.headers.items())
 
 
 def _declared_length(model_response: requests.Response) -> int | None:
-    """How many bytes of the body are still to come; None where that is not known."""
-    if isinstance(model_response, ModelResponse):
-        return model_response.answer.length
+    """Bytes of the body that have not been read; None if unknown."""
+    if isinstance(model_response, LazyResponse):
+        return model_response.reader.length
     raw: urllib3.HTTPResponse = model_response.raw
     return raw.length_remaining

@@ -3,56 +3,61 @@
 `ModelAdapter` is mounted on the session for the model server's origin. It differs from the adapter that comes
 with requests in five ways: header block and body leave in one system call; connections are reused last in,
 first out; a request is repeated only if the kernel proves that nothing of it was executed, once and on a new
-connection; a refusal that comes while the body is sent is the response; and a call can be aborted from
-another thread at any moment (`ModelCall.abort`). Plain and TLS take the same way. Responses behave as an
-ordinary `requests.Response` whose `raw` is a `urllib3` response; they are made when somebody looks
+connection; a refusal that arrives while the body is being sent is the response; and another thread can abort
+a call at any moment (`ModelCall.abort`). Plain and TLS connections are used alike. Responses behave as an
+ordinary `requests.Response` whose `raw` is a `urllib3` response; those objects are made on first use
 (`model_response`).
 """
 
 from __future__ import annotations
 
+import functools
 import http.client
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
 
-from pyworker.answer import Aborted, Answer
-from pyworker.connection import Connection, ModelCall, StaleConnection
+from pyworker.answer import ResponseReader
+from pyworker.call import Aborted, ModelCall
+from pyworker.connection import Connection, StaleConnection
 from pyworker.faults import describe
-from pyworker.model_response import Body, ModelResponse
+from pyworker.model_response import LazyResponse, RawResponse
 from pyworker.origin import Origin
 from pyworker.thread_pool import waiting
 
+_KNOWN_TEMPLATES = 64
 
-@dataclass(frozen=True)
-class Target:
-    """A request without its body. Immutable.
 
-    start: its request line and headers, without the end of the last line.
+class ModelRequest(requests.PreparedRequest):
+    """A prepared request that shares all but its body with a template, and whose call can be aborted.
+
+    template: method, URL and headers, without Content-Length.
     """
 
-    method: str
-    start: bytes
-    request: requests.PreparedRequest
+    def __init__(self, template: requests.PreparedRequest, body: bytes, call: ModelCall) -> None:
+        # Not the base's, which makes new objects of what the template has.
+        self.method, self.url, self.headers = template.method, template.url, template.headers
+        self.body = self.content = body
+        self.template = template
+        self.call = call
 
-    def head_for(self, length: int) -> bytes:
-        """The head of a request with a body of so many bytes."""
-        if length or self.method in ("POST", "PUT", "PATCH"):
-            return b"%b\r\nContent-Length: %d\r\n\r\n" % (self.start, length)
-        return self.start + b"\r\n\r\n"
+    def full(self) -> requests.PreparedRequest:
+        """The same as an ordinary request, for adapters that are not ours."""
+        request = self.template.copy()
+        request.body = self.content
+        request.prepare_content_length(self.content)
+        return request
 
 
 class ModelAdapter(HTTPAdapter):
     """Requests to one origin over a pool of kept connections. Thread-safe.
 
     api_key is sent as a bearer token; pool_size bounds the idle connections that are kept. A request whose
-    body is neither bytes nor text, or that comes with certificates of its own, takes the way of the adapter
-    that comes with requests.
+    body is neither bytes nor text, or that has its own certificates, is sent by the adapter of requests.
     """
 
     def __init__(self, origin: Origin | str, *, api_key: str = "", pool_size: int = 10) -> None:
@@ -61,6 +66,7 @@ class ModelAdapter(HTTPAdapter):
         self._authorization = f"Bearer {api_key}" if api_key else None
         # A bounded deque used from its right end: append and pop are atomic, so it needs no lock.
         self._idle: deque[Connection] = deque(maxlen=pool_size)
+        self._start_of = functools.lru_cache(maxsize=_KNOWN_TEMPLATES)(self._render)
 
     def send(
         self,
@@ -71,69 +77,82 @@ class ModelAdapter(HTTPAdapter):
         cert: Any = None,
         proxies: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """As any adapter: the response to a prepared request, or an exception of requests."""
+        """The response to a prepared request, or an exception of requests.
+
+        A `ModelRequest` is always streamed, and raises `Aborted` once its call is aborted.
+        """
+        read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
+        if isinstance(request, ModelRequest):
+            template = request.template
+            return self._send(template, self._start_of(template), request.content, request.call, read_timeout)
         ca_file = self.origin.ca_file
         is_special = self.origin.is_tls and (cert is not None or verify is not True)
-        if is_special or not _is_whole(request.body):
+        if is_special or not _is_in_memory(request.body):
             self._authorize(request)
             trusted = str(ca_file) if verify is True and ca_file is not None else verify
             proxy_map = dict(proxies) if proxies else None
             with waiting:
                 return super().send(request, stream, cast("Any", timeout), trusted, cert, proxy_map)
-        read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
         body = request.body.encode() if isinstance(request.body, str) else request.body or b""
-        response = self.call(self.target(request), body, ModelCall(), read_timeout)
+        response = self._send(request, self._render(request), body, ModelCall(), read_timeout)
         if not stream:
             _ = response.content
         return response
 
-    def target(self, request: requests.PreparedRequest) -> Target:
-        """What a request of this method, URL and headers sends, whatever its body."""
+    def _render(self, request: requests.PreparedRequest) -> bytes:
+        """The request line and headers, without Content-Length and the last line end."""
         self._authorize(request)
-        method = request.method or "GET"
-        lines = [f"{method} {request.path_url} HTTP/1.1", f"Host: {self.origin.host}"]
+        lines = [f"{request.method} {request.path_url} HTTP/1.1", f"Host: {self.origin.host}"]
         for name, value in request.headers.items():
             if name.lower() not in ("host", "content-length"):
                 lines.append(f"{name}: {_text(value)}")
-        return Target(method, "\r\n".join(lines).encode("latin-1"), request)
-
-    def call(self, target: Target, body: bytes, call: ModelCall, timeout: float | None) -> ModelResponse:
-        """Send, and return as soon as the head of the answer is here. Raises `Aborted` once `call` is.
-
-        The response's `request` is the target's.
-        """
-        try:
-            connection, answer = self._exchange(target, body, call, timeout)
-        except Exception as error:
-            call.attach(None)
-            if call.aborted:
-                raise Aborted from error
-            raise _translated(error, target.request) from error
-
-        def release(reusable: bool) -> None:
-            call.attach(None)
-            self._give_back(connection, reusable and not call.aborted)
-
-        answer.call_at_end(release)
-        return ModelResponse(answer, lambda: self.build_response(target.request, Body(answer, target.method)))
+        return "\r\n".join(lines).encode("latin-1")
 
     def _authorize(self, request: requests.PreparedRequest) -> None:
         if self._authorization is not None:
             request.headers["Authorization"] = self._authorization
 
+    def _send(
+        self,
+        request: requests.PreparedRequest,
+        start: bytes,
+        body: bytes,
+        call: ModelCall,
+        timeout: float | None,
+    ) -> LazyResponse:
+        """start: of the header block, as rendered; request: becomes that of the response."""
+        method = request.method or "GET"
+        if body or method in ("POST", "PUT", "PATCH"):
+            header_block = b"%b\r\nContent-Length: %d\r\n\r\n" % (start, len(body))
+        else:
+            header_block = start + b"\r\n\r\n"
+        try:
+            connection, reader = self._exchange(method, header_block, body, call, timeout)
+        except Exception as error:
+            call.attach(None)
+            if call.aborted:
+                raise Aborted from error
+            raise _translated(error, request) from error
+
+        def release(reusable: bool) -> None:
+            call.attach(None)
+            self._give_back(connection, reusable and not call.aborted)
+
+        reader.call_at_end(release)
+        return LazyResponse(reader, lambda: self.build_response(request, RawResponse(reader, method)))
+
     def _exchange(
-        self, target: Target, body: bytes, call: ModelCall, timeout: float | None
-    ) -> tuple[Connection, Answer]:
-        head = target.head_for(len(body))
+        self, method: str, header_block: bytes, body: bytes, call: ModelCall, timeout: float | None
+    ) -> tuple[Connection, ResponseReader]:
         connection = self._take(call)
         try:
             try:
-                return connection, connection.exchange(target.method, head, body, timeout, call)
+                return connection, connection.exchange(method, header_block, body, timeout, call)
             except StaleConnection:
                 connection.close()
-                # A new one, which is never stale: the idle ones may all have been closed at the same time.
+                # The server may have closed all idle connections at the same time, so take a new one.
                 connection = Connection(self.origin, call)
-                return connection, connection.exchange(target.method, head, body, timeout, call)
+                return connection, connection.exchange(method, header_block, body, timeout, call)
         except BaseException:
             connection.close()
             raise
@@ -171,8 +190,8 @@ class ModelAdapter(HTTPAdapter):
         return f"<ModelAdapter {self.origin.host} [{len(self._idle)} idle]>"
 
 
-def _is_whole(body: object) -> bool:
-    """Whether a body is in memory already; requests also allows files and generators."""
+def _is_in_memory(body: object) -> bool:
+    """False for the files and generators that requests also accepts."""
     return body is None or isinstance(body, (bytes, str))
 
 
@@ -181,7 +200,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _translated(error: Exception, request: requests.PreparedRequest) -> Exception:
-    """The exception of requests that says the same."""
+    """The equivalent exception of requests."""
     if isinstance(error, TimeoutError):
         return requests.exceptions.ReadTimeout(describe(error), request=request)
     if isinstance(error, (OSError, http.client.HTTPException, HTTPError)):

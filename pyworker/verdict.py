@@ -1,4 +1,4 @@
-"""What a response of the model server means for the books: work that was done, a refusal, or a fault."""
+"""What a response of the model server means for the ledger: work done, a rejection, or an error."""
 
 from __future__ import annotations
 
@@ -8,39 +8,38 @@ from collections.abc import Callable
 import requests
 
 from pyworker.errors import shortened
-from pyworker.model_response import ModelResponse
+from pyworker.model_response import LazyResponse
 from pyworker.reports import Outcome
 from pyworker.sample import ResponseSample, Sampler
 
 logger = logging.getLogger(__name__)
 
-#: Why a complete 2xx response is a failure all the same; empty if it is none.
+#: Why a complete 2xx response is a failure; empty if it is not.
 Judge = Callable[[ResponseSample], str]
 
 _SHOWN = 200
-#: The model server says that it is too busy, or not there yet: nothing was done.
+# Too busy, or not ready: the model did no work.
 _REFUSALS = (429, 503)
 
 
 class Verdict:
-    """The outcome of one request, from the model server's response to it. Belongs to one thread at a time."""
+    """The outcome of one request by the model server's response to it. Used by one thread at a time."""
 
     def __init__(self, model_response: requests.Response, judge: Judge | None) -> None:
-        """judge: asked at the end of a 2xx response; without one its body is not looked at."""
+        """judge: called at the end of a 2xx response; without one the body is not sampled."""
         self._status = model_response.status_code
         self._judge = judge
         self._sampler: Sampler | None = None
-        self._response = model_response if isinstance(model_response, ModelResponse) else None
-        if judge is not None and self._response is not None and 200 <= self._status < 300:
-            answer = self._response.answer
-            [content_type, *_] = answer.msg.get_all("Content-Type", [""])
+        self._reader = model_response.reader if isinstance(model_response, LazyResponse) else None
+        if judge is not None and self._reader is not None and 200 <= self._status < 300:
+            [content_type, *_] = self._reader.head.fields.get_all("Content-Type", [""])
             self._sampler = Sampler(self._status, content_type)
-            answer.sample_with(self._sampler)
+            self._reader.sample_with(self._sampler)
 
     def of(self, status: int, request_idx: int) -> tuple[Outcome, bool]:
-        """Outcome, and whether the model worked for it, once the client's response is complete.
+        """The outcome, and whether it is work done, once the client's response is complete.
 
-        status: of the client's response, which is the handler's; request_idx: for the log.
+        status: of the client's response; request_idx: for the log.
         """
         if self._status in _REFUSALS:
             return Outcome.REJECTED, False
@@ -55,14 +54,17 @@ class Verdict:
         return Outcome.SUCCESS, 200 <= self._status < 300
 
     def _failure(self) -> str:
-        if self._sampler is None or self._judge is None or self._response is None:
-            return ""
-        if not self._response.answer.is_complete:
+        if (
+            self._sampler is None
+            or self._judge is None
+            or self._reader is None
+            or not self._reader.is_complete
+        ):
             return ""
         try:
             return self._judge(self._sampler.sample())
         except Exception:
-            logger.exception("find_failure failed; the response counts as it is")
+            logger.exception("find_failure failed; the response counts by its status")
             return ""
 
     def __repr__(self) -> str:

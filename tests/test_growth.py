@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pyworker.answer import Answer
+from pyworker.answer import ResponseReader
 from pyworker.answer_body import Chunked, Counted, Framing, UntilEnd
-from pyworker.answer_head import MAX_HEAD, parse_head
+from pyworker.answer_head import parse_head
+from pyworker.call import ModelCall
 from pyworker.incoming import Incoming
+from pyworker.limits import MAX_HEADER_BLOCK
 from pyworker.origin import Origin
-from pyworker.redirects import inner_target
 from pyworker.responses import end_to_end_headers, error_in
 from pyworker.sample import ResponseSample, Sampler
 from tests.support.growth import assert_linear
@@ -43,9 +44,9 @@ HEADER_BLOCKS: dict[str, Callable[[int], bytes]] = {
 def test_header_blocks_of_the_model(case: str) -> None:
     def parse(raw: bytes) -> object:
         head = parse_head(raw)
-        return end_to_end_headers(head.msg.items())
+        return end_to_end_headers(head.fields.items())
 
-    assert_linear(parse, HEADER_BLOCKS[case], MAX_HEAD // 3)
+    assert_linear(parse, HEADER_BLOCKS[case], MAX_HEADER_BLOCK // 3)
 
 
 VALUES: dict[str, Callable[[int], str]] = {
@@ -81,20 +82,20 @@ def test_header_blocks_a_byte_at_a_time(case: str) -> None:
         incoming = Incoming()
         for byte in each_byte(data):
             incoming.append(byte)
-            incoming.take_header_block(MAX_HEAD)
+            incoming.take_header_block(MAX_HEADER_BLOCK)
 
-    assert_linear(parse, HEADER_BLOCKS[case], MAX_HEAD // 3)
+    assert_linear(parse, HEADER_BLOCKS[case], MAX_HEADER_BLOCK // 3)
 
 
 CHUNKS: dict[str, Callable[[int], bytes]] = {
     "small chunks": lambda n: b"1\r\nx\r\n" * (n // 6) + b"0\r\n\r\n",
     "one chunk": lambda n: b"%x\r\n%b\r\n0\r\n\r\n" % (n, bytes(n)),
-    "an endless size": lambda n: b"0" * min(n, MAX_HEAD),
-    "an endless extension": lambda n: b"1;" + b"x" * min(n, MAX_HEAD),
+    "an endless size": lambda n: b"0" * min(n, MAX_HEADER_BLOCK),
+    "an endless extension": lambda n: b"1;" + b"x" * min(n, MAX_HEADER_BLOCK),
     "extensions": lambda n: b"1;a=b;c=d\r\nx\r\n" * (n // 14),
-    "blanks behind a size": lambda n: b"1" + b" " * min(n, MAX_HEAD) + b"\r\n",
+    "blanks behind a size": lambda n: b"1" + b" " * min(n, MAX_HEADER_BLOCK) + b"\r\n",
     "trailers": lambda n: b"0\r\n" + (b"X: " + b"y" * (n // 90) + b"\r\n") * 90 + b"\r\n",
-    "returns": lambda n: b"\r" * min(n, MAX_HEAD),
+    "returns": lambda n: b"\r" * min(n, MAX_HEADER_BLOCK),
 }
 
 
@@ -149,10 +150,10 @@ def test_interim_responses_over_a_connection() -> None:
         with near, far:
             sending = threading.Thread(target=far.sendall, args=(data,))
             sending.start()
-            answer = Answer(near, "POST")
-            answer.begin()
+            response = ResponseReader(near, "POST", ModelCall())
+            response.begin()
             sending.join()
-            assert answer.read() == b"ok"
+            assert response.read() == b"ok"
 
     def make(count: int) -> bytes:
         return b"HTTP/1.1 102 Processing\r\n\r\n" * count + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -162,11 +163,11 @@ def test_interim_responses_over_a_connection() -> None:
 
 def test_a_header_block_without_end_is_refused() -> None:
     incoming = Incoming()
-    incoming.append(bytes(MAX_HEAD))
-    assert incoming.take_header_block(MAX_HEAD) is None
+    incoming.append(bytes(MAX_HEADER_BLOCK))
+    assert incoming.take_header_block(MAX_HEADER_BLOCK) is None
     incoming.append(b"x")
     with pytest.raises(http.client.HTTPException, match="too long"):
-        incoming.take_header_block(MAX_HEAD)
+        incoming.take_header_block(MAX_HEADER_BLOCK)
 
 
 # -- what is judged --------------------------------------------------------------------------------------
@@ -213,6 +214,6 @@ def test_locations(case: str) -> None:
     origin = Origin("http://127.0.0.1:5001")
 
     def parse(text: str) -> None:
-        inner_target([text], origin)
+        origin.inner_target([text])
 
     assert_linear(parse, LOCATIONS[case], 10_000)

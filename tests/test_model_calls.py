@@ -1,4 +1,4 @@
-"""Calls of the model server, plain and over TLS: one path, with the same ends, timeouts and answers."""
+"""Calls of the model server, plain and over TLS: one path, with the same ends, timeouts and responses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+from requests.adapters import HTTPAdapter
 
-from pyworker.answer import Aborted
-from pyworker.connection import ModelCall
+from pyworker.call import Aborted, ModelCall
 from pyworker.errors import ConfigError, ModelTimeout, ModelUnreachable
 from pyworker.model_client import ModelClient
+from tests.support.model_calls import client_of, post
 from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
 from tests.support.tls import TlsModel, tls_model
 from tests.support.waiting import DEADLINE, wait_until
@@ -40,29 +43,6 @@ def tls(request: pytest.FixtureRequest, certified: TlsModel) -> TlsModel | None:
 def model(tls: TlsModel | None) -> Iterator[ScriptedServer]:
     with ScriptedServer(context=tls.context if tls else None) as running:
         yield running
-
-
-@contextlib.contextmanager
-def client_of(
-    model: ScriptedServer, tls: TlsModel | None = None, timeout: float | None = DEADLINE
-) -> Generator[ModelClient, None, None]:
-    client = ModelClient(
-        model.url, api_key="", timeout=timeout, pool_size=10, ca_file=tls.ca_file if tls else None
-    )
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def post(client: ModelClient, path: str = "/answer", payload: object = None) -> bytes:
-    with client.post(path, payload, ModelCall()) as answer:
-        return answer.content
-
-
-def read(client: ModelClient, path: str, call: ModelCall) -> bytes:
-    with client.post(path, None, call) as answer:
-        return answer.content
 
 
 # -- plain and TLS are alike -----------------------------------------------------------------------------
@@ -90,7 +70,7 @@ def test_an_abort_ends_the_call_at_once(model: ScriptedServer, tls: TlsModel | N
     with client_of(model, tls, timeout=None) as client, ThreadPoolExecutor(1) as pool:
         for path in ("/head", "/body", "/end"):
             call = ModelCall()
-            waiting = pool.submit(read, client, path, call)
+            waiting = pool.submit(post, client, path, None, call)
             request = model.request(path)
             started = time.monotonic()
             call.abort()
@@ -110,7 +90,7 @@ def test_silence_is_a_timeout(model: ScriptedServer, tls: TlsModel | None) -> No
 # -- a body on its way -----------------------------------------------------------------------------------
 
 
-def test_a_refusal_that_comes_while_the_body_is_sent_is_the_answer(
+def test_a_refusal_that_arrives_while_the_body_is_sent_is_the_response(
     model: ScriptedServer, tls: TlsModel | None
 ) -> None:
     """The model server reads no more, so that nothing else than to look would find it."""
@@ -122,8 +102,8 @@ def test_a_refusal_that_comes_while_the_body_is_sent_is_the_answer(
             for kept in (False, True):
                 if kept:
                     post(client, "/first")
-                with client.post(path, "x" * LARGE, ModelCall()) as answer:
-                    assert (answer.status_code, answer.content) == (413, b"too large"), path
+                with client.post(path, "x" * LARGE, ModelCall()) as response:
+                    assert (response.status_code, response.content) == (413, b"too large"), path
         assert post(client, "/next") == b'{"ok": true}'
     for path in ("/holds", "/closes"):
         assert len(model.requests(path)) == 2
@@ -133,7 +113,7 @@ def test_a_refusal_that_comes_while_the_body_is_sent_is_the_answer(
     ]
 
 
-def test_a_model_that_answers_early_and_reads_on_gets_the_rest(
+def test_a_model_that_responds_early_and_reads_on_gets_the_rest(
     model: ScriptedServer, tls: TlsModel | None
 ) -> None:
     """An interim response, or one that is no refusal: the rest of the body is wanted."""
@@ -162,7 +142,7 @@ def test_a_model_that_breaks_while_the_body_is_sent(model: ScriptedServer, tls: 
 
 
 class Slow:
-    """A model server that reads a request in so many portions with pauses between them, then answers."""
+    """A model server that reads a request in so many portions with pauses between them, then responds."""
 
     def __init__(self, portions: int, pause: float) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -196,12 +176,10 @@ class Slow:
 
 
 def test_a_body_may_take_longer_than_the_timeout_while_it_moves() -> None:
-    with Slow(portions=10, pause=0.2) as slow:
-        client = ModelClient(slow.url, api_key="", timeout=1.0, pool_size=1)
+    with Slow(portions=10, pause=0.2) as slow, client_of(slow.url, timeout=1.0) as client:
         started = time.monotonic()
         assert post(client, payload="x" * LARGE) == b"all of it"
         assert time.monotonic() - started > 1.5
-        client.close()
 
 
 def test_a_body_that_does_not_move_is_a_timeout(model: ScriptedServer, tls: TlsModel | None) -> None:
@@ -219,19 +197,20 @@ def test_a_certificate_that_is_not_trusted_is_named(certified: TlsModel, tmp_pat
             post(client)
         # Trusted, but for another name.
         stranger = model.url.replace("127.0.0.1", "localhost")
-        client = ModelClient(stranger, api_key="", timeout=5, pool_size=1, ca_file=certified.ca_file)
-        with contextlib.closing(client), pytest.raises(ModelUnreachable, match=r"not trusted.*localhost"):
+        with (
+            client_of(stranger, certified) as client,
+            pytest.raises(ModelUnreachable, match=r"not trusted.*localhost"),
+        ):
             post(client)
         assert model.requests() == []
 
 
 def test_a_plain_model_server_behind_an_https_url_is_named(scripted_model: ScriptedServer) -> None:
     url = scripted_model.url.replace("http:", "https:")
-    client = ModelClient(url, api_key="", timeout=5, pool_size=1)
     with (
-        contextlib.closing(client),
+        client_of(url, timeout=5) as client,
         pytest.raises(
-            (ModelUnreachable, ModelTimeout), match=r"TLS|reset|closed|did not take the connection"
+            (ModelUnreachable, ModelTimeout), match=r"TLS|reset|closed|did not accept the connection"
         ),
     ):
         post(client)
@@ -244,6 +223,34 @@ def test_the_session_speaks_tls_too(certified: TlsModel) -> None:
         assert client.session.post("/file", data=io.BytesIO(b"file"), timeout=DEADLINE).ok
         assert model.request("/file").body == b"file"
         assert client.connection_problem() == ""
+
+
+class Marking(HTTPAdapter):
+    """An adapter as an author might mount it: each request gets a header."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        request.headers["X-Marked"] = "yes"
+        return super().send(request, *args, **kwargs)
+
+
+def test_forwarded_requests_take_the_adapter_that_is_mounted_on_the_session(
+    scripted_model: ScriptedServer,
+) -> None:
+    scripted_model.script("/away", head(f"Location: {scripted_model.url}/in", status="302 Found"), Act.CLOSE)
+    with client_of(scripted_model) as client:
+        assert post(client, "/first", "é") == b'{"ok": true}'
+        client.session.get_adapter(scripted_model.url + "/").close()
+        client.session.mount(scripted_model.url + "/", Marking())
+        for _ in range(2):
+            assert post(client, "/marked", "é" * 100) == b'{"ok": true}'
+        with pytest.raises(ModelUnreachable, match="only this instance"):
+            post(client, "/away")
+    assert scripted_model.request("/first").header("X-Marked") is None
+    for request in scripted_model.requests("/marked"):
+        assert request.header("X-Marked") == "yes"
+        assert request.header("Content-Length") == str(len(request.body))
+        assert request.json() == "é" * 100
+    assert scripted_model.requests("/in") == []
 
 
 def test_ipv6() -> None:
@@ -272,7 +279,7 @@ def test_a_connection_that_nobody_takes_can_be_aborted() -> None:
                 filling = closing.enter_context(socket.socket())
                 filling.setblocking(False)
                 filling.connect_ex(address)
-            client = ModelClient(f"http://127.0.0.1:{address[1]}", api_key="", timeout=None, pool_size=1)
+            client = closing.enter_context(client_of(f"http://127.0.0.1:{address[1]}", timeout=None))
             call = ModelCall()
             waiting = pool.submit(client.post, "/answer", None, call)
             wait_until(lambda: "on a connection" in repr(call), "the attempt to connect")
@@ -280,4 +287,3 @@ def test_a_connection_that_nobody_takes_can_be_aborted() -> None:
             call.abort()
             assert isinstance(waiting.exception(DEADLINE), Aborted)
             assert time.monotonic() - started < 2
-            client.close()

@@ -109,9 +109,9 @@ def test_a_200_that_tells_of_an_error_is_an_error(stack: Stack) -> None:
 def test_the_client_gets_what_the_model_said(stack: Stack) -> None:
     for case, (path, steps) in FAILURES.items():
         stack.model.script(path, *steps)
-        answer = stack.post(path)
-        assert answer.complete, case
-        assert b"CUDA out of memory" in answer.body, case
+        response = stack.post(path)
+        assert response.complete, case
+        assert b"CUDA out of memory" in response.body, case
 
 
 def test_a_stream_that_is_parked_is_judged_at_its_end(stack: Stack) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from pyworker.origin import Origin
-from pyworker.redirects import inner_target
 from tests.support.http import next_request_idx
 from tests.support.scripted import head
 from tests.support.stack import Stack
@@ -41,11 +40,11 @@ OWN = Origin("http://model.internal:5001")
     ],
 )
 def test_where_it_leads(location: str, target: str) -> None:
-    assert inner_target([location], OWN) == target
+    assert OWN.inner_target([location]) == target
 
 
 def test_what_is_shown_of_it_is_short() -> None:
-    assert len(inner_target(["http://127.0.0.1/" + "x" * 10_000], OWN)) == 200
+    assert len(OWN.inner_target(["http://127.0.0.1/" + "x" * 10_000])) == 200
 
 
 def test_a_redirect_into_the_instance_is_a_bad_gateway_that_names_it(stack: Stack) -> None:
@@ -55,16 +54,16 @@ def test_a_redirect_into_the_instance_is_a_bad_gateway_that_names_it(stack: Stac
         stack.model.script(
             path, head(f"Location: {inner}?key=secret", "Content-Length: 0", status="307 Temporary Redirect")
         )
-        answer = stack.post(path, request_idx=request_idx)
-        assert answer.status == 502
-        assert f"redirect to {inner}, which" in str(answer.object()["error"])
-        assert "secret" not in str(answer)
-        assert answer.header("Location") is None
+        response = stack.post(path, request_idx=request_idx)
+        assert response.status == 502
+        assert f"redirect to {inner}, which" in str(response.object()["error"])
+        assert "secret" not in str(response)
+        assert response.header("Location") is None
         assert stack.outcome(request_idx) == "Error"
         assert stack.model.requests("/generate/") == []
     # One that leads elsewhere is the client's to follow.
     stack.model.script(
         "/pass", head("Location: https://example.org/", "Content-Length: 0", status="302 Found")
     )
-    answer = stack.post("/pass")
-    assert (answer.status, answer.header("Location")) == (302, "https://example.org/")
+    response = stack.post("/pass")
+    assert (response.status, response.header("Location")) == (302, "https://example.org/")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.answer import Answer
+from pyworker.answer import ResponseReader
+from pyworker.call import ModelCall
 from pyworker.nowait import Receiver
 from pyworker.relay import Relays
 from pyworker.thread_pool import ThreadPool
@@ -184,7 +185,7 @@ def test_a_reset_is_not_forgotten(pair: Ends) -> None:
     """Asked a second time, the system tells of an ordinary end, which an answer without a length may have."""
     near, far = pair
     far.sendall(b"HTTP/1.1 200 OK\r\n\r\none")
-    answer = Answer(near, "GET")
+    answer = ResponseReader(near, "GET", ModelCall())
     answer.begin()
     assert answer.read1() == b"one"
     reset(far)
@@ -201,10 +202,10 @@ def test_one_that_was_given_up_is_late_at_once(pair: Ends) -> None:
         answer.read1()
 
 
-def chunked_answer(near: socket.socket, far: socket.socket) -> Answer:
+def chunked_answer(near: socket.socket, far: socket.socket) -> ResponseReader:
     """One that has begun."""
     far.sendall(HEAD)
-    answer = Answer(near, "GET")
+    answer = ResponseReader(near, "GET", ModelCall())
     answer.begin()
     return answer
 

@@ -1,4 +1,4 @@
-"""What of the model server's answer reaches the client: headers, lengths and bytes, without any socket."""
+"""What of the model server's response reaches the client: headers, lengths and bytes, without any socket."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ Headers = Sequence[tuple[str, str]]
 app = flask.Flask("test")
 
 
-def answer(
+def model_says(
     body: bytes | io.RawIOBase, headers: Headers = (), status: int = 200, method: str = "POST"
 ) -> requests.Response:
-    """The model server's answer as the session hands it over: its head read, its body not."""
+    """The model server's response as the session hands it over: its head read, its body not."""
     response = requests.Response()
     response.status_code = status
     response.raw = urllib3.HTTPResponse(
@@ -131,7 +131,7 @@ def test_whatever_comes_out_is_safe_to_write(headers: list[tuple[str, str]]) -> 
     assert end_to_end_headers(kept) == kept
 
 
-# -- in an answer ----------------------------------------------------------------------------------------
+# -- in a response ----------------------------------------------------------------------------------------
 
 COMMON: Headers = [
     ("Content-Type", "application/x-thing"),
@@ -149,7 +149,7 @@ COMMON: Headers = [
 def test_status_and_headers_are_the_models(
     make: Callable[[requests.Response], flask.Response], status: int
 ) -> None:
-    response = make(answer(b"body", [*COMMON, ("Content-Length", "4")], status))
+    response = make(model_says(b"body", [*COMMON, ("Content-Length", "4")], status))
 
     assert response.status_code == status
     assert response.headers.getlist("Set-Cookie") == ["a=1", "b=2"]
@@ -160,7 +160,7 @@ def test_status_and_headers_are_the_models(
 
 @pytest.mark.parametrize("make", [pass_through, stream, copy])
 def test_no_content_type_is_made_up(make: Callable[[requests.Response], flask.Response]) -> None:
-    response = make(answer(b"body", [("Content-Length", "4")]))
+    response = make(model_says(b"body", [("Content-Length", "4")]))
 
     assert "Content-Type" not in response.headers
 
@@ -168,7 +168,7 @@ def test_no_content_type_is_made_up(make: Callable[[requests.Response], flask.Re
 @pytest.mark.parametrize("make", [pass_through, stream])
 def test_compressed_bytes_pass_as_they_are(make: Callable[[requests.Response], flask.Response]) -> None:
     packed = gzip.compress(b"text " * 100)
-    response = make(answer(packed, [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))]))
+    response = make(model_says(packed, [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))]))
 
     assert body_of(response) == packed
     assert response.headers["Content-Encoding"] == "gzip"
@@ -176,7 +176,7 @@ def test_compressed_bytes_pass_as_they_are(make: Callable[[requests.Response], f
 
 def test_a_copy_was_decoded() -> None:
     packed = gzip.compress(b"text")
-    model_response = answer(packed, [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))])
+    model_response = model_says(packed, [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))])
 
     response = copy(model_response)
 
@@ -187,15 +187,15 @@ def test_a_copy_was_decoded() -> None:
 @pytest.mark.parametrize(
     ("length", "whole"), [(0, True), (1, True), (WHOLE_BELOW, True), (WHOLE_BELOW + 1, False)]
 )
-def test_bodies_up_to_a_size_are_read_before_the_answer_starts(length: int, whole: bool) -> None:
-    response = pass_through(answer(b"x" * length, [("Content-Length", str(length))]))
+def test_bodies_up_to_a_size_are_read_before_the_response_starts(length: int, whole: bool) -> None:
+    response = pass_through(model_says(b"x" * length, [("Content-Length", str(length))]))
 
     assert response.is_sequence is whole
     assert body_of(response) == b"x" * length
 
 
 def test_a_body_without_a_length_is_streamed() -> None:
-    response = pass_through(answer(b"endless", [("Transfer-Encoding", "identity")]))
+    response = pass_through(model_says(b"endless", [("Transfer-Encoding", "identity")]))
 
     assert not response.is_sequence
     assert response.content_length is None
@@ -203,17 +203,17 @@ def test_a_body_without_a_length_is_streamed() -> None:
 
 
 def test_a_stream_keeps_the_length_it_can_vouch_for() -> None:
-    response = stream(answer(b"x" * 10, [("Content-Length", "10")]))
+    response = stream(model_says(b"x" * 10, [("Content-Length", "10")]))
 
     assert response.content_length == 10
     assert body_of(response) == b"x" * 10
 
 
-def test_an_answer_to_head_has_a_length_and_no_body() -> None:
-    assert body_of(pass_through(answer(b"", [("Content-Length", "10")], method="HEAD"))) == b""
+def test_a_response_to_head_has_a_length_and_no_body() -> None:
+    assert body_of(pass_through(model_says(b"", [("Content-Length", "10")], method="HEAD"))) == b""
 
 
-# -- broken answers --------------------------------------------------------------------------------------
+# -- broken responses --------------------------------------------------------------------------------------
 
 
 class Breaking(io.RawIOBase):
@@ -243,24 +243,24 @@ RESET = ConnectionResetError(104, "Connection reset by peer")
 
 
 def test_a_small_body_that_breaks_off_becomes_a_502() -> None:
-    with pytest.raises(ModelUnreachable, match="in the middle of its answer"):
-        pass_through(answer(b"short", [("Content-Length", "10")]))
-    with pytest.raises(ModelUnreachable, match="in the middle of its answer"):
-        pass_through(answer(Breaking(b"short", RESET), [("Content-Length", "10")]))
+    with pytest.raises(ModelUnreachable, match="in the middle of its response"):
+        pass_through(model_says(b"short", [("Content-Length", "10")]))
+    with pytest.raises(ModelUnreachable, match="in the middle of its response"):
+        pass_through(model_says(Breaking(b"short", RESET), [("Content-Length", "10")]))
 
 
 def test_a_small_body_that_stops_coming_becomes_a_504() -> None:
     with pytest.raises(ModelTimeout):
-        pass_through(answer(Breaking(b"short", TimeoutError("timed out")), [("Content-Length", "10")]))
+        pass_through(model_says(Breaking(b"short", TimeoutError("timed out")), [("Content-Length", "10")]))
 
 
 @pytest.mark.parametrize("headers", [[("Content-Length", "10")], []])
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(RESET, "broke off in the middle of its answer"), (TimeoutError("timed out"), "went silent")],
+    [(RESET, "broke off in the middle of its response"), (TimeoutError("timed out"), "went silent")],
 )
 def test_a_stream_that_breaks_off_is_cut_visibly(error: Exception, reason: str, headers: Headers) -> None:
-    pieces = stream(answer(Breaking(b"short", error), headers)).iter_encoded()
+    pieces = stream(model_says(Breaking(b"short", error), headers)).iter_encoded()
 
     assert next(iter(pieces)) == b"short"
     with pytest.raises(ModelBroken, match=reason):
@@ -268,7 +268,7 @@ def test_a_stream_that_breaks_off_is_cut_visibly(error: Exception, reason: str, 
 
 
 def test_a_stream_shorter_than_its_length_is_cut_visibly() -> None:
-    pieces = iter(stream(answer(b"short", [("Content-Length", "10")])).iter_encoded())
+    pieces = iter(stream(model_says(b"short", [("Content-Length", "10")])).iter_encoded())
 
     assert next(pieces) == b"short"
     with pytest.raises(ModelBroken):
@@ -278,7 +278,7 @@ def test_a_stream_shorter_than_its_length_is_cut_visibly() -> None:
 def test_a_body_that_cannot_be_decoded_is_the_models_fault() -> None:
     body = b"not gzip at all"
     with pytest.raises(ModelUnreachable):
-        read_whole(answer(body, [("Content-Encoding", "gzip"), ("Content-Length", str(len(body)))]))
+        read_whole(model_says(body, [("Content-Encoding", "gzip"), ("Content-Length", str(len(body)))]))
 
 
 # -- JSON ------------------------------------------------------------------------------------------------
@@ -289,7 +289,9 @@ def test_a_body_that_cannot_be_decoded_is_the_models_fault() -> None:
 def test_json_is_parsed_and_written_again(value: object, status: int) -> None:
     text = json.dumps(value, indent=8).encode()
     with app.test_request_context():
-        response = json_response(answer(text, [("Content-Length", str(len(text))), ("X-Other", "1")], status))
+        response = json_response(
+            model_says(text, [("Content-Length", str(len(text))), ("X-Other", "1")], status)
+        )
 
     assert response.status_code == status
     assert response.mimetype == "application/json"
@@ -299,7 +301,7 @@ def test_json_is_parsed_and_written_again(value: object, status: int) -> None:
 
 def test_an_empty_body_is_null() -> None:
     with app.test_request_context():
-        response = json_response(answer(b"", [("Content-Length", "0")], 204))
+        response = json_response(model_says(b"", [("Content-Length", "0")], 204))
 
     assert response.get_json() is None
 
@@ -307,4 +309,4 @@ def test_an_empty_body_is_null() -> None:
 @pytest.mark.parametrize("text", [b"<html>", b"{", b"\xff\xfe\xff", b"{}{}"])
 def test_what_is_no_json_is_the_models_fault(text: bytes) -> None:
     with app.test_request_context(), pytest.raises(ModelUnreachable, match="is not JSON"):
-        json_response(answer(text, [("Content-Length", str(len(text)))]))
+        json_response(model_says(text, [("Content-Length", str(len(text)))]))

@@ -18,7 +18,7 @@ FIRST, SECOND = b'data: {"token": "one"}\n\n', b'data: {"token": "two"}\n\n'
 
 
 def framed(framing: str, *pieces: Step) -> list[Step]:
-    """An answer in three framings; events between the pieces stay where they are."""
+    """A response in three framings; events between the pieces stay where they are."""
     if framing == "chunked":
         body = [chunk(piece) if isinstance(piece, bytes) else piece for piece in pieces]
         return [head(EVENTS, "Transfer-Encoding: chunked"), *body, chunk(b"")]
@@ -65,20 +65,21 @@ def test_the_head_arrives_before_the_first_token(stack: Stack) -> None:
     gate = threading.Event()
     stack.model.script("/stream", head(EVENTS, "Transfer-Encoding: chunked"), gate, chunk(FIRST), chunk(b""))
     with stack.open("/stream") as client:
-        # gunicorn writes the head with the first piece; what matters is that the answer is whole in the end.
+        # gunicorn writes the head with the first piece; what matters is that the response is whole in the
+        # end.
         gate.set()
-        answer = client.answer()
-    assert (answer.status, answer.body, answer.complete) == (200, FIRST, True)
+        response = client.answer()
+    assert (response.status, response.body, response.complete) == (200, FIRST, True)
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("path", ["/stream", "/pass"])
-def test_a_large_answer_is_byte_exact(stack: Stack, framing: str, path: str) -> None:
+def test_a_large_response_is_byte_exact(stack: Stack, framing: str, path: str) -> None:
     body = bytes(range(256)) * 4096
     stack.model.script(path, *framed(framing, body))
-    answer = stack.post(path)
-    assert answer.complete
-    assert answer.body == body
+    response = stack.post(path)
+    assert response.complete
+    assert response.body == body
 
 
 def test_pass_through_keeps_status_headers_and_bytes(stack: Stack) -> None:
@@ -95,13 +96,13 @@ def test_pass_through_keeps_status_headers_and_bytes(stack: Stack) -> None:
             status="418 I'm a teapot",
         ),
     )
-    answer = stack.post("/pass")
-    assert (answer.status, answer.body) == (418, body)
-    assert answer.header("Content-Type") == "application/vnd.test+json; charset=utf-8"
-    assert answer.header("X-Model") == "seven"
-    assert answer.header("ETag") == "W/abc"
-    assert answer.all_headers("Set-Cookie") == ["a=1", "b=2"]
-    assert answer.all_headers("Content-Length") == [str(len(body))]
+    response = stack.post("/pass")
+    assert (response.status, response.body) == (418, body)
+    assert response.header("Content-Type") == "application/vnd.test+json; charset=utf-8"
+    assert response.header("X-Model") == "seven"
+    assert response.header("ETag") == "W/abc"
+    assert response.all_headers("Set-Cookie") == ["a=1", "b=2"]
+    assert response.all_headers("Content-Length") == [str(len(body))]
 
 
 @pytest.mark.parametrize("path", ["/pass", "/stream"])
@@ -121,13 +122,13 @@ def test_headers_of_the_connection_stay_behind(stack: Stack, path: str) -> None:
             "X-Public: for all",
         ),
     )
-    answer = stack.post(path)
-    assert answer.body == b"body"
-    assert answer.header("X-Public") == "for all"
+    response = stack.post(path)
+    assert response.body == b"body"
+    assert response.header("X-Public") == "for all"
     for name in ("X-Private", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "TE", "Upgrade"):
-        assert answer.header(name) is None, name
-    assert "secret-model" not in str(answer.headers)
-    assert answer.all_headers("Connection") == ["close"]  # of this connection: the client asked for it
+        assert response.header(name) is None, name
+    assert "secret-model" not in str(response.headers)
+    assert response.all_headers("Connection") == ["close"]  # of this connection: the client asked for it
 
 
 @pytest.mark.parametrize("path", ["/pass", "/stream"])
@@ -138,9 +139,9 @@ def test_a_compressed_body_stays_compressed(stack: Stack, path: str, framing: st
     assert isinstance(first, bytes)
     first = first.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
     stack.model.script(path, first, *steps)
-    answer = stack.post(path)
-    assert answer.header("Content-Encoding") == "gzip"
-    assert answer.body == packed
+    response = stack.post(path)
+    assert response.header("Content-Encoding") == "gzip"
+    assert response.body == packed
 
 
 def test_json_is_decoded_and_written_anew(stack: Stack) -> None:
@@ -149,40 +150,40 @@ def test_json_is_decoded_and_written_anew(stack: Stack) -> None:
         "/json",
         whole(packed, "Content-Type: application/json", "Content-Encoding: gzip", status="201 Created"),
     )
-    answer = stack.post("/json")
-    assert answer.status == 201
-    assert answer.header("Content-Encoding") is None
-    assert answer.object() == {"a": [1, 2.5, None]}
+    response = stack.post("/json")
+    assert response.status == 201
+    assert response.header("Content-Encoding") is None
+    assert response.object() == {"a": [1, 2.5, None]}
 
 
-def test_an_answer_that_is_no_json_is_a_bad_gateway_for_a_json_route(stack: Stack) -> None:
+def test_a_response_that_is_not_json_is_a_bad_gateway_for_a_json_route(stack: Stack) -> None:
     stack.model.script("/json", whole(b"<html>not json</html>", "Content-Type: text/html"))
     request_idx = next_request_idx()
-    answer = stack.post("/json", request_idx=request_idx)
-    assert answer.status == 502
-    assert answer.object() == {"error": "the model server's answer is not JSON"}
+    response = stack.post("/json", request_idx=request_idx)
+    assert response.status == 502
+    assert response.object() == {"error": "the model server's response is not JSON"}
     assert stack.outcome(request_idx) == "Error"
 
 
-def test_an_answer_without_a_body(stack: Stack) -> None:
+def test_a_response_without_a_body(stack: Stack) -> None:
     sent: list[int] = []
     cases = itertools.product(("204 No Content", "304 Not Modified"), ("/stream", "/pass", "/serial/stream"))
     for status, path in cases:
         stack.model.script(path, head("X-Model: seven", status=status))
         sent.append(next_request_idx())
-        answer = stack.post(path, request_idx=sent[-1])
-        assert (answer.status, answer.body, answer.complete) == (int(status[:3]), b"", True)
-        assert answer.header("X-Model") == "seven"
+        response = stack.post(path, request_idx=sent[-1])
+        assert (response.status, response.body, response.complete) == (int(status[:3]), b"", True)
+        assert response.header("X-Model") == "seven"
     assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 6
 
 
-def test_an_answer_of_the_model_that_blames_the_client_is_the_models_own(stack: Stack) -> None:
+def test_a_response_of_the_model_that_blames_the_client_is_passed_on(stack: Stack) -> None:
     sent: list[int] = []
     for status in (400, 404, 422, 429):
         stack.model.script("/pass", whole(b"the model says no", status=f"{status} No"))
         sent.append(next_request_idx())
-        answer = stack.post("/pass", request_idx=sent[-1])
-        assert (answer.status, answer.body) == (status, b"the model says no")
+        response = stack.post("/pass", request_idx=sent[-1])
+        assert (response.status, response.body) == (status, b"the model says no")
     # 429 says that it is too busy: it was no request of this worker's.
     assert [stack.outcome(request_idx) for request_idx in sent] == ["Success"] * 3 + ["Rejected"]
 
@@ -192,8 +193,8 @@ def test_a_fault_of_the_model_is_counted_as_an_error(stack: Stack) -> None:
     for path, status in (("/pass", 500), ("/pass", 503), ("/stream", 500), ("/stream", 503)):
         stack.model.script(path, whole(b"out of memory", status=f"{status} Fault"))
         sent.append(next_request_idx())
-        answer = stack.post(path, request_idx=sent[-1])
-        assert (answer.status, answer.body) == (status, b"out of memory")
+        response = stack.post(path, request_idx=sent[-1])
+        assert (response.status, response.body) == (status, b"out of memory")
     assert [stack.outcome(request_idx) for request_idx in sent] == ["Error", "Rejected"] * 2
 
 
@@ -222,7 +223,7 @@ TRUNCATED: dict[str, list[Step]] = {
 }
 
 
-def test_a_cut_answer_is_cut_for_the_client_too(stack: Stack) -> None:
+def test_a_cut_response_is_cut_for_the_client_too(stack: Stack) -> None:
     sent: dict[str, int] = {}
     paths = ("/stream", "/pass", "/serial/stream")
     for path, (case, steps) in itertools.product(paths, TRUNCATED.items()):
@@ -238,14 +239,14 @@ def _see_it_cut(stack: Stack, path: str, steps: list[Step], request_idx: int) ->
     gate = threading.Event()
     stack.model.script(path, *steps[:2], gate, *steps[2:])
     with stack.open(path, request_idx=request_idx) as client:
-        # Where the beginning of the body is here, it cannot become an error answer any more.
+        # Where the beginning of the body is here, it cannot become an error response any more.
         assert client.head() == 200
         length = next((value for name, value in client.headers if name == "Content-Length"), None)
         assert (client.chunk() if length is None else client.exactly(len(FIRST))) == FIRST
         gate.set()
         rest = client.rest()
     if length is None:
-        assert not rest.endswith(b"0\r\n\r\n"), "the answer looks complete"
+        assert not rest.endswith(b"0\r\n\r\n"), "the response looks complete"
     else:
         assert len(FIRST) + len(rest) < int(length)
 
@@ -254,16 +255,16 @@ def test_a_short_body_that_breaks_off_becomes_a_bad_gateway(stack: Stack) -> Non
     """pass_through reads short bodies whole before it answers, so it can still say what happened."""
     stack.model.script("/pass", head("Content-Length: 100"), b"only this", Act.CLOSE)
     request_idx = next_request_idx()
-    answer = stack.post("/pass", request_idx=request_idx)
-    assert answer.status == 502
-    assert answer.object() == {
-        "error": "the model server broke off in the middle of its answer: the connection ended"
+    response = stack.post("/pass", request_idx=request_idx)
+    assert response.status == 502
+    assert response.object() == {
+        "error": "the model server broke off in the middle of its response: the connection ended"
     }
     assert stack.outcome(request_idx) == "Error"
 
 
 #: What the model server does, and what is said of it.
-NO_ANSWER: dict[str, tuple[list[Step], str]] = {
+NO_answerER: dict[str, tuple[list[Step], str]] = {
     "closed": ([Act.CLOSE], " closed the connection before its response"),
     "reset": ([Act.RESET], " reset the connection before its response"),
     "closed within its head": (
@@ -288,29 +289,29 @@ NO_ANSWER: dict[str, tuple[list[Step], str]] = {
     ),
     "closed before the body": (
         [head("Transfer-Encoding: chunked"), Act.CLOSE],
-        " broke off in the middle of its answer: the connection ended",
+        " broke off in the middle of its response: the connection ended",
     ),
     "reset before the body": (
         [head("Content-Length: 1000000"), Act.RESET],
-        " broke off in the middle of its answer: the connection was reset",
+        " broke off in the middle of its response: the connection was reset",
     ),
     "a bad chunk": (
         [head("Transfer-Encoding: chunked"), b"zz\r\n", Act.HANG],
-        " broke off in the middle of its answer: it has a chunk of no sensible size",
+        " broke off in the middle of its response: it has a chunk with an invalid size",
     ),
 }
 
 
-def test_a_model_that_breaks_before_its_answer_is_a_bad_gateway(stack: Stack) -> None:
+def test_a_model_that_breaks_before_its_response_is_a_bad_gateway(stack: Stack) -> None:
     sent: dict[str, int] = {}
     paths = ("/pass", "/stream", "/serial/stream")
-    for path, (case, (steps, cause)) in itertools.product(paths, NO_ANSWER.items()):
+    for path, (case, (steps, cause)) in itertools.product(paths, NO_answerER.items()):
         stack.model.script(path, *steps)
         name = f"{path}: {case}"
         sent[name] = next_request_idx()
-        answer = stack.post(path, request_idx=sent[name])
-        assert (name, answer.status) == (name, 502)
-        message = answer.object()["error"]
+        response = stack.post(path, request_idx=sent[name])
+        assert (name, response.status) == (name, 502)
+        message = response.object()["error"]
         assert message == f"the model server{cause}", name
         # Its first line is in the log at once; others like it are counted, and written after a while.
         assert str(message) in stack.worker.log, name
@@ -323,16 +324,16 @@ def test_silence_ends_after_model_timeout(new_stack: NewStack) -> None:
     stack.model.script("/serial", Act.HANG)
     silent = next_request_idx()
     started = time.monotonic()
-    answer = stack.post("/serial", request_idx=silent)
-    assert answer.status == 504
-    assert answer.object() == {"error": "the model server did not answer in time"}
+    response = stack.post("/serial", request_idx=silent)
+    assert response.status == 504
+    assert response.object() == {"error": "the model server did not answer in time"}
     stack.worker.wait_for_log(f"504 request {silent}: /serial: the model server did not answer in time")
     assert time.monotonic() - started >= 0.5
-    # A body read whole before the answer: still in time to say so.
+    # A body read whole before the response: still in time to say so.
     stack.model.script("/serial", head("Content-Length: 100"), b"only this", Act.HANG)
     half = next_request_idx()
-    answer = stack.post("/serial", request_idx=half)
-    assert answer.status == 504
+    response = stack.post("/serial", request_idx=half)
+    assert response.status == 504
     # So is a stream before its first byte, and one with a header block that never ends.
     for steps in ([head("Transfer-Encoding: chunked"), Act.HANG], [b"HTTP/1.1 200 OK\r\n", Act.HANG]):
         stack.model.script("/stream", *steps)
@@ -340,8 +341,8 @@ def test_silence_ends_after_model_timeout(new_stack: NewStack) -> None:
     # A stream has begun: it can only be cut.
     stack.model.script("/serial/stream", head("Transfer-Encoding: chunked"), chunk(FIRST), Act.HANG)
     cut = next_request_idx()
-    answer = stack.post("/serial/stream", request_idx=cut)
-    assert (answer.status, answer.body, answer.complete) == (200, FIRST, False)
+    response = stack.post("/serial/stream", request_idx=cut)
+    assert (response.status, response.body, response.complete) == (200, FIRST, False)
     assert [stack.outcome(idx) for idx in (silent, half, cut)] == ["Error"] * 3
     # The model server saw each of them end, and the line is free.
     for request in stack.model.requests():
@@ -356,9 +357,9 @@ def test_a_model_that_does_not_listen_is_a_bad_gateway(new_stack: NewStack) -> N
     stack.start_ready()
     stack.model.close()
     request_idx = next_request_idx()
-    answer = stack.post("/serial", request_idx=request_idx)
-    assert answer.status == 502
-    assert answer.object() == {"error": "the model server refused the connection"}
+    response = stack.post("/serial", request_idx=request_idx)
+    assert response.status == 502
+    assert response.object() == {"error": "the model server refused the connection"}
     stack.worker.wait_for_log(f"502 request {request_idx}: /serial: the model server refused the connection")
     assert stack.outcome(request_idx) == "Error"
 

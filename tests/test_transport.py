@@ -1,4 +1,4 @@
-"""The model server's adapter beside the one that comes with requests: the same answers, the same errors."""
+"""The model server's adapter beside the one that comes with requests: the same responses, the same errors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
-from typing_extensions import Self
 
-from pyworker.answer import Aborted
-from pyworker.connection import Connection, ModelCall
+from pyworker.call import Aborted, ModelCall
+from pyworker.connection import Connection
 from pyworker.errors import ModelUnreachable
-from pyworker.model_client import ModelClient
 from pyworker.origin import Origin
 from pyworker.transport import ModelAdapter
+from tests.support.dripping import Dripping
+from tests.support.model_calls import client_of, post
 from tests.support.scripted import Act, ScriptedServer, Step, Tell, chunk, head, whole
 from tests.support.waiting import DEADLINE, wait_event
 
@@ -56,9 +56,9 @@ Outcome = Seen | str
 
 
 def outcome(session: requests.Session, method: str, url: str, timeout: float = DEADLINE) -> Outcome:
-    """The answer, or the name of the family of exceptions."""
+    """The response, or the name of the family of exceptions."""
     try:
-        answer = session.request(method, url, timeout=timeout, allow_redirects=False)
+        response = session.request(method, url, timeout=timeout, allow_redirects=False)
     except requests.exceptions.ChunkedEncodingError:
         return "broken body"
     except requests.exceptions.Timeout:
@@ -66,16 +66,16 @@ def outcome(session: requests.Session, method: str, url: str, timeout: float = D
     except requests.exceptions.ConnectionError:
         return "connection"
     return Seen(
-        answer.status_code,
-        answer.reason,
-        {name.lower(): value for name, value in answer.headers.items()},
-        answer.content,
-        dict(answer.cookies.items()),
+        response.status_code,
+        response.reason,
+        {name.lower(): value for name, value in response.headers.items()},
+        response.content,
+        dict(response.cookies.items()),
     )
 
 
 #: name -> what the model server sends. All of it must look the same through both adapters.
-ANSWERS: dict[str, list[Step]] = {
+RESPONSES: dict[str, list[Step]] = {
     "length": [whole(b"body", "Content-Type: text/plain")],
     "length 0": [whole(b"")],
     "chunked": [head(CHUNKED), chunk(b"one"), chunk(b"two"), chunk(b"")],
@@ -154,16 +154,16 @@ ANSWERS: dict[str, list[Step]] = {
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-@pytest.mark.parametrize("case", ANSWERS)
+@pytest.mark.parametrize("case", RESPONSES)
 def test_both_adapters_see_the_same(scripted_model: ScriptedServer, case: str, method: str) -> None:
     timeout = 0.2 if case.startswith("silence") else DEADLINE
-    scripted_model.script("/answer", *ANSWERS[case])
+    scripted_model.script("/answer", *RESPONSES[case])
     url = scripted_model.url
     with session_with(url, HTTPAdapter(max_retries=0)) as theirs:
         expected = outcome(theirs, method, url + "/answer", timeout)
     with session_with(url, ModelAdapter(url)) as ours:
         assert outcome(ours, method, url + "/answer", timeout) == expected
-        # Whatever it was, the next answer is the next answer.
+        # Whatever it was, the next response is the next response.
         scripted_model.script("/answer", whole(b"the next"))
         following = outcome(ours, method, url + "/answer")
         assert isinstance(following, Seen)
@@ -172,7 +172,7 @@ def test_both_adapters_see_the_same(scripted_model: ScriptedServer, case: str, m
 
 @pytest.mark.parametrize("case", ["length", "chunked", "204", "gzip"])
 def test_a_head_request_has_no_body(scripted_model: ScriptedServer, case: str) -> None:
-    first = ANSWERS[case][0]
+    first = RESPONSES[case][0]
     assert isinstance(first, bytes)
     scripted_model.script("/answer", first.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
     url = scripted_model.url
@@ -185,8 +185,8 @@ def test_a_head_request_has_no_body(scripted_model: ScriptedServer, case: str) -
 
 
 @pytest.mark.parametrize("interim", ["102 Processing", "103 Early Hints"])
-def test_interim_answers_are_skipped(scripted_model: ScriptedServer, interim: str) -> None:
-    """requests takes 102 and 103 for the answer itself, so here nothing can be compared."""
+def test_interim_responses_are_skipped(scripted_model: ScriptedServer, interim: str) -> None:
+    """requests takes 102 and 103 for the response itself, so here nothing can be compared."""
     scripted_model.script("/answer", head("Link: </style.css>", status=interim) * 2, whole(b"body", "X-A: b"))
     url = scripted_model.url
     with session_with(url, ModelAdapter(url)) as session:
@@ -198,7 +198,7 @@ def test_interim_answers_are_skipped(scripted_model: ScriptedServer, interim: st
     assert scripted_model.accepted == 1
 
 
-def test_interim_answers_may_be_as_many_as_they_like(scripted_model: ScriptedServer) -> None:
+def test_any_number_of_interim_responses_is_skipped(scripted_model: ScriptedServer) -> None:
     scripted_model.script("/answer", *[head(status="102 Processing") * 100] * 100, whole(b"body"))
     url = scripted_model.url
     with session_with(url, ModelAdapter(url)) as session:
@@ -207,11 +207,12 @@ def test_interim_answers_may_be_as_many_as_they_like(scripted_model: ScriptedSer
         assert (seen.status, seen.content) == (200, b"body")
 
 
-@pytest.mark.parametrize("drip", [head(status="102 Processing"), b"X-Drip: 1\r\n"], ids=["interim", "fields"])
-def test_signs_of_life_do_not_put_off_the_timeout(drip: bytes) -> None:
-    """One deadline for all of the header block, not for each part of it."""
+@pytest.mark.parametrize("sent", [head(status="102 Processing"), b"HTTP/1.1 200 OK\r\nX-Drip: 1"])
+def test_signs_of_life_do_not_put_off_the_timeout(sent: bytes) -> None:
+    """One deadline for all header blocks, not for each of them or each part of one."""
+    drip = sent if sent.endswith(b"\r\n\r\n") else b"\r\nX-Drip: 1"
     with (
-        Dripping(b"" if drip.startswith(b"HTTP") else b"HTTP/1.1 200 OK\r\n", drip, pause=0.1) as model,
+        Dripping(sent + drip * 100, piece=len(drip), pause=0.1) as model,
         session_with(model.url, ModelAdapter(model.url)) as session,
     ):
         started = time.monotonic()
@@ -219,39 +220,11 @@ def test_signs_of_life_do_not_put_off_the_timeout(drip: bytes) -> None:
         assert 0.5 <= time.monotonic() - started < 5
 
 
-class Dripping:
-    """A model server that says the beginning of an answer, and then the same bytes again and again."""
-
-    def __init__(self, beginning: bytes, drip: bytes, pause: float) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._said, self._drip, self._pause = beginning, drip, pause
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="dripping")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._ends.set()
-        self._thread.join(DEADLINE)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        connection, _ = self._listener.accept()
-        with connection, contextlib.suppress(OSError):
-            connection.recv(65536)
-            connection.sendall(self._said)
-            while not self._ends.wait(self._pause):
-                connection.sendall(self._drip)
-
-
 @pytest.mark.parametrize(
     "cut", [b"HTTP/1.1 20", b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Len"]
 )
-def test_a_head_that_breaks_off_is_no_answer(scripted_model: ScriptedServer, cut: bytes) -> None:
-    """requests takes some of these for whole answers with an empty body."""
+def test_a_header_block_that_breaks_off_is_no_response(scripted_model: ScriptedServer, cut: bytes) -> None:
+    """requests takes some of these for whole responses with an empty body."""
     scripted_model.script("/answer", cut, Act.CLOSE)
     url = scripted_model.url
     with session_with(url, ModelAdapter(url)) as session:
@@ -262,28 +235,12 @@ def test_a_head_that_breaks_off_is_no_answer(scripted_model: ScriptedServer, cut
 # -- connections -----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def model_client(
-    model: ScriptedServer, *, api_key: str = "", timeout: float | None = DEADLINE, pool_size: int = 10
-) -> Generator[ModelClient, None, None]:
-    client = ModelClient(model.url, api_key=api_key, timeout=timeout, pool_size=pool_size)
-    try:
-        yield client
-    finally:
-        client.close()
-
-
-def post(client: ModelClient, path: str = "/answer", payload: object = None) -> bytes:
-    with client.post(path, payload, ModelCall()) as answer:
-        return answer.content
-
-
 @pytest.mark.parametrize(
     "case", ["length", "length 0", "chunked", "chunked, trailers", "204", "large, length"]
 )
-def test_a_connection_is_reused_after_a_whole_answer(scripted_model: ScriptedServer, case: str) -> None:
-    scripted_model.script("/answer", *ANSWERS[case])
-    with model_client(scripted_model) as client:
+def test_a_connection_is_reused_after_a_whole_response(scripted_model: ScriptedServer, case: str) -> None:
+    scripted_model.script("/answer", *RESPONSES[case])
+    with client_of(scripted_model) as client:
         first = post(client)
         assert [post(client) for _ in range(4)] == [first] * 4
     assert {request.connection for request in scripted_model.requests()} == {1}
@@ -295,8 +252,8 @@ def test_a_connection_is_reused_after_a_whole_answer(scripted_model: ScriptedSer
 def test_a_connection_is_not_reused_after_the_server_closes_it(
     scripted_model: ScriptedServer, case: str
 ) -> None:
-    scripted_model.script("/answer", *ANSWERS[case])
-    with model_client(scripted_model) as client:
+    scripted_model.script("/answer", *RESPONSES[case])
+    with client_of(scripted_model) as client:
         post(client)
         post(client)
     assert [request.connection for request in scripted_model.requests()] == [1, 2]
@@ -306,7 +263,7 @@ def test_the_connection_used_last_is_reused_first(scripted_model: ScriptedServer
     gates = {name: threading.Event() for name in ("/a", "/b", "/c")}
     for name, gate in gates.items():
         scripted_model.script(name, gate, whole(name.encode()))
-    with model_client(scripted_model) as client, ThreadPoolExecutor(3) as pool:
+    with client_of(scripted_model) as client, ThreadPoolExecutor(3) as pool:
         calls: dict[str, Future[bytes]] = {}
         for name in gates:
             calls[name] = pool.submit(post, client, name)
@@ -324,7 +281,7 @@ def test_the_connection_used_last_is_reused_first(scripted_model: ScriptedServer
 def test_idle_connections_are_bounded(scripted_model: ScriptedServer) -> None:
     gate = threading.Event()
     scripted_model.script("/answer", gate, whole(b"body"))
-    with model_client(scripted_model, pool_size=2) as client, ThreadPoolExecutor(6) as pool:
+    with client_of(scripted_model, pool_size=2) as client, ThreadPoolExecutor(6) as pool:
         calls = [pool.submit(post, client) for _ in range(6)]
         scripted_model.request("/answer", 6)
         gate.set()
@@ -335,8 +292,8 @@ def test_idle_connections_are_bounded(scripted_model: ScriptedServer) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [whole(b"an answer that nobody asked for"), b"x", b"\r\n"],
-    ids=["answer", "byte", "line"],
+    [whole(b"a response that nobody asked for"), b"x", b"\r\n"],
+    ids=["response", "byte", "line"],
 )
 @pytest.mark.parametrize("framing", ["length", "chunked", "204"])
 def test_bytes_left_over_drop_the_connection(
@@ -349,7 +306,7 @@ def test_bytes_left_over_drop_the_connection(
     }[framing]
     scripted_model.once("/answer", first + extra)
     scripted_model.script("/answer", whole(b"the right one"))
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         assert post(client) == (b"" if framing == "204" else b"body")
         assert post(client) == b"the right one"
     assert [request.connection for request in scripted_model.requests()] == [1, 2]
@@ -359,7 +316,7 @@ def test_bytes_that_come_later_drop_the_connection(scripted_model: ScriptedServe
     gate, sent = threading.Event(), threading.Event()
     scripted_model.once("/answer", whole(b"body"), gate, whole(b"nobody asked"), Tell(sent))
     scripted_model.script("/answer", whole(b"the right one"))
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         assert post(client) == b"body"
         gate.set()
         wait_event(sent, "the bytes that nobody asked for")
@@ -371,35 +328,35 @@ def test_a_response_that_is_looked_at_late_is_one_of_requests(scripted_model: Sc
     scripted_model.script(
         "/answer", whole(b'{"a": [1]}', "Set-Cookie: b=c", "Content-Type: application/json")
     )
-    with model_client(scripted_model) as client:
-        answer = client.post("/answer", {"x": 1}, ModelCall())
-        answer.reason = "set by a handler"
-        assert answer.ok
-        assert answer.json() == {"a": [1]}
-        assert answer.headers["content-TYPE"] == "application/json"
-        assert dict(answer.cookies.items()) == {"b": "c"}
-        assert answer.url == answer.request.url == scripted_model.url + "/answer"
-        assert answer.reason == "set by a handler"
-        assert answer.encoding == "utf-8"
+    with client_of(scripted_model) as client:
+        response = client.post("/answer", {"x": 1}, ModelCall())
+        response.reason = "set by a handler"
+        assert response.ok
+        assert response.json() == {"a": [1]}
+        assert response.headers["content-TYPE"] == "application/json"
+        assert dict(response.cookies.items()) == {"b": "c"}
+        assert response.url == response.request.url == scripted_model.url + "/answer"
+        assert response.reason == "set by a handler"
+        assert response.encoding == "utf-8"
         with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-            getattr(answer, "nonsense")  # noqa: B009
-        copied = pickle.loads(pickle.dumps(answer))
-        assert (copied.status_code, copied.content) == (200, answer.content)
+            getattr(response, "nonsense")  # noqa: B009
+        copied = pickle.loads(pickle.dumps(response))
+        assert (copied.status_code, copied.content) == (200, response.content)
 
 
 def test_a_response_that_nobody_looks_at_is_closed(scripted_model: ScriptedServer) -> None:
     scripted_model.script("/answer", head("Content-Length: 10"), b"half", Act.HANG)
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         client.post("/answer", None, ModelCall()).close()
         assert scripted_model.request("/answer").gone.wait(DEADLINE)
 
 
-def test_an_answer_that_is_not_read_drops_its_connection(scripted_model: ScriptedServer) -> None:
+def test_a_response_that_is_not_read_drops_its_connection(scripted_model: ScriptedServer) -> None:
     scripted_model.script("/answer", head(f"Content-Length: {len(LARGE) + 1}"), LARGE, Act.HANG)
     scripted_model.script("/small", whole(b"small"))
-    with model_client(scripted_model) as client:
-        with client.post("/answer", None, ModelCall()) as answer:
-            assert answer.raw.read(10) == LARGE[:10]
+    with client_of(scripted_model) as client:
+        with client.post("/answer", None, ModelCall()) as response:
+            assert response.raw.read(10) == LARGE[:10]
         assert scripted_model.request("/answer").gone.wait(DEADLINE)
         assert post(client, "/small") == b"small"
     assert [request.connection for request in scripted_model.requests()] == [1, 2]
@@ -411,7 +368,7 @@ def test_an_answer_that_is_not_read_drops_its_connection(scripted_model: Scripte
 def test_a_connection_closed_while_idle_costs_nothing(scripted_model: ScriptedServer) -> None:
     scripted_model.once("/answer", whole(b"first"), Act.CLOSE)  # without a word of warning
     scripted_model.script("/answer", whole(b"second"))
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         assert post(client) == b"first"
         scripted_model.wait_for(lambda: scripted_model.open_connections == 0, "the server's close")
         assert post(client) == b"second"
@@ -426,7 +383,7 @@ def test_what_the_model_has_read_is_not_sent_again(
     """It may have worked on it. Eight idle connections are no reason to try eight times."""
     gate = threading.Event()
     scripted_model.script("/first", gate, whole(b"first"))
-    with model_client(scripted_model) as client, ThreadPoolExecutor(8) as pool:
+    with client_of(scripted_model) as client, ThreadPoolExecutor(8) as pool:
         calls = [pool.submit(post, client, "/first") for _ in range(8)]
         scripted_model.request("/first", 8)
         gate.set()
@@ -458,14 +415,14 @@ def test_what_reaches_a_connection_that_is_closed_goes_to_a_new_one(
 ) -> None:
     gate, closing = threading.Event(), threading.Event()
     scripted_model.script("/first", gate, whole(b"first"), closing, Act.CLOSE)
-    with model_client(scripted_model) as client, ThreadPoolExecutor(3) as pool:
+    with client_of(scripted_model) as client, ThreadPoolExecutor(3) as pool:
         calls = [pool.submit(post, client, "/first") for _ in range(3)]
         scripted_model.request("/first", 3)
         gate.set()
         assert [call.result(DEADLINE) for call in calls] == [b"first"] * 3
         scripted_model.script("/answer", whole(b"executed"))
-        with client.post("/answer", "x" * size, Late(scripted_model, closing)) as answer:
-            assert answer.content == b"executed"
+        with client.post("/answer", "x" * size, Late(scripted_model, closing)) as response:
+            assert response.content == b"executed"
     [request] = scripted_model.requests("/answer")
     # Not to one of the other idle ones, which are closed as well.
     assert (request.connection, len(request.body)) == (4, size + 2)
@@ -489,7 +446,7 @@ def test_what_a_half_closed_connection_takes_is_not_sent_again() -> None:
 @pytest.mark.parametrize("act", [Act.CLOSE, Act.RESET], ids=["close", "reset"])
 def test_nothing_is_sent_twice_that_was_read(scripted_model: ScriptedServer, act: Act) -> None:
     scripted_model.script("/answer", act)
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         with pytest.raises(Exception, match=r"(closed|reset) the connection before its response"):
             post(client)
         assert len(scripted_model.requests("/answer")) == 1
@@ -505,23 +462,17 @@ def test_nothing_is_sent_twice_that_was_read(scripted_model: ScriptedServer, act
 @pytest.mark.parametrize("act", [Act.CLOSE, Act.RESET], ids=["close", "reset"])
 def test_nothing_is_retried_once_a_byte_came(scripted_model: ScriptedServer, said: bytes, act: Act) -> None:
     seen = threading.Event()
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         post(client, "/first")
         scripted_model.script("/answer", said, seen, act)
         call = ModelCall()
         with ThreadPoolExecutor(1) as pool:
-            doomed = pool.submit(lambda: post_with(client, call))
+            doomed = pool.submit(post, client, "/answer", None, call)
             scripted_model.request("/answer")
             seen.set()
             with pytest.raises(Exception, match=r"brok|(closed|reset) the connection"):
                 doomed.result(DEADLINE)
     assert [request.connection for request in scripted_model.requests()] == [1, 1]
-
-
-def post_with(client: ModelClient, call: ModelCall) -> bytes:
-    """A call that can be aborted, read to its end; raises what requests raises for a broken body."""
-    with client.post("/answer", None, call) as answer:
-        return answer.content
 
 
 def test_silence_on_a_reused_connection_is_a_timeout_and_not_retried(scripted_model: ScriptedServer) -> None:
@@ -556,7 +507,7 @@ def test_nobody_listens() -> None:
 
 
 def test_abort_before_the_call(scripted_model: ScriptedServer) -> None:
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         call = ModelCall()
         call.abort()
         with pytest.raises(Aborted):
@@ -567,7 +518,7 @@ def test_abort_before_the_call(scripted_model: ScriptedServer) -> None:
 @pytest.mark.parametrize("kept", [False, True], ids=["fresh", "reused"])
 def test_abort_while_waiting_for_the_head(scripted_model: ScriptedServer, kept: bool) -> None:
     scripted_model.script("/answer", Act.HANG)
-    with model_client(scripted_model, timeout=None) as client, ThreadPoolExecutor(1) as pool:
+    with client_of(scripted_model, timeout=None) as client, ThreadPoolExecutor(1) as pool:
         if kept:
             post(client, "/first")
         call = ModelCall()
@@ -584,12 +535,12 @@ def test_abort_while_waiting_for_the_head(scripted_model: ScriptedServer, kept: 
 
 def test_abort_in_the_middle_of_the_body(scripted_model: ScriptedServer) -> None:
     scripted_model.script("/answer", head(CHUNKED), chunk(b"one"), Act.HANG)
-    with model_client(scripted_model, timeout=None) as client, ThreadPoolExecutor(1) as pool:
+    with client_of(scripted_model, timeout=None) as client, ThreadPoolExecutor(1) as pool:
         call = ModelCall()
-        answer = client.post("/answer", None, call)
-        with answer:
-            assert answer.raw.read1(100) == b"one"
-            waiting = pool.submit(answer.raw.read1, 100)
+        response = client.post("/answer", None, call)
+        with response:
+            assert response.raw.read1(100) == b"one"
+            waiting = pool.submit(response.raw.read1, 100)
             started = time.monotonic()
             call.abort()
             assert waiting.exception(DEADLINE) is not None
@@ -602,10 +553,10 @@ def test_abort_after_the_end_harms_nobody(scripted_model: ScriptedServer) -> Non
     """The connection is somebody else's by then."""
     gate = threading.Event()
     scripted_model.script("/second", gate, whole(b"second"))
-    with model_client(scripted_model) as client, ThreadPoolExecutor(1) as pool:
+    with client_of(scripted_model) as client, ThreadPoolExecutor(1) as pool:
         call = ModelCall()
-        with client.post("/first", None, call) as answer:
-            assert answer.content
+        with client.post("/first", None, call) as response:
+            assert response.content
         second = pool.submit(post, client, "/second")
         assert scripted_model.request("/second").connection == 1
         call.abort()
@@ -614,12 +565,12 @@ def test_abort_after_the_end_harms_nobody(scripted_model: ScriptedServer) -> Non
 
 
 def test_aborts_at_any_moment_leave_no_connection_in_a_wrong_state(scripted_model: ScriptedServer) -> None:
-    """Aborted calls race with their own ends; whoever comes next must get the right answer."""
+    """Aborted calls race with their own ends; whoever comes next must get the right response."""
     scripted_model.script("/answer", head(CHUNKED), chunk(b"one"), chunk(b"two"), chunk(b""))
-    with model_client(scripted_model) as client, ThreadPoolExecutor(1) as pool:
+    with client_of(scripted_model) as client, ThreadPoolExecutor(1) as pool:
         for _ in range(200):
             call = ModelCall()
-            racing = pool.submit(post_with, client, call)
+            racing = pool.submit(post, client, "/answer", None, call)
             call.abort()
             error = racing.exception(DEADLINE)
             assert error is not None or racing.result() == b"onetwo"
@@ -630,7 +581,7 @@ def test_aborts_at_any_moment_leave_no_connection_in_a_wrong_state(scripted_mode
 
 
 def test_the_api_key_is_sent_and_nothing_else_of_authority(scripted_model: ScriptedServer) -> None:
-    with model_client(scripted_model, api_key="the-models-key") as client:
+    with client_of(scripted_model, api_key="the-models-key") as client:
         post(client)
         client.session.get("/plain", timeout=DEADLINE)
     assert [request.header("Authorization") for request in scripted_model.requests()] == [
@@ -641,7 +592,7 @@ def test_the_api_key_is_sent_and_nothing_else_of_authority(scripted_model: Scrip
 
 
 def test_without_an_api_key_none_is_sent(scripted_model: ScriptedServer) -> None:
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         post(client)
     assert scripted_model.request("/answer").header("Authorization") is None
 
@@ -651,7 +602,7 @@ def test_cookies_are_not_kept_and_redirects_not_followed(scripted_model: Scripte
         "/answer",
         head("Set-Cookie: a=1", "Location: /elsewhere", "Content-Length: 0", status="302 Found"),
     )
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         for _ in range(2):
             assert client.session.get("/answer", timeout=DEADLINE).status_code == 302
         post(client)
@@ -662,7 +613,7 @@ def test_cookies_are_not_kept_and_redirects_not_followed(scripted_model: Scripte
 
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024 - 2, 64 * 1024, 64 * 1024 + 1, 5_000_000])
 def test_bodies_of_any_size_arrive(scripted_model: ScriptedServer, size: int) -> None:
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         for _ in range(2):
             post(client, payload="x" * size)
     for request in scripted_model.requests():
@@ -683,21 +634,21 @@ def test_text_bytes_and_streamed_bodies(scripted_model: ScriptedServer) -> None:
 
 
 def test_sixteen_threads_share_one_adapter(scripted_model: ScriptedServer) -> None:
-    """Each gets its own answer, whatever the framing; connections are not opened without need."""
+    """Each gets its own response, whatever the framing; connections are not opened without need."""
     framings: list[Callable[[bytes], list[Step]]] = [
         lambda body: [whole(body)],
         lambda body: [head(CHUNKED), chunk(body), chunk(b"")],
         lambda body: [head(), body, Act.CLOSE],
     ]
     for number in range(48):
-        body = f"answer {number}".encode() * 100
+        body = f"response {number}".encode() * 100
         scripted_model.script(f"/{number}", *framings[number % 3](body))
 
-    with model_client(scripted_model, pool_size=16) as client, ThreadPoolExecutor(16) as pool:
+    with client_of(scripted_model, pool_size=16) as client, ThreadPoolExecutor(16) as pool:
 
         def ask(number: int) -> bool:
             number %= 48
-            return post(client, f"/{number}", number) == f"answer {number}".encode() * 100
+            return post(client, f"/{number}", number) == f"response {number}".encode() * 100
 
         assert all(pool.map(ask, range(960)))
     assert len(scripted_model.requests()) == 960
@@ -723,12 +674,12 @@ def test_sixteen_threads_share_one_adapter(scripted_model: ScriptedServer) -> No
     ],
     ids=str,
 )
-def test_an_answer_of_unknown_length_is_no_answer(
+def test_a_response_of_unknown_length_is_refused(
     scripted_model: ScriptedServer, headers: tuple[str, ...]
 ) -> None:
     """Taken for one that ends with its connection, it would be wrong and look whole."""
     scripted_model.script("/answer", head(*headers), b"body", Act.CLOSE)
-    with model_client(scripted_model) as client:
+    with client_of(scripted_model) as client:
         for _ in range(3):
             with pytest.raises(ModelUnreachable):
                 post(client, "/answer")

@@ -19,9 +19,9 @@ from typing_extensions import Self
 from pyworker import responses
 from pyworker.acceptor import Listener
 from pyworker.body import leading_auth_data
+from pyworker.call import ModelCall
 from pyworker.client_request import ParsedRequest
 from pyworker.client_socket import ClientSocket
-from pyworker.connection import ModelCall
 from pyworker.data_types import ApiPayload, AuthData
 from pyworker.envelope import parse_envelope
 from pyworker.errors import ModelBroken, ModelUnreachable, Unprocessable

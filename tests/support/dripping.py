@@ -1,4 +1,4 @@
-"""Servers that accept a connection and then answer a byte at a time: no single read ever times out."""
+"""Servers that respond a byte at a time: no single read ever times out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import socket
 import threading
 
 from typing_extensions import Self
-
-_PAUSE = 0.3  # seconds between two bytes
 
 DRIPS = {
     "silent": b"",
@@ -20,12 +18,14 @@ DRIPS = {
 
 
 class Dripping:
-    """Answers whoever connects with `sent`, a byte every 0.3 s; empty: it is silent."""
+    """Sends `sent` on each connection, `piece` bytes every `pause` seconds; it is silent if that is empty."""
 
-    def __init__(self, sent: bytes) -> None:
+    def __init__(self, sent: bytes, *, piece: int = 1, pause: float = 0.3) -> None:
         self._sent = sent
+        self._piece = piece
+        self._pause = pause
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(_PAUSE)
+        self._listener.settimeout(pause)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="test-dripping")
@@ -39,13 +39,13 @@ class Dripping:
 
     def _run(self) -> None:
         sent: dict[socket.socket, int] = {}
-        while not self._done.wait(_PAUSE):
+        while not self._done.wait(self._pause):
             with contextlib.suppress(TimeoutError):
                 sent[self._listener.accept()[0]] = 0
             for connection, count in sent.items():
                 with contextlib.suppress(OSError):
-                    connection.send(self._sent[count : count + 1])
-                sent[connection] = count + 1
+                    connection.send(self._sent[count : count + self._piece])
+                sent[connection] = count + self._piece
         for connection in sent:
             connection.close()
 

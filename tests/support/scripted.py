@@ -1,4 +1,4 @@
-"""A model server whose answers a test writes byte by byte and releases step by step."""
+"""A model server whose responses a test writes byte by byte and releases step by step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from tests.support.waiting import DEADLINE
 
-_LOOK = 0.02  # seconds between two looks whether the peer of a held answer is still there
+_LOOK = 0.02  # seconds between two looks whether the peer of a held response is still there
 
 
 class Act(Enum):
@@ -75,12 +75,12 @@ class _PeerGone(Exception):
 
 
 def whole(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    """An answer with Content-Length."""
+    """A response with Content-Length."""
     return head(*headers, f"Content-Length: {len(body)}", status=status) + body
 
 
 def head(*headers: str, status: str = "200 OK", version: str = "HTTP/1.1") -> bytes:
-    """The head of an answer."""
+    """The header block of a response."""
     return "\r\n".join([f"{version} {status}", *headers]).encode("latin-1") + b"\r\n\r\n"
 
 
@@ -139,17 +139,17 @@ class ScriptedServer:
     # -- orders ------------------------------------------------------------------------------------------
 
     def script(self, path: str, *steps: Step) -> None:
-        """Every request of `path` is answered so from now on."""
+        """Every request of `path` gets these steps from now on."""
         with self._changed:
             self._scripts[path] = steps
 
     def once(self, path: str, *steps: Step) -> None:
-        """One request of `path` is answered so."""
+        """One request of `path` gets these steps."""
         with self._changed:
             self._once[path].append(steps)
 
     def early(self, path: str, *steps: Step) -> None:
-        """Every request of `path` is answered so from now on, as soon as its header block is here.
+        """Every request of `path` gets these steps from now on, as soon as its header block is here.
 
         Its body is not read unless the script comes to its end, and then in vain.
         """
@@ -157,7 +157,7 @@ class ScriptedServer:
             self._early[path] = steps
 
     def forget(self) -> None:
-        """Back to the default answers; earlier requests are forgotten."""
+        """Back to the default responses; earlier requests are forgotten."""
         with self._changed:
             self._early.clear()
             self._scripts.clear()

@@ -1,0 +1,60 @@
+"""A call to the model server, as any thread may abort it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+
+class Aborted(Exception):
+    """The call was ended by `ModelCall.abort` or `ModelCall.hang_up`."""
+
+
+class ModelCall:
+    """One call to the model server. Thread-safe."""
+
+    def __init__(self) -> None:
+        # Guards _socket and _aborted.
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._aborted = False
+
+    @property
+    def aborted(self) -> bool:
+        return self._aborted
+
+    def attach(self, connection: socket.socket | None) -> None:
+        """From now on the call uses this socket (None: no socket). Raises `Aborted` if it was aborted
+        before.
+        """
+        with self._lock:
+            self._socket = connection
+            if self._aborted and connection is not None:
+                raise Aborted
+
+    def abort(self) -> None:
+        """End the call: a thread that is blocked on its socket wakes up with an error."""
+        self._shutdown(socket.SHUT_RDWR)
+
+    def hang_up(self) -> bool:
+        """Half-close the connection, so that the model server notices and ends the call itself.
+
+        True if there is a connection: reading the response to its end waits for the model server.
+        """
+        return self._shutdown(socket.SHUT_WR)
+
+    def _shutdown(self, how: int) -> bool:
+        with self._lock:
+            self._aborted = True
+            if self._socket is None:
+                return False
+            # Under the lock, so that the socket cannot return to the pool meanwhile; never blocks.
+            with contextlib.suppress(OSError):  # the connection has ended already
+                # Not SSLSocket.shutdown, which drops the TLS state that another thread is using.
+                socket.socket.shutdown(self._socket, how)
+            return True
+
+    def __repr__(self) -> str:
+        where = "" if self._socket is None else " on a connection"
+        return f"<ModelCall{where}{' aborted' if self._aborted else ''}>"
