@@ -101,6 +101,15 @@ class Overloaded(RequestError):
         }
 
 
+class LimitReached(PyworkerError):
+    """The ledger admits no more: so much workload and so many entries are in hand."""
+
+    def __init__(self, load: float, entries: int) -> None:
+        super().__init__(f"{entries} entries with a workload of {load:g} are in hand")
+        self.load = load
+        self.entries = entries
+
+
 class ModelUnreachable(RequestError):
     """The model server refused the connection or broke before its first byte."""
 

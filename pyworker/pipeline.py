@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import (
     ClientGone,
     InvalidSession,
+    LimitReached,
     ModelTimeout,
     ModelUnreachable,
     NotReady,
@@ -29,11 +31,10 @@ from pyworker.errors import (
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.log_limit import LogLimit
-from pyworker.metrics import Kind, Metrics, RequestTracker
+from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
 from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
-from pyworker.sessions import Session, Sessions
 from pyworker.suspicion import FailureStreak
 from pyworker.verdict import Judge, Verdict
 from pyworker.wsgi_extensions import HELD, PRESENCE
@@ -64,7 +65,8 @@ class Route:
 class Pipeline:
     """Parse, authenticate, admit, forward. Every part is thread-safe.
 
-    max_in_hand: how many requests may be queued or working at once.
+    extend_session: extends the session of this id and returns its open exchanges; None if there is no such
+    session of this client. max_in_hand: how many requests may be queued or working at once.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Pipeline:
         verifier: SignatureVerifier,
         lifecycle: ModelLifecycle,
         metrics: Metrics,
-        sessions: Sessions,
+        extend_session: Callable[[str, AuthData], OpenExchanges | None],
         client: ModelClient,
         watcher: DisconnectWatcher,
         bodies: BodyReader,
@@ -83,7 +85,7 @@ class Pipeline:
         self._verifier = verifier
         self._lifecycle = lifecycle
         self._metrics = metrics
-        self._sessions = sessions
+        self._extend_session = extend_session
         self._client = client
         self._watcher = watcher
         self._max_in_hand = max_in_hand
@@ -101,7 +103,7 @@ class Pipeline:
         tracker = self._admit(
             route, envelope.auth_data, workload, Kind.REQUEST if session is None else Kind.IN_SESSION
         )
-        registers = [self.open_exchanges] if session is None else [self.open_exchanges, session.exchanges]
+        registers = [self.open_exchanges] if session is None else [self.open_exchanges, session]
         exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers)
         request.environ[HELD] = exchange
         try:
@@ -127,8 +129,10 @@ class Pipeline:
                 "%d request %d: %s: %s%s", error.status, request_idx, endpoint, error.message, more
             )
 
-    def _receive(self, route: Route, request: flask.Request) -> tuple[Envelope[ApiPayload], Session | None]:
-        """What the client sent, once it is known who it is, and its session."""
+    def _receive(
+        self, route: Route, request: flask.Request
+    ) -> tuple[Envelope[ApiPayload], OpenExchanges | None]:
+        """What the client sent, once it is authenticated, and the exchanges of its session."""
         with self.bodies.reading(request) as body:
             envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
             return envelope, self._authenticate(envelope)
@@ -138,10 +142,10 @@ class Pipeline:
         self._verifier.verify(auth_data)
         self._require_ready()
 
-    def _authenticate(self, envelope: Envelope[ApiPayload]) -> Session | None:
-        """The session of the request, None where it is in none."""
+    def _authenticate(self, envelope: Envelope[ApiPayload]) -> OpenExchanges | None:
+        """The exchanges of the session that the request belongs to; None if it belongs to none."""
         if envelope.session_id is not None:
-            session = self._sessions.extend(envelope.session_id, envelope.auth_data)
+            session = self._extend_session(envelope.session_id, envelope.auth_data)
             if session is not None:
                 return session  # its signature was checked when it was created
         self._verifier.verify(envelope.auth_data)
@@ -159,23 +163,21 @@ class Pipeline:
     def _admit(self, route: Route, auth_data: AuthData, workload: float, kind: Kind) -> RequestTracker:
         throughput = self._lifecycle.status.throughput
         limit = route.max_queue_time
-
-        def check(load: float, in_hand: int) -> None:
-            wait = load / throughput if throughput > 0 else 0.0
-            if in_hand >= self._max_in_hand:
-                raise _too_busy(f"{in_hand} requests are in hand already", in_hand, wait)
-            if limit is not None and wait > limit:
-                reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
-                raise _too_busy(reason, in_hand, wait, wait - limit)
-
-        return self._metrics.admit(auth_data, workload, check, kind)
+        max_load = limit * throughput if limit is not None and throughput > 0 else None
+        try:
+            return self._metrics.admit(auth_data, workload, Limits(self._max_in_hand, max_load), kind)
+        except LimitReached as reached:
+            in_hand, wait = reached.entries, _seconds(reached.load, throughput)
+            if limit is None or in_hand >= self._max_in_hand:
+                raise _too_busy(f"{in_hand} requests are in hand already", in_hand, wait) from None
+            reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
+            raise _too_busy(reason, in_hand, wait, wait - limit) from None
 
     def _waited_too_long(self, route: Route) -> Overloaded:
         """The model turned out to be slower than its benchmark."""
         load, in_hand = self._metrics.in_hand()
-        throughput = self._lifecycle.status.throughput
         reason = f"waited {route.max_queue_time:g} s for a turn, which is the limit"
-        return _too_busy(reason, in_hand, load / throughput if throughput > 0 else 0.0)
+        return _too_busy(reason, in_hand, _seconds(load, self._lifecycle.status.throughput))
 
     def _forward(
         self, route: Route, request: flask.Request, envelope: Envelope[ApiPayload], exchange: Exchange
@@ -198,6 +200,11 @@ class Pipeline:
         if exchange.call.aborted:
             raise Aborted  # nobody reads it any more
         return exchange.deliver(handler.generate_client_response(request, model_response))
+
+
+def _seconds(load: float, throughput: float) -> float:
+    """How long the model takes for this workload; 0 before its throughput is known."""
+    return load / throughput if throughput > 0 else 0.0
 
 
 def _too_busy(reason: str, in_hand: int, wait: float, over: float = 0.0) -> Overloaded:

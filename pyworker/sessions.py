@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyworker.data_types import AuthData
-from pyworker.errors import InvalidSession, Overloaded, RequestError, Unauthorized
+from pyworker.errors import InvalidSession, LimitReached, Overloaded, RequestError, Unauthorized
 from pyworker.exchange import Cut, OpenExchanges
-from pyworker.metrics import Kind, Metrics, RequestTracker
+from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
 from pyworker.reports import Outcome
 
 #: So many ended sessions are remembered to tell them from those that never were.
@@ -128,7 +128,12 @@ class Sessions:
 
     def create(self, auth_data: AuthData, raw_auth_data: Mapping[str, Any], terms: Terms) -> Session:
         """A new session of a client whose signature is good; raises `TooManySessions`."""
-        tracker = self._metrics.admit(auth_data, auth_data.cost, self._check_room, Kind.SESSION)
+        try:
+            tracker = self._metrics.admit(
+                auth_data, auth_data.cost, Limits(self._limit or None), Kind.SESSION
+            )
+        except LimitReached as reached:
+            raise TooManySessions(reached.entries) from None
         tracker.start_work()
         session = Session(auth_data, raw_auth_data, terms, tracker, self._metrics.clock.wall())
         with self._lock:
@@ -138,18 +143,17 @@ class Sessions:
         self._on_create()
         return session
 
-    def _check_room(self, _load: float, open_sessions: int) -> None:
-        if self._limit and open_sessions >= self._limit:
-            raise TooManySessions(open_sessions)
+    def extend(self, session_id: str, auth_data: AuthData) -> OpenExchanges | None:
+        """Let the session of a request expire one lifetime from now, and return its open exchanges.
 
-    def extend(self, session_id: str, auth_data: AuthData) -> Session | None:
-        """The session of a request, which now expires one lifetime from here; None where there is none."""
+        None if no such session is open, or if it is another client's.
+        """
         with self._lock:
             session = self._live(session_id)
             if session is None or not session.is_opened_by(auth_data):
                 return None
             session.expires_at = self._now() + session.terms.lifetime
-            return session
+            return session.exchanges
 
     def knows(self, auth_data: AuthData) -> bool:
         """Whether a session that was created with this is open."""

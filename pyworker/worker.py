@@ -72,7 +72,7 @@ class Worker:
             verifier=self.verifier,
             lifecycle=self.lifecycle,
             metrics=self.metrics,
-            sessions=self.sessions,
+            extend_session=self.sessions.extend,
             client=backend.client,
             watcher=self.watcher,
             bodies=BodyReader(
