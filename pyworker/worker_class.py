@@ -4,7 +4,7 @@ What each thread does, and what it owns:
 
 * The main thread runs `run`, which runs the `Poller`: it accepts, makes TLS handshakes, reads heads and small
   bodies, keeps the deadlines, lingers and closes. It never blocks and runs nothing of the app but
-  `Worker.drain` and `Worker.hurry`, which only set flags. The table of connections is its own, and so is
+  `Worker.drain` and `Worker.abort_requests`. The table of connections is its own, and so is
   every `ClientSocket` that is not in the pool.
 * The threads of the pool, `pyworker-request-N`, run `take_turn`: parse one request, call the app, send the
   answer, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import socket
 import time
 from http import HTTPStatus
@@ -156,18 +157,25 @@ class HardenedThreadWorker(ThreadWorker):
         return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)
 
     def _drain(self) -> None:
-        """The app refuses from here on; wait for the requests in hand, as long as the app lets them go on."""
-        self._worker().drain()
+        """Refuse new requests. Wait for those in hand, and abort them at DRAIN_TIMEOUT or a second
+        SIGTERM.
+        """
+        worker = self._worker()
+        worker.drain()
         self._poller.drain()
-        end = time.monotonic() + self.cfg.graceful_timeout
+        now = time.monotonic()
+        abort_at, end = now + worker.settings.drain_timeout, now + self.cfg.graceful_timeout
         hurries = False
-        while self._poller.connections and time.monotonic() < end:
+        while self._poller.connections and now < end:
             if self._is_hurried and not hurries:
-                hurries = True
-                end = time.monotonic() + _HURRY_SECONDS
-                self._worker().hurry()
+                hurries, end = True, now + _HURRY_SECONDS
+                worker.abort_requests("second SIGTERM")
+            elif now >= abort_at:
+                abort_at = math.inf
+                worker.abort_requests("drain timeout")
             self.notify()
             self._poller.serve(_DRAIN_ROUND)
+            now = time.monotonic()
 
     def _worker(self) -> Worker:
         # Not above: the master loads this module too, and has no use for the memory of the app.
