@@ -19,6 +19,7 @@ The modules, lowest first; each imports only modules above it:
     variables      environment variables, and what their text may say
     config         environment → frozen, validated Settings
     sample         the two ends of a response body
+    validation     decoded JSON as dataclasses
     data_types     what a worker's author implements, and what travels
     auth           signatures, replay window
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table

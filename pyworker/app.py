@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
 from pyworker.config import Settings
-from pyworker.errors import RequestError, Unauthorized
+from pyworker.errors import RequestError, Unauthorized, UpdateRefused
 from pyworker.loopback import LoopbackServer
 from pyworker.registry import load_worker
 from pyworker.session_routes import SessionViews
@@ -151,12 +151,6 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
         return flask.jsonify(ok=True)
 
     return blueprint
-
-
-class UpdateRefused(RequestError):
-    """An update cannot be asked for."""
-
-    status = 503
 
 
 def _touch(flag: Path) -> None:

@@ -13,8 +13,15 @@ import pydantic_core
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
 from pyworker.budget import Budget
-from pyworker.data_types import AuthData, JsonDataException
-from pyworker.errors import BadRequest, BodyTooLarge, NotReady, UnsupportedCoding, shortened
+from pyworker.data_types import AuthData
+from pyworker.errors import (
+    BadRequest,
+    BodyTooLarge,
+    JsonDataException,
+    NotReady,
+    UnsupportedCoding,
+    shortened,
+)
 from pyworker.wsgi_extensions import LEAVE_LINE
 
 #: Up to here a body is taken from anybody; in as much of a larger one its `auth_data` has to be.

@@ -11,115 +11,24 @@ import functools
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-import pydantic_core
-from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 
-from pyworker.errors import Unprocessable, shortened
+from pyworker.errors import JsonDataException as JsonDataException
 from pyworker.sample import ResponseSample
+from pyworker.validation import STRICT, parse_fields
 
 if TYPE_CHECKING:
     import flask
     import requests
 
     from pyworker.config import Settings
-
-T = TypeVar("T")
-
-#: Fields are taken as they are: no "7" for 7, no true for 1, no infinite cost.
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-
-MISSING_PARAMETER = "missing parameter"
-#: Of more faults than this only their number is told: a client may have thousands in one list.
-MAX_FAULTS = 20
-_MAX_FAULT_NAME = 200
-
-
-class JsonDataException(Unprocessable):
-    """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to what is wrong with it."""
-
-    def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]], *, more: int = 0) -> None:
-        """more: how many faults are not in `json_msg`, since there are too many."""
-        others = f" and {more} more" if more else ""
-        super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}{others}")
-        self.json_msg = json_msg
-        self.more = more
-
-    def body(self) -> Mapping[str, object]:
-        return {"error": self.message, **self.json_msg}
-
-
-def _fault_names(faults: Mapping[str, str | Mapping[str, object]]) -> Iterator[str]:
-    for name, fault in faults.items():
-        if isinstance(fault, str):
-            yield name
-        else:
-            yield from (f"{name}.{inner}" for inner in fault)
-
-
-def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `cls` from decoded JSON; unknown keys are ignored.
-
-    Raises `JsonDataException` with a message for each field at fault; a fault deeper down is named by its
-    path, such as `messages.0.role`.
-    """
-    try:
-        return _adapter(cls).validate_json(pydantic_core.to_json(json_msg))
-    except pydantic_core.PydanticSerializationError as error:
-        raise Unprocessable("a text holds half a character (a lone surrogate)") from error
-    except ValidationError as error:
-        faults = {".".join(path): message for path, message in field_faults(error, json_msg)}
-        raise JsonDataException(faults, more=faults_left_out(error)) from None
-
-
-def faults_left_out(error: ValidationError) -> int:
-    """How many faults `field_faults` does not tell."""
-    return max(error.error_count() - MAX_FAULTS, 0)
-
-
-def field_faults(error: ValidationError, json_msg: object) -> Iterator[tuple[list[str], str]]:
-    """The path of each field at fault in the client's JSON, and what is wrong with it; of many the first
-    ones.
-    """
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    for detail in details[:MAX_FAULTS]:
-        missing = detail["type"] == "missing"
-        path = _path_in(detail["loc"], json_msg, missing)
-        if missing:
-            yield path, MISSING_PARAMETER
-        elif detail["type"] in ("dataclass_type", "dict_type"):
-            yield path, "must be an object"
-        else:
-            yield path, detail["msg"]
-
-
-def _path_in(loc: tuple[int | str, ...], json_msg: object, missing: bool) -> list[str]:
-    """`loc` without the names of union members, which mean nothing to the client.
-
-    missing: its last step names what is not there.
-    """
-    path: list[str] = []
-    node: Any = json_msg
-    for depth, step in enumerate(loc):
-        if isinstance(node, dict) and (step in node or (missing and depth == len(loc) - 1)):
-            node = cast("dict[int | str, Any]", node).get(step)
-        elif isinstance(node, list) and isinstance(step, int):
-            node = cast("list[Any]", node)[step]
-        else:
-            continue
-        path.append(shortened(str(step), _MAX_FAULT_NAME))
-    return path
-
-
-@functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(cls)
 
 
 @functools.cache

@@ -11,16 +11,9 @@ from typing import Any, Generic, TypeVar, cast
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
-from pyworker.data_types import (
-    MISSING_PARAMETER,
-    STRICT,
-    ApiPayload,
-    AuthData,
-    JsonDataException,
-    faults_left_out,
-    field_faults,
-)
-from pyworker.errors import Unprocessable
+from pyworker.data_types import ApiPayload, AuthData
+from pyworker.errors import JsonDataException, Unprocessable
+from pyworker.validation import MISSING_PARAMETER, STRICT, faults_left_out, field_faults
 
 MISSING_PART = "field missing"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 
@@ -59,6 +59,24 @@ class InvalidSession(RequestError):
         super().__init__("invalid session")
 
 
+class UnknownSession(RequestError):
+    """A session of this id is not open here."""
+
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("session_id: no such session")
+
+
+class SessionClosed(RequestError):
+    """The session has ended or expired before."""
+
+    status = 410
+
+    def __init__(self) -> None:
+        super().__init__("session_id: the session is already closed")
+
+
 class BodyTooLarge(RequestError):
     """The request body is above `MAX_BODY_BYTES`."""
 
@@ -75,6 +93,28 @@ class Unprocessable(RequestError):
     """The body is not a JSON object, or its fields are wrong."""
 
     status = 422
+
+
+class JsonDataException(Unprocessable):
+    """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to what is wrong with it."""
+
+    def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]], *, more: int = 0) -> None:
+        """more: how many faults are not in `json_msg`, since there are too many."""
+        others = f" and {more} more" if more else ""
+        super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}{others}")
+        self.json_msg = json_msg
+        self.more = more
+
+    def body(self) -> Mapping[str, object]:
+        return {"error": self.message, **self.json_msg}
+
+
+def _fault_names(faults: Mapping[str, str | Mapping[str, object]]) -> Iterator[str]:
+    for name, fault in faults.items():
+        if isinstance(fault, str):
+            yield name
+        else:
+            yield from (f"{name}.{inner}" for inner in fault)
 
 
 class Overloaded(RequestError):
@@ -101,6 +141,20 @@ class Overloaded(RequestError):
         }
 
 
+class TooManySessions(Overloaded):
+    """As many sessions are open as may be."""
+
+    def __init__(self, open_sessions: int) -> None:
+        super().__init__(
+            f"too busy: {open_sessions} sessions are open already",
+            requests_in_hand=open_sessions,
+            estimated_wait=0.0,
+        )
+
+    def body(self) -> Mapping[str, object]:
+        return {"error": self.message, "open_sessions": self.requests_in_hand}
+
+
 class LimitReached(PyworkerError):
     """The ledger admits no more: so much workload and so many entries are in hand."""
 
@@ -121,6 +175,12 @@ class NotReady(RequestError):
 
     status = 503
     default_retry_after = 5.0
+
+
+class UpdateRefused(RequestError):
+    """An update cannot be asked for."""
+
+    status = 503
 
 
 class ModelTimeout(RequestError):

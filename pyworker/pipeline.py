@@ -14,13 +14,14 @@ import flask
 from pyworker.answer import Aborted
 from pyworker.auth import SignatureVerifier
 from pyworker.body import BodyReader
-from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
+from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
 from pyworker.disconnect import DisconnectWatcher, Presence
 from pyworker.encoding import encode
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import (
     ClientGone,
     InvalidSession,
+    JsonDataException,
     LimitReached,
     ModelTimeout,
     ModelUnreachable,

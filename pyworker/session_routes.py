@@ -12,11 +12,12 @@ import flask
 import pydantic_core
 from pydantic import Field
 
-from pyworker.data_types import STRICT, AuthData, JsonDataException, parse_fields
+from pyworker.data_types import AuthData
 from pyworker.envelope import parse_envelope, parse_object
-from pyworker.errors import Unprocessable
+from pyworker.errors import JsonDataException, UnknownSession, Unprocessable
 from pyworker.pipeline import Pipeline
-from pyworker.sessions import Sessions, Terms, UnknownSession
+from pyworker.sessions import Sessions, Terms
+from pyworker.validation import STRICT, parse_fields
 
 _MAX_LIFETIME = 7 * 24 * 3600.0
 # Nothing here is large; what is asked without a signature least of all.

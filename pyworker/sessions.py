@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyworker.data_types import AuthData
-from pyworker.errors import InvalidSession, LimitReached, Overloaded, RequestError, Unauthorized
+from pyworker.errors import (
+    InvalidSession,
+    LimitReached,
+    SessionClosed,
+    TooManySessions,
+    Unauthorized,
+    UnknownSession,
+)
 from pyworker.exchange import Cut, OpenExchanges
 from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
 from pyworker.reports import Outcome
@@ -23,38 +30,6 @@ from pyworker.reports import Outcome
 _REMEMBERED = 1000
 
 _ENDED = Cut(Outcome.CANCELLED, InvalidSession)
-
-
-class UnknownSession(RequestError):
-    """A session of this id is not open here."""
-
-    status = 400
-
-    def __init__(self) -> None:
-        super().__init__("session_id: no such session")
-
-
-class SessionClosed(RequestError):
-    """The session has ended or expired before."""
-
-    status = 410
-
-    def __init__(self) -> None:
-        super().__init__("session_id: the session is already closed")
-
-
-class TooManySessions(Overloaded):
-    """As many sessions are open as may be."""
-
-    def __init__(self, open_sessions: int) -> None:
-        super().__init__(
-            f"too busy: {open_sessions} sessions are open already",
-            requests_in_hand=open_sessions,
-            estimated_wait=0.0,
-        )
-
-    def body(self) -> Mapping[str, object]:
-        return {"error": self.message, "open_sessions": self.requests_in_hand}
 
 
 @dataclass(frozen=True)

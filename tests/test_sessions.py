@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pyworker.data_types import AuthData
-from pyworker.errors import LimitReached, Unauthorized
+from pyworker.errors import LimitReached, SessionClosed, TooManySessions, Unauthorized, UnknownSession
 from pyworker.metrics import Clock, Counts, Kind, Limits, Metrics
 from pyworker.reports import Identity, ModelFigures, Outcome, StatusReport
-from pyworker.sessions import Session, SessionClosed, Sessions, Terms, TooManySessions, UnknownSession
+from pyworker.sessions import Session, Sessions, Terms
 
 AUTH = AuthData("c2lnbmF0dXJl", "http://203.0.113.7:40123", "echo", 7, 3, 42)
 OTHER = dataclasses.replace(AUTH, request_idx=43)
