@@ -13,9 +13,11 @@ import flask
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
+from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.errors import RequestError, Unauthorized, UpdateRefused
 from pyworker.loopback import LoopbackServer
+from pyworker.pipeline import PIPELINE
 from pyworker.registry import load_worker
 from pyworker.session_routes import SessionViews
 from pyworker.worker import Worker
@@ -49,12 +51,12 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     """
     settings = Settings.from_env() if settings is None else settings
     module = load_worker(name)
-    backend = module.create_backend(settings)
+    backend: Backend = module.create_backend(settings)
     # Before the worker is wired, which asks the backend for all its handlers.
-    blueprint = module.create_blueprint(backend)
+    blueprint: flask.Blueprint = module.create_blueprint(backend)
     worker = Worker(backend, settings)
     app = _new_app(settings)
-    app.extensions[EXTENSION] = worker
+    app.extensions.update({EXTENSION: worker, PIPELINE: worker.pipeline})
     app.register_blueprint(blueprint)
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)

@@ -14,7 +14,7 @@ from pyworker.errors import ConfigError
 from pyworker.log_lines import LogActions
 from pyworker.log_tail import unfollowable
 from pyworker.model_client import ModelClient, ModelSession
-from pyworker.pipeline import Pipeline, Route
+from pyworker.pipeline import Route, pipeline_of
 from pyworker.request_queue import Admission, RequestQueue, Unlimited
 
 
@@ -70,7 +70,6 @@ class Backend:
         )
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
-        self._pipeline: Pipeline | None = None
 
     @property
     def session(self) -> ModelSession:
@@ -119,17 +118,11 @@ class Backend:
         route = Route(handler, admission, limit)
 
         def view() -> flask.Response:
-            if self._pipeline is None:
-                raise ConfigError("this backend is not part of an app yet: create_app attaches it")
-            return self._pipeline.serve(route, flask.request)
+            return pipeline_of(flask.current_app).serve(route, flask.request)
 
         # Flask tells views apart by their names; a blueprint's may hold no dot.
         view.__name__ = handler.endpoint.strip("/").replace("/", "_").replace(".", "_") or "root"
         return view
-
-    def attach(self, pipeline: Pipeline) -> None:
-        """Called by the app factory: from now on the views serve."""
-        self._pipeline = pipeline
 
     def _is_parallel(self, handler: EndpointHandler[Any]) -> bool:
         own = handler.allow_parallel_requests

@@ -20,6 +20,7 @@ from pyworker.encoding import encode
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import (
     ClientGone,
+    ConfigError,
     InvalidSession,
     JsonDataException,
     LimitReached,
@@ -42,6 +43,8 @@ from pyworker.wsgi_extensions import HELD, PRESENCE
 
 logger = logging.getLogger(__name__)
 
+#: The pipeline of an app is kept in `app.extensions` by this name.
+PIPELINE = "pyworker.pipeline"
 # As for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15
 
@@ -212,6 +215,14 @@ def _too_busy(reason: str, in_hand: int, wait: float, over: float = 0.0) -> Over
     return Overloaded(
         f"too busy: {reason}", requests_in_hand=in_hand, estimated_wait=wait, retry_after=max(over, 1.0)
     )
+
+
+def pipeline_of(app: flask.Flask) -> Pipeline:
+    """The pipeline of an app. Raises `ConfigError` for one that `create_app` did not make."""
+    pipeline: Pipeline | None = app.extensions.get(PIPELINE)
+    if pipeline is None:
+        raise ConfigError("this app has no pipeline: make it with pyworker.create_app")
+    return pipeline
 
 
 def _workload(payload: ApiPayload) -> float:

@@ -10,9 +10,9 @@ import importlib
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any
 
 from pyworker.resources import resource_path
 from pyworker.resources.reach import Reach, bounded, probe
@@ -27,42 +27,13 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _PROBED_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 
 
-class _Encoding(Protocol):
-    def __len__(self) -> int: ...
-
-
-class _Backend(Protocol):
-    """The Rust tokenizer inside a fast one."""
-
-    def encode(self, sequence: str, *, add_special_tokens: bool) -> _Encoding: ...
-    def no_truncation(self) -> None: ...
-    def no_padding(self) -> None: ...
-
-
-class _Tokenizer(Protocol):
-    """What we use of transformers' tokenizers."""
-
-    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Sequence[int]: ...
-
-
-class _AutoTokenizer(Protocol):
-    def from_pretrained(
-        self, name: str, *, local_files_only: bool, trust_remote_code: bool
-    ) -> _Tokenizer: ...
-
-
-class _Transformers(Protocol):
-    """The module, as far as it is used here; its own types are partly unknown to a strict checker."""
-
-    @property
-    def AutoTokenizer(self) -> _AutoTokenizer: ...  # noqa: N802 - the library's name
-    def PreTrainedTokenizerFast(self, *, tokenizer_file: str) -> _Tokenizer: ...  # noqa: N802 - same
+# transformers has no types that a strict checker could use: its modules and tokenizers are `Any` here.
 
 
 class _Loaded:
     """One loaded tokenizer. Immutable; `count` may be called from any thread."""
 
-    def __init__(self, name: str, source: str, tokenizer: _Tokenizer, problem: str = "") -> None:
+    def __init__(self, name: str, source: str, tokenizer: Any, problem: str = "") -> None:
         self.name = name
         self.source = source
         self.problem = problem
@@ -134,8 +105,8 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
-    backend = cast("_Backend | None", getattr(tokenizer, "backend_tokenizer", None))
+def _counter(tokenizer: Any) -> Callable[[str], int]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return _slow_counter(tokenizer)
     # A tokenizer may ship with a limit of its own, which would cap the count of a long text. Switched off
@@ -145,7 +116,7 @@ def _counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
     return lambda text: len(backend.encode(text, add_special_tokens=False))
 
 
-def _slow_counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
+def _slow_counter(tokenizer: Any) -> Callable[[str], int]:
     # Guards `tokenizer`: those written in Python keep caches and promise nothing about threads.
     lock = threading.Lock()
 
@@ -183,7 +154,7 @@ def _load(name: str, hub_seconds: float) -> _Loaded:
     )
 
 
-def _from_disk(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
+def _from_disk(transformers: Any, name: str) -> tuple[Any, str | None]:
     """A file, a folder or the hub's cache. A problem means that asking the hub is of no use."""
     path = Path(name)
     local = path.exists()
@@ -217,7 +188,7 @@ def _cached_folder(name: str) -> Path | None:
     return None
 
 
-def _from_hub(transformers: _Transformers, name: str, seconds: float) -> tuple[_Tokenizer | None, str | None]:
+def _from_hub(transformers: Any, name: str, seconds: float) -> tuple[Any, str | None]:
     """The hub, but only when it answers at once: the library itself tries for most of a minute.
 
     And only for `seconds`: the library has a timeout for each read, which a hub that drips never reaches.
@@ -229,7 +200,7 @@ def _from_hub(transformers: _Transformers, name: str, seconds: float) -> tuple[_
     return found or (None, f"the hub took more than {seconds:g} s")
 
 
-def _fetched(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
+def _fetched(transformers: Any, name: str) -> tuple[Any, str | None]:
     try:
         return _pretrained(transformers, name), None
     except Exception as error:  # noqa: BLE001 - as above; whatever it is, the package's own tokenizer works
@@ -255,14 +226,14 @@ def _hub_problem(name: str) -> str | None:
     return f"the hub: {answer.reason}"
 
 
-def _pretrained(transformers: _Transformers, source: str | Path) -> _Tokenizer:
+def _pretrained(transformers: Any, source: str | Path) -> Any:
     # Without an explicit no, a repository with its own code makes the library ask on the terminal.
     return transformers.AutoTokenizer.from_pretrained(
         str(source), local_files_only=isinstance(source, Path), trust_remote_code=False
     )
 
 
-def _from_file(transformers: _Transformers, path: Path) -> _Tokenizer:
+def _from_file(transformers: Any, path: Path) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
 
 
@@ -271,7 +242,7 @@ def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line[:160]}"
 
 
-def _import_transformers() -> _Transformers:
+def _import_transformers() -> Any:
     """The library, without its remark that PyTorch is missing: tokenizers are all we want of it."""
     logger = logging.getLogger("transformers")
 
@@ -280,6 +251,6 @@ def _import_transformers() -> _Transformers:
 
     logger.addFilter(about_models)
     try:
-        return cast("_Transformers", importlib.import_module("transformers"))
+        return importlib.import_module("transformers")
     finally:
         logger.removeFilter(about_models)

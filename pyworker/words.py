@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any
 
 from pyworker.resources import resource_path
 from pyworker.resources.reach import bounded, probe
@@ -16,29 +16,6 @@ from pyworker.resources.reach import bounded, probe
 log = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 20.0
-
-
-class _Corpus(Protocol):
-    def words(self) -> Sequence[str]: ...
-
-
-class _CorpusModule(Protocol):
-    @property
-    def words(self) -> _Corpus: ...
-
-
-class _DownloaderClass(Protocol):
-    DEFAULT_URL: str
-
-
-class _DownloaderModule(Protocol):
-    Downloader: _DownloaderClass
-
-
-class _Nltk(Protocol):
-    """The module, as far as it is used here; it comes without types."""
-
-    def download(self, info_or_id: str, *, quiet: bool, print_error_to: io.StringIO) -> bool: ...
 
 
 class _WordList:
@@ -103,7 +80,7 @@ def _load() -> tuple[Sequence[str], str]:
 
 
 def _from_nltk() -> Sequence[str] | None:
-    corpora = cast("_CorpusModule", importlib.import_module("nltk.corpus"))
+    corpora: Any = importlib.import_module("nltk.corpus")
     try:
         words = [word for word in corpora.words.words() if word.isascii() and word.isalpha()]
     except Exception:  # noqa: BLE001 - missing, damaged or forbidden: each ends in another exception
@@ -113,7 +90,7 @@ def _from_nltk() -> Sequence[str] | None:
 
 def _download() -> str | None:
     """Fetch the corpus; the reason where that fails."""
-    downloader = cast("_DownloaderModule", importlib.import_module("nltk.downloader"))
+    downloader: Any = importlib.import_module("nltk.downloader")
     answer = probe(downloader.Downloader.DEFAULT_URL)
     if not answer.usable:
         return answer.reason
@@ -126,7 +103,7 @@ def _download() -> str | None:
 
 def _nltk_download() -> str:
     """What went wrong, in words; empty for success."""
-    nltk = cast("_Nltk", importlib.import_module("nltk"))
+    nltk: Any = importlib.import_module("nltk")
     try:
         # It says False instead of raising, and writes the reason to stderr unless it is given another place.
         done = nltk.download("words", quiet=True, print_error_to=io.StringIO())

@@ -83,7 +83,6 @@ class Worker:
             max_in_hand=settings.max_in_hand,
             streak=FailureStreak(self._requests_fail),
         )
-        backend.attach(self.pipeline)
         self._key_client = AutoscalerClient(settings.report_addrs)
         self._report_client = AutoscalerClient(settings.report_addrs)
         self._reporter = Reporter(

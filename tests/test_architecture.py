@@ -46,7 +46,6 @@ ALLOWED = {
         "exchange",
         "local",
         "pipeline",
-        "registry",
         "responses",
         "session_routes",
     },
