@@ -1,4 +1,4 @@
-"""The path of a request, from the client's bytes to the client's answer; nothing else."""
+"""The path of one request: parse, authenticate, admit, forward."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 #: The pipeline of an app is kept in `app.extensions` by this name.
 PIPELINE = "pyworker.pipeline"
-# As for the cost in `auth_data`.
+# The same limit as for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15
 
 
 @dataclass(frozen=True)
 class Route:
-    """A handler with what the backend decided for it. max_queue_time in seconds, None for no limit."""
+    """A handler and the options that apply to it. max_queue_time: seconds, None for no limit."""
 
     handler: EndpointHandler[Any]
     admission: Admission
@@ -59,15 +59,14 @@ class Route:
 
     @functools.cached_property
     def judge(self) -> Judge | None:
-        """The handler's own judge of responses; None if it is content with their status."""
-        # Without one no response is sampled.
+        """The handler's `find_failure`; None if it does not override it, so that no response is sampled."""
         if type(self.handler).find_failure is EndpointHandler[Any].find_failure:
             return None
         return self.handler.find_failure
 
 
 class Pipeline:
-    """Parse, authenticate, admit, forward. Every part is thread-safe.
+    """Serves the requests of every route. Thread-safe.
 
     extend_session: extends the session of this id and returns its open exchanges; None if there is no such
     session of this client. max_in_hand: how many requests may be queued or working at once.
@@ -99,9 +98,11 @@ class Pipeline:
         self._fault_lines = LogLimit()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
-        """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
+        """Respond to one request. Raises a `RequestError` for every response that is not the model
+        server's.
+        """
         envelope, session = self._receive(route, request)
-        # Nothing that counts or is reported comes before this line.
+        # Nothing is counted or reported before this line.
         self._require_ready()
         workload = _workload(envelope.payload)
         tracker = self._admit(
@@ -112,7 +113,7 @@ class Pipeline:
         request.environ[HELD] = exchange
         try:
             response = self._forward(route, request, envelope, exchange)
-            # After the exchange's own, which gives the request its outcome.
+            # Runs after `exchange.close`, which sets the outcome.
             response.call_on_close(lambda: self._streak.ended(tracker.outcome))
             return response
         except BaseException as error:
@@ -120,8 +121,8 @@ class Pipeline:
             self._streak.ended(tracker.outcome, error)
             if exchange.gone and isinstance(error, Exception):
                 raise ClientGone("the client hung up") from error
-            if exchange.was_cut is not None and isinstance(error, Exception):
-                raise exchange.was_cut.error() from error
+            if exchange.aborted is not None and isinstance(error, Exception):
+                raise exchange.aborted.error() from error
             if isinstance(error, (ModelUnreachable, ModelTimeout)):
                 self._log_fault(error, exchange.tracker.request_idx, route.handler.endpoint)
             raise
@@ -142,7 +143,7 @@ class Pipeline:
             return envelope, self._authenticate(envelope)
 
     def authenticate(self, auth_data: AuthData) -> None:
-        """Return where a client of this signature can be served now."""
+        """Raise `Unauthorized` or `NotReady` if this client cannot be served now."""
         self._verifier.verify(auth_data)
         self._require_ready()
 
@@ -151,7 +152,7 @@ class Pipeline:
         if envelope.session_id is not None:
             session = self._extend_session(envelope.session_id, envelope.auth_data)
             if session is not None:
-                return session  # its signature was checked when it was created
+                return session  # the signature was checked when the session was created
         self._verifier.verify(envelope.auth_data)
         if envelope.session_id is not None:
             raise InvalidSession
@@ -178,9 +179,9 @@ class Pipeline:
             raise _too_busy(reason, in_hand, wait, wait - limit) from None
 
     def _waited_too_long(self, route: Route) -> Overloaded:
-        """The model turned out to be slower than its benchmark."""
+        """The error for a request that waited longer in the queue than was estimated."""
         load, in_hand = self._metrics.in_hand()
-        reason = f"waited {route.max_queue_time:g} s for a turn, which is the limit"
+        reason = f"waited {route.max_queue_time:g} s in the queue, which is the limit"
         return _too_busy(reason, in_hand, _seconds(load, self._lifecycle.status.throughput))
 
     def _forward(
@@ -196,13 +197,13 @@ class Pipeline:
             raise Aborted
         exchange.tracker.start_work()
         handler = route.handler
-        # Not kept in a variable: while the model works, a large prompt is held once at most.
+        # The payload has no name here, so that a large one is in memory once at most while the model works.
         model_response = self._client.post_encoded(
             handler.endpoint, encode(handler.generate_payload_json(envelope.take_payload())), exchange.call
         )
         exchange.hold(model_response, Verdict(model_response, route.judge))
         if exchange.call.aborted:
-            raise Aborted  # nobody reads it any more
+            raise Aborted  # the client hung up meanwhile
         return exchange.deliver(handler.generate_client_response(request, model_response))
 
 
@@ -226,7 +227,9 @@ def pipeline_of(app: flask.Flask) -> Pipeline:
 
 
 def _workload(payload: ApiPayload) -> float:
-    """What the payload says of itself; a figure that would spoil every sum it enters is refused."""
+    """The payload's workload. Raises `JsonDataException` for a figure that would spoil every sum, such as
+    NaN.
+    """
     try:
         workload = float(payload.count_workload())
     except OverflowError:

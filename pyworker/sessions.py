@@ -22,14 +22,14 @@ from pyworker.errors import (
     Unauthorized,
     UnknownSession,
 )
-from pyworker.exchange import Cut, OpenExchanges
+from pyworker.exchange import AbortReason, OpenExchanges
 from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
 from pyworker.reports import Outcome
 
 #: So many ended sessions are remembered to tell them from those that never were.
 _REMEMBERED = 1000
 
-_ENDED = Cut(Outcome.CANCELLED, InvalidSession)
+_ENDED = AbortReason(Outcome.CANCELLED, InvalidSession)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Sessions:
             self._closed[session.id] = session.auth_data
             if len(self._closed) > _REMEMBERED:
                 self._closed.popitem(last=False)
-        session.exchanges.cut(_ENDED)
+        session.exchanges.abort(_ENDED)
         session.tracker.end(outcome)
         self._on_close(session)
         return True

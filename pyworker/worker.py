@@ -161,7 +161,7 @@ class Worker:
 
     def abort_requests(self, reason: str) -> None:
         """Abort the requests in hand, and all that come later. Does not wait for them."""
-        count = self.pipeline.open_exchanges.cut(SHUTDOWN)
+        count = self.pipeline.open_exchanges.abort(SHUTDOWN)
         logger.warning("%s: aborted %d requests", reason, count)
 
     def close(self) -> None:
