@@ -1,7 +1,7 @@
-"""What a worker's author implements, and what travels with a request.
+"""The classes that the author of a worker implements, and `AuthData`.
 
 A worker is a payload class (`ApiPayload`, a dataclass), one `EndpointHandler` for each route, and the log
-lines (`LogAction`) that say how the model is doing.
+lines (`LogAction`) that tell the state of the model.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def _field_names(cls: type[ApiPayload]) -> tuple[str, ...]:
 
 @dataclass
 class ApiPayload(ABC):
-    """The part of a request that is meant for the model. Subclass it as a dataclass.
+    """The payload of a request. Subclass it as a dataclass.
 
-    The fields' types are checked for you, so most payloads write only `for_test` and `count_workload`.
+    The types of its fields are checked, so most payloads write only `for_test` and `count_workload`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -52,7 +52,7 @@ class ApiPayload(ABC):
 
     @abstractmethod
     def count_workload(self) -> float:
-        """How much work this request is, in the unit of your choice (tokens, steps, pixels); at least 0."""
+        """The work of this request, in a unit of your choice (tokens, steps, pixels); at least 0."""
 
     @classmethod
     def from_json_msg(cls, json_msg: Mapping[str, Any]) -> Self:
@@ -60,23 +60,23 @@ class ApiPayload(ABC):
         return parse_fields(cls, json_msg)
 
     def generate_payload_json(self) -> dict[str, Any]:
-        """What is sent to the model server; by default every field by its name."""
+        """The JSON for the model server; by default every field by its name."""
         return {name: getattr(self, name) for name in _field_names(type(self))}
 
     @classmethod
     def prepare(cls, settings: Settings) -> None:
-        """Load what `count_workload` needs (a tokenizer, say). Called once, off the request path."""
+        """Load what `count_workload` needs, such as a tokenizer. Called once, in the background."""
 
 
 Payload = TypeVar("Payload", bound=ApiPayload)
 
 
-#: Wide enough for any index, narrow enough for every reader of a report.
+#: 64 bits: whoever reads a report can parse it.
 Index = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class WrittenNumber(float):
-    """A number that came as text. It counts as the number and is signed as the text that it was."""
+    """A number that was sent as text. Its value counts; the signature covers the text."""
 
     def __new__(cls, text: str) -> Self:
         number = super().__new__(cls, text)
@@ -105,15 +105,15 @@ def _cost(value: object) -> float:
     return value
 
 
-# Kept with a session and not covered by every signature, so it needs a bound; real ones are far below.
+# Characters. Sessions keep it, and not every signature covers it; real ones are far shorter.
 _MAX_ENDPOINT = 1024
 
 
 @dataclass(frozen=True)
 class AuthData:
-    """What the autoscaler signed for this request. `request_idx` may be None in the first form.
+    """The signed part of a request. `request_idx` may be None in the first form.
 
-    cost: a number; one that older clients wrote as text is a `WrittenNumber`.
+    cost: a number; a `WrittenNumber` if the client sent it as text, as older clients do.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -134,13 +134,13 @@ class AuthData:
 
 @dataclass(kw_only=True)
 class EndpointHandler(ABC, Generic[Payload]):
-    """One route of the worker. What is None here is decided by the `Backend`.
+    """One route of the worker. An option that is None is taken from the `Backend`.
 
     benchmark_runs: rounds of the benchmark; benchmark_words: words of a benchmark prompt.
     allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
-    max_queue_time: estimated wait in seconds above which a request is refused with 429; one that waited so
-        long after all is turned away as well.
-    concurrency: requests at once in a round of the benchmark.
+    max_queue_time: estimated wait in seconds above which a request is refused with 429, and the longest time
+        that an admitted request may wait in the queue.
+    concurrency: concurrent requests in a round of the benchmark.
     """
 
     benchmark_runs: int = 8
@@ -157,33 +157,33 @@ class EndpointHandler(ABC, Generic[Payload]):
     @classmethod
     @abstractmethod
     def payload_cls(cls) -> type[Payload]:
-        """The class that parses this route's payload."""
+        """The payload class of this route."""
 
     @abstractmethod
     def make_benchmark_payload(self) -> Payload:
-        """A request of the benchmark."""
+        """The payload of one request of the benchmark."""
 
     @abstractmethod
     def generate_client_response(
         self, client_request: flask.Request, model_response: requests.Response
     ) -> flask.Response:
-        """Turn the model's answer into the client's; `pyworker.responses` has the usual ways."""
+        """Make the client's response from the model server's; see `pyworker.responses`."""
 
     def generate_payload_json(self, payload: Payload) -> dict[str, Any]:
-        """What is sent to the model server for this route; by default what the payload says."""
+        """The JSON for the model server; by default the payload's own."""
         return payload.generate_payload_json()
 
     def find_failure(self, response: ResponseSample) -> str:  # noqa: ARG002
-        """Why a complete 2xx response of the model is a failure all the same; empty if it is work done.
+        """The reason why a complete 2xx response of the model server is a failure; empty if it is a success.
 
-        Asked at the end of each response, in the benchmark too. `pyworker.responses.error_in` finds the error
-        objects that model servers send with status 200, in JSON and in event streams.
+        Called at the end of each response, in the benchmark too. `pyworker.responses.error_in` finds the
+        error objects that model servers send with status 200, in JSON and in event streams.
         """
         return ""
 
 
 class LogAction(Enum):
-    """What a line of the model's log means."""
+    """The meaning of a line of the model's log."""
 
     ModelLoaded = 1
     ModelError = 2

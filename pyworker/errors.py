@@ -1,4 +1,4 @@
-"""Error families. Each request error knows its HTTP status; `app` turns it into the answer."""
+"""The package's errors. A `RequestError` has an HTTP status; `app` makes the response from it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import ClassVar
 
 
 class PyworkerError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class ConfigError(PyworkerError):
-    """Settings or a worker package that cannot work; stops the start with one line for every problem."""
+    """Settings or a worker package are wrong. Ends the start; one line for each problem."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
@@ -19,11 +19,11 @@ class ConfigError(PyworkerError):
 
 
 class AutoscalerError(PyworkerError):
-    """The autoscaler could not be reached, or answered something that is not in its contract."""
+    """The autoscaler could not be reached, or its response does not follow the protocol."""
 
 
 class RequestError(PyworkerError):
-    """A request that gets an error answer: `status`, a JSON body, optionally `Retry-After` in seconds."""
+    """An error response: `status`, a JSON body, optionally `Retry-After` in seconds."""
 
     status: ClassVar[int] = 500
     default_retry_after: ClassVar[float | None] = None
@@ -34,7 +34,7 @@ class RequestError(PyworkerError):
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
     def body(self) -> Mapping[str, object]:
-        """What the client reads; never a stack trace, a header or a secret."""
+        """The JSON body; never a stack trace, a header or a secret."""
         return {"error": self.message}
 
 
@@ -45,7 +45,7 @@ class BadRequest(RequestError):
 
 
 class Unauthorized(RequestError):
-    """The signature or token does not open this worker."""
+    """The signature or token is not valid for this worker."""
 
     status = 401
 
@@ -60,7 +60,7 @@ class InvalidSession(RequestError):
 
 
 class UnknownSession(RequestError):
-    """A session of this id is not open here."""
+    """No session of this id is open."""
 
     status = 400
 
@@ -96,10 +96,10 @@ class Unprocessable(RequestError):
 
 
 class JsonDataException(Unprocessable):
-    """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to what is wrong with it."""
+    """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to a message."""
 
     def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]], *, more: int = 0) -> None:
-        """more: how many faults are not in `json_msg`, since there are too many."""
+        """more: how many faults `json_msg` leaves out."""
         others = f" and {more} more" if more else ""
         super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}{others}")
         self.json_msg = json_msg
@@ -120,7 +120,7 @@ def _fault_names(faults: Mapping[str, str | Mapping[str, object]]) -> Iterator[s
 class Overloaded(RequestError):
     """The estimated wait, or the number of requests in hand, is above the limit.
 
-    estimated_wait: seconds until the requests in hand are done, as far as the benchmark can tell.
+    estimated_wait: seconds until the requests in hand are done, by the measured throughput.
     """
 
     status = 429
@@ -142,7 +142,7 @@ class Overloaded(RequestError):
 
 
 class TooManySessions(Overloaded):
-    """As many sessions are open as may be."""
+    """The limit of open sessions is reached."""
 
     def __init__(self, open_sessions: int) -> None:
         super().__init__(
@@ -156,7 +156,7 @@ class TooManySessions(Overloaded):
 
 
 class LimitReached(PyworkerError):
-    """The ledger admits no more: so much workload and so many entries are in hand."""
+    """The ledger refuses an entry. load, entries: the workload and the number of entries in hand."""
 
     def __init__(self, load: float, entries: int) -> None:
         super().__init__(f"{entries} entries with a workload of {load:g} are in hand")
@@ -165,40 +165,40 @@ class LimitReached(PyworkerError):
 
 
 class ModelUnreachable(RequestError):
-    """The model server refused the connection or broke before its first byte."""
+    """The model server refused the connection, or broke off before the first byte of its body."""
 
     status = 502
 
 
 class NotReady(RequestError):
-    """The worker cannot serve now: loading, errored, draining, or without the public key."""
+    """The worker cannot serve now: it is loading, errored, draining, or has no public key yet."""
 
     status = 503
     default_retry_after = 5.0
 
 
 class UpdateRefused(RequestError):
-    """An update cannot be asked for."""
+    """The flag for an update cannot be written."""
 
     status = 503
 
 
 class ModelTimeout(RequestError):
-    """The model server was silent for longer than `MODEL_TIMEOUT`."""
+    """The model server sent nothing for `MODEL_TIMEOUT` seconds."""
 
     status = 504
 
 
 class ModelBroken(PyworkerError):
-    """The model server's answer broke off after its head; the client's answer is cut visibly too."""
+    """The model server's response broke off after its header block. The client's is truncated visibly too."""
 
 
 class ClientGone(RequestError):
-    """The client hung up; nobody reads this answer. The status is nginx's for the same, and only logged."""
+    """The client hung up. The status, which is only logged, is the one that nginx uses."""
 
     status = 499
 
 
 def shortened(text: str, limit: int) -> str:
-    """`text`, or where it is longer than `limit` characters its beginning with "…"."""
+    """`text`, truncated to `limit` characters with "…" at its end."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

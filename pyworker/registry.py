@@ -1,4 +1,4 @@
-"""Finding a worker package: by a folder's name under `workers/`, or by a dotted path on the Python path."""
+"""Finds a worker package: a folder under `workers/`, or a dotted path on the Python path."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_worker(name: str) -> ModuleType:
 
 
 def _exists(dotted: str) -> bool:
-    """Whether such a module can be found; a fault inside a parent package is not hidden."""
+    """Whether such a module can be found. An error inside a parent package is raised."""
     if dotted.startswith("."):
         return False  # relative to nothing
     try:

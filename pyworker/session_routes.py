@@ -1,4 +1,4 @@
-"""The routes of sessions: for clients, and `/session/end` once more for the model server on this machine."""
+"""The views of sessions: for clients, and `/session/end` also for the model server on the loopback port."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pyworker.sessions import Sessions, Terms
 from pyworker.validation import STRICT, parse_fields
 
 _MAX_LIFETIME = 7 * 24 * 3600.0
-# Nothing here is large; what is asked without a signature least of all.
+# Bytes. No request here is large, and some are read without a signature.
 _MAX_BODY = 2**20
-# A path on the model server, or a URL that cannot be read as one of another host, however it is parsed.
+# A path on the model server, or a loopback URL that no parser can take for another host's.
 _PATH = re.compile(r"/(?!/)[!-~]*")
 _LOOPBACK_URL = re.compile(
     r"https?://(127\.[0-9.]{5,11}|\[::1\]|localhost)(?::([0-9]{1,5}))?(?:/[!-~]*)?", re.IGNORECASE
@@ -48,7 +48,7 @@ class CreateRequest:
 
 
 def _is_close_route(route: str) -> bool:
-    """Whether the callback cannot leave this machine by it."""
+    """Whether a callback to this route stays on this machine."""
     if _PATH.fullmatch(route):
         return True
     found = _LOOPBACK_URL.fullmatch(route)
@@ -65,7 +65,7 @@ def _is_close_route(route: str) -> bool:
 
 @dataclass(frozen=True)
 class SessionRequest:
-    """What the other routes are asked with. Whether `session_auth` is the session's shows later."""
+    """The body of the other routes. `session_auth` is compared with the session's later."""
 
     __pydantic_config__ = STRICT
 
@@ -74,7 +74,7 @@ class SessionRequest:
 
     @property
     def auth_data(self) -> AuthData | None:
-        """None where it is no `auth_data` at all."""
+        """`session_auth`, parsed; None if it is no `auth_data`."""
         try:
             return AuthData.from_json_msg(cast("Mapping[str, Any]", self.session_auth))
         except Unprocessable:
@@ -82,34 +82,34 @@ class SessionRequest:
 
 
 class SessionViews:
-    """The views, each a method. Thread-safe."""
+    """One method for each view. Thread-safe."""
 
     def __init__(self, pipeline: Pipeline, sessions: Sessions) -> None:
         self._pipeline = pipeline
         self._sessions = sessions
 
     def blueprint(self) -> flask.Blueprint:
-        """Every route, for clients."""
+        """The routes for clients."""
         blueprint = flask.Blueprint("sessions", __name__, url_prefix="/session")
         for view in (self.create, self.get, self.health, self.end):
             blueprint.add_url_rule(f"/{view.__name__}", view_func=view, methods=["POST"])
         return blueprint
 
     def create(self) -> flask.Response:
-        """Open a session for a client with a good signature."""
+        """Open a session."""
         with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
             envelope = parse_envelope(body, CreateRequest)
             terms = envelope.payload.terms()
             self._pipeline.authenticate(envelope.auth_data)
             session = self._sessions.create(envelope.auth_data, _raw_auth_data(body), terms)
-        answer = flask.jsonify(session_id=session.id, expiration=self._sessions.expiration(session))
-        answer.status_code = 201
-        return answer
+        response = flask.jsonify(session_id=session.id, expiration=self._sessions.expiration(session))
+        response.status_code = 201
+        return response
 
     def get(self) -> flask.Response:
-        """What is known of a session."""
-        asked = self._asked()
-        session = self._sessions.get(asked.session_id, asked.auth_data)
+        """Describe a session."""
+        wanted = self._session_request()
+        session = self._sessions.get(wanted.session_id, wanted.auth_data)
         return flask.jsonify(
             session_id=session.id,
             auth_data=session.raw_auth_data,
@@ -122,24 +122,24 @@ class SessionViews:
 
     def health(self) -> flask.Response:
         """Whether a session is open."""
-        asked = self._asked()
+        wanted = self._session_request()
         try:
-            self._sessions.get(asked.session_id, asked.auth_data)
+            self._sessions.get(wanted.session_id, wanted.auth_data)
         except UnknownSession:
             return flask.jsonify(ok=False)
         return flask.jsonify(ok=True)
 
     def end(self) -> flask.Response:
         """Close a session."""
-        asked = self._asked()
-        self._sessions.end(asked.session_id, asked.auth_data)
-        return flask.jsonify(ended=True, removed_session=asked.session_id)
+        wanted = self._session_request()
+        self._sessions.end(wanted.session_id, wanted.auth_data)
+        return flask.jsonify(ended=True, removed_session=wanted.session_id)
 
-    def _asked(self) -> SessionRequest:
+    def _session_request(self) -> SessionRequest:
         with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
             return parse_fields(SessionRequest, parse_object(body))
 
 
 def _raw_auth_data(body: bytes) -> dict[str, Any]:
-    """As it was sent, of a body that was parsed before."""
+    """`auth_data` as the client sent it, from a body that was parsed before."""
     return pydantic_core.from_json(body)["auth_data"]

@@ -17,16 +17,16 @@ T = TypeVar("T")
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 MISSING_PARAMETER = "missing parameter"
-#: At most so many faults are listed, the others only counted: one list may have thousands.
+#: More faults than this are only counted: one JSON array may have thousands.
 MAX_FAULTS = 20
 _MAX_FAULT_NAME = 200  # characters
 
 
 def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `cls` from decoded JSON; unknown keys are ignored.
+    """Make an instance of the dataclass `cls` from decoded JSON. Unknown keys are ignored.
 
-    Raises `JsonDataException` with a message for each field at fault; a fault deeper down is named by its
-    path, such as `messages.0.role`.
+    Raises `JsonDataException` with a message for each field at fault; a nested field is named by its path,
+    such as `messages.0.role`.
     """
     try:
         return _adapter(cls).validate_json(pydantic_core.to_json(json_msg))
@@ -38,14 +38,12 @@ def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
 
 
 def faults_left_out(error: ValidationError) -> int:
-    """How many faults `field_faults` does not tell."""
+    """How many faults `field_faults` leaves out."""
     return max(error.error_count() - MAX_FAULTS, 0)
 
 
 def field_faults(error: ValidationError, json_msg: object) -> Iterator[tuple[list[str], str]]:
-    """The path of each field at fault in the client's JSON, and what is wrong with it; of many the first
-    ones.
-    """
+    """Path and message of the first `MAX_FAULTS` fields at fault in the client's JSON."""
     details = error.errors(include_url=False, include_context=False, include_input=False)
     for detail in details[:MAX_FAULTS]:
         missing = detail["type"] == "missing"
@@ -61,7 +59,7 @@ def field_faults(error: ValidationError, json_msg: object) -> Iterator[tuple[lis
 def _path_in(loc: tuple[int | str, ...], json_msg: object, missing: bool) -> list[str]:
     """`loc` without the names of union members, which mean nothing to the client.
 
-    missing: its last step names what is not there.
+    missing: the last step names a field that is missing.
     """
     path: list[str] = []
     node: Any = json_msg

@@ -1,4 +1,4 @@
-"""Random words for test and benchmark prompts: nltk's corpus where it can be had, else our own list."""
+"""Random words for test and benchmark prompts: nltk's corpus if available, else the package's own list."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class _WordList:
     """The words, loaded at the first call. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards `_words` while it is made. Held during the load on purpose: a second caller needs its result.
+        # Guards `_words` while it is loaded. Held during the load, since a second caller needs its result.
         self._lock = threading.Lock()
         self._words: Sequence[str] | None = None
-        #: Why the package's own list stands in for the corpus; set before `_words`.
+        #: Why the package's own list is used; set before `_words`.
         self.problem = ""
 
     def __repr__(self) -> str:
@@ -45,25 +45,25 @@ class _WordList:
         return words
 
 
-# Holds nothing until it is asked: importing this module reads no file.
+# Loaded at the first use: importing this module reads no file.
 _WORDS = _WordList()
 
 
 def random_words(count: int, rng: random.Random | None = None) -> str:
-    """`count` random words with a blank between them; the same `rng` state gives the same words."""
+    """`count` random words, separated by spaces. The same `rng` state gives the same words."""
     if count <= 0:
         return ""
     return " ".join((rng or random.Random()).choices(_WORDS.get(), k=count))
 
 
 def corpus_problem() -> str:
-    """Why the package's own list stands in for nltk's corpus; empty where it does not. Loads the words."""
+    """Why the package's own list is used; empty if it is not. Loads the words."""
     _WORDS.get()
     return _WORDS.problem
 
 
 def _load() -> tuple[Sequence[str], str]:
-    """The words, and why they are not the corpus."""
+    """The words, and why they are not those of the corpus; else empty."""
     words, problem = _from_nltk(), None
     if words is None:
         problem = _download()
@@ -71,8 +71,8 @@ def _load() -> tuple[Sequence[str], str]:
         if words is None:
             problem = problem or "the download is not readable"
             log.warning(
-                "nltk's word corpus cannot be had (%s): prompts are made of the word list of this package. "
-                'To use the corpus, run nltk.download("words") where there is a network.',
+                "nltk's word corpus cannot be loaded (%s): prompts use the word list of this package. "
+                'To use the corpus, run nltk.download("words") with a network.',
                 problem,
             )
             words = resource_path("words.txt").read_text(encoding="utf-8").split()
@@ -89,12 +89,12 @@ def _from_nltk() -> Sequence[str] | None:
 
 
 def _download() -> str | None:
-    """Fetch the corpus; the reason where that fails."""
+    """Download the corpus. Returns the reason if it fails."""
     downloader: Any = importlib.import_module("nltk.downloader")
-    answer = probe(downloader.Downloader.DEFAULT_URL)
-    if not answer.usable:
-        return answer.reason
-    # nltk reads from the network without any timeout.
+    found = probe(downloader.Downloader.DEFAULT_URL)
+    if not found.usable:
+        return found.reason
+    # nltk has no timeout.
     problems = bounded(_nltk_download, DOWNLOAD_SECONDS, "pyworker-words-download")
     if problems is None:
         return f"the download took more than {DOWNLOAD_SECONDS:g} s"
@@ -102,10 +102,10 @@ def _download() -> str | None:
 
 
 def _nltk_download() -> str:
-    """What went wrong, in words; empty for success."""
+    """The reason of a failure; empty for success."""
     nltk: Any = importlib.import_module("nltk")
     try:
-        # It says False instead of raising, and writes the reason to stderr unless it is given another place.
+        # It returns False instead of raising, and prints the reason to stderr by default.
         done = nltk.download("words", quiet=True, print_error_to=io.StringIO())
     except Exception as error:  # noqa: BLE001 - a portal's login page raises a syntax error, and so on
         return f"the download failed: {type(error).__name__}"

@@ -23,7 +23,7 @@ from pyworker.resources import resource_path
 from pyworker.tokenizer import TokenCounter
 
 SHIPPED = str(resource_path("tokenizer.json"))
-WARNING = "cannot be had"
+WARNING = "cannot be loaded"
 
 REPORT = """
 import json, sys, time

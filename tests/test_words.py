@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyworker.resources import build, resource_path
 
-FALLBACK = "nltk's word corpus cannot be had"
+FALLBACK = "nltk's word corpus cannot be loaded"
 
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
