@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 from typing import IO, Any, cast
 
 import flask
@@ -44,7 +43,10 @@ class BodyReader:
 
     def __init__(self, max_bytes: int, check: Callable[[AuthData], None], *, max_unsigned: int) -> None:
         self._max_bytes = max_bytes
-        self._unsigned = Unsigned(check, Budget(max_unsigned), Budget(UNSIGNED_BYTES))
+        self._check = check
+        # The budget of large bodies whose `auth_data` has not been found yet. Bodies that stall exhaust this
+        # only, not the threads and memory of signed requests.
+        self._threads, self._memory = Budget(max_unsigned), Budget(UNSIGNED_BYTES)
 
     @contextlib.contextmanager
     def reading(self, request: flask.Request, limit: int | None = None) -> Generator[bytes]:
@@ -62,7 +64,7 @@ class BodyReader:
         declared = request.content_length
         if declared is not None and declared > limit:
             raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
-        guard = _Guard(self._unsigned, request.environ.get(LEAVE_LINE))
+        guard = _Guard(self._check, self._threads, self._memory, request.environ.get(LEAVE_LINE))
         try:
             if declared is None or declared > SMALL:
                 body = _read_guarded(request, limit, guard)
@@ -101,24 +103,18 @@ def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytes:
     return body.getvalue()
 
 
-@dataclass(frozen=True)
-class Unsigned:
-    """The budget of large bodies whose `auth_data` has not been found yet. Thread-safe.
-
-    Bodies that stall exhaust this budget only, not the threads and memory of signed requests.
-    """
-
-    check: Callable[[AuthData], None]
-    threads: Budget
-    memory: Budget
-
-
 class _Guard:
     """Decides whether one body may grow further. Used by the thread of its request alone."""
 
-    def __init__(self, unsigned: Unsigned, leave_line: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        check: Callable[[AuthData], None],
+        threads: Budget,
+        memory: Budget,
+        leave_line: Callable[[], None] | None,
+    ) -> None:
         """leave_line: releases the thread slot of signed requests (`wsgi_extensions.LEAVE_LINE`)."""
-        self._unsigned = unsigned
+        self._check, self._threads, self._memory = check, threads, memory
         self._leave_line = leave_line
         self.is_signed = False
         self._has_thread = False
@@ -132,13 +128,13 @@ class _Guard:
         if not self._has_thread:
             auth_data = leading_auth_data(body.getvalue())
             if auth_data is not None:
-                self._unsigned.check(auth_data)
+                self._check(auth_data)
                 self.is_signed = True
                 return
             if self._leave_line is not None:
                 self._leave_line()
-            self._has_thread = self._unsigned.threads.take()
-        if not (self._has_thread and self._unsigned.memory.take(length - self._taken)):
+            self._has_thread = self._threads.take()
+        if not (self._has_thread and self._memory.take(length - self._taken)):
             raise NotReady(
                 f"no room for a body whose auth_data does not come within its first {SMALL} bytes; "
                 "put it before the payload",
@@ -149,8 +145,8 @@ class _Guard:
     def release(self) -> None:
         """Return what was taken from the budget. Idempotent."""
         if self._has_thread:
-            self._unsigned.threads.give_back()
-            self._unsigned.memory.give_back(self._taken)
+            self._threads.give_back()
+            self._memory.give_back(self._taken)
             self._has_thread, self._taken = False, 0
 
 

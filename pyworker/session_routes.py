@@ -6,11 +6,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import flask
 import pydantic_core
-from pydantic import Field
 
 from pyworker.data_types import AuthData
 from pyworker.envelope import parse_envelope, parse_object
@@ -19,7 +18,6 @@ from pyworker.pipeline import Pipeline
 from pyworker.sessions import Sessions, Terms
 from pyworker.validation import STRICT, parse_fields
 
-_MAX_LIFETIME = 7 * 24 * 3600.0
 # Bytes. No request here is large, and some are read without a signature.
 _MAX_BODY = 2**20
 # A path on the model server, or a loopback URL that no parser can take for another host's.
@@ -29,25 +27,7 @@ _LOOPBACK_URL = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class CreateRequest:
-    """The payload of `/session/create`."""
-
-    __pydantic_config__ = STRICT
-
-    lifetime: Annotated[float, Field(gt=0, le=_MAX_LIFETIME)] = 60.0
-    on_close_route: str | None = None
-    on_close_payload: dict[str, Any] | None = None
-
-    def terms(self) -> Terms:
-        """Raises `JsonDataException`."""
-        if self.on_close_route is not None and not _is_close_route(self.on_close_route):
-            fault = "must be a path on the model server, such as /done, or a URL on a loopback address"
-            raise JsonDataException({"payload": {"on_close_route": fault}})
-        return Terms(self.lifetime, self.on_close_route, self.on_close_payload)
-
-
-def _is_close_route(route: str) -> bool:
+def is_close_route(route: str) -> bool:
     """Whether a callback to this route stays on this machine."""
     if _PATH.fullmatch(route):
         return True
@@ -98,10 +78,13 @@ class SessionViews:
     def create(self) -> flask.Response:
         """Open a session."""
         with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
-            envelope = parse_envelope(body, CreateRequest)
-            terms = envelope.payload.terms()
+            envelope = parse_envelope(body, Terms)
+            route = envelope.payload.on_close_route
+            if route is not None and not is_close_route(route):
+                fault = "must be a path on the model server, such as /done, or a URL on a loopback address"
+                raise JsonDataException({"payload": {"on_close_route": fault}})
             self._pipeline.authenticate(envelope.auth_data)
-            session = self._sessions.create(envelope.auth_data, _raw_auth_data(body), terms)
+            session = self._sessions.create(envelope.auth_data, _raw_auth_data(body), envelope.payload)
         response = flask.jsonify(session_id=session.id, expiration=self._sessions.expiration(session))
         response.status_code = 201
         return response

@@ -11,7 +11,9 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from pyworker.data_types import AuthData
 from pyworker.errors import (
@@ -25,7 +27,9 @@ from pyworker.errors import (
 from pyworker.exchange import AbortReason, OpenExchanges
 from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
 from pyworker.reports import Outcome
+from pyworker.validation import STRICT
 
+_MAX_LIFETIME = 7 * 24 * 3600.0
 #: Closed sessions that are remembered, to tell them from unknown ones.
 _REMEMBERED = 1000
 
@@ -34,14 +38,16 @@ _ENDED = AbortReason(Outcome.CANCELLED, InvalidSession)
 
 @dataclass(frozen=True)
 class Terms:
-    """The options of a session. lifetime: seconds.
+    """The options of a session: the payload of `/session/create`. lifetime: seconds.
 
     on_close_route: a path on the model server, or a URL on a loopback address.
     """
 
-    lifetime: float
+    __pydantic_config__ = STRICT
+
+    lifetime: Annotated[float, Field(gt=0, le=_MAX_LIFETIME)] = 60.0
     on_close_route: str | None = None
-    on_close_payload: Mapping[str, Any] | None = None
+    on_close_payload: dict[str, Any] | None = None
 
 
 class Session:

@@ -81,7 +81,7 @@ ALLOWED = {
     },
     "Crypto": {"auth", "local"},
     "cryptography": {"doctor", "local", "tls"},
-    "pydantic": {"data_types", "envelope", "loadtest", "local", "session_routes", "validation"},
+    "pydantic": {"data_types", "envelope", "loadtest", "local", "sessions", "validation"},
     "hdrh": {"loadtest"},
     "rich": {"loadtest"},
     "pydantic_core": {
