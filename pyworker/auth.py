@@ -111,11 +111,11 @@ class SignatureVerifier:
         self._unsecured = unsecured
         self._replay = ReplayWindow()
         # Guards _key, _verified (cache of good signatures of the current form, with their URLs; newest last)
-        # and _asked_at.
+        # and _refetched_at.
         self._lock = threading.Lock()
         self._key: RSA.RsaKey | None = None
         self._verified: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._asked_at: float | None = None
+        self._refetched_at: float | None = None
 
     @property
     def has_key(self) -> bool:
@@ -158,7 +158,7 @@ class SignatureVerifier:
         message = first_message(auth_data)
         if _matches(key, message, auth_data.signature):
             return message
-        self._suspect_key()
+        self._request_refetch()
         raise Unauthorized("the signature does not verify")
 
     def _is_current(self, key: RSA.RsaKey, auth_data: AuthData) -> bool:
@@ -173,12 +173,12 @@ class SignatureVerifier:
                     self._verified.popitem(last=False)
         return True
 
-    def _suspect_key(self) -> None:
+    def _request_refetch(self) -> None:
         now = self._now()
         with self._lock:
-            due = self._asked_at is None or now - self._asked_at >= REFETCH_INTERVAL
+            due = self._refetched_at is None or now - self._refetched_at >= REFETCH_INTERVAL
             if due:
-                self._asked_at = now
+                self._refetched_at = now
         if due:
             self._on_stale_key()
 

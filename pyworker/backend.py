@@ -27,8 +27,9 @@ class Backend:
     allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
     max_queue_time: estimated wait in seconds above which a request is refused; None: no limit.
     concurrency: concurrent requests in a round of the benchmark; benchmark_timeout: seconds for each.
-    health_endpoint: a path or URL that answers 2xx while the model is healthy; MODEL_HEALTH_ENDPOINT
-    overrides it. max_sessions: sessions that may be open at once, 0: no limit; MAX_SESSIONS overrides it.
+    health_endpoint: a path or URL with a 2xx response while the model is healthy; MODEL_HEALTH_ENDPOINT
+        overrides it.
+    max_sessions: sessions that may be open at once, 0: no limit; MAX_SESSIONS overrides it.
     settings: those passed to `create_backend`; default: from the environment.
     """
 

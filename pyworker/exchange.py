@@ -257,12 +257,12 @@ class Exchange:
 
     def _linger(self, model_response: ModelResponse) -> None:
         """Read the response in vain until the model server ends it or the call is aborted."""
-        answer = model_response.answer
-        if answer.closed or not self.call.hang_up():
+        response = model_response.answer
+        if response.closed or not self.call.hang_up():
             return
         self._limit_call()
         with contextlib.suppress(Exception):
-            while answer.read1():
+            while response.read1():
                 pass
 
     def _unregister(self) -> None:

@@ -13,7 +13,7 @@ from pyworker.errors import ConfigError
 
 
 def config_file() -> Path:
-    """gunicorn.conf.py beside the package. Raises `ConfigError` where it is not there."""
+    """gunicorn.conf.py beside the package. Raises `ConfigError` if it is missing."""
     path = Path(pyworker.__file__).resolve().parent.parent / "gunicorn.conf.py"
     if not path.is_file():
         raise ConfigError(f"{path} is missing: run from a checkout of the project")

@@ -201,7 +201,7 @@ def _fetched(transformers: Any, name: str) -> tuple[Any, str | None]:
     try:
         return _pretrained(transformers, name), None
     except Exception as error:  # noqa: BLE001 - as above; whatever it is, the package's own tokenizer works
-        return None, f"the hub answered, but loading failed: {_in_short(error)}"
+        return None, f"the hub responded, but loading failed: {_in_short(error)}"
 
 
 def _hub_problem(name: str) -> str | None:
@@ -211,16 +211,16 @@ def _hub_problem(name: str) -> str | None:
 
     if constants.HF_HUB_OFFLINE:
         return "it is not on this disk, and HF_HUB_OFFLINE is set"
-    answer = Reach(None, "not asked")
+    found = Reach(None, "not probed")
     for file in _PROBED_FILES:
         url = constants.HUGGINGFACE_CO_URL_TEMPLATE.format(repo_id=name, revision="main", filename=file)
-        answer = probe(url)
+        found = probe(url)
         # The probe is anonymous; the library may have a token.
-        if answer.usable or (answer.refused and huggingface_hub.get_token()):
+        if found.usable or (found.refused and huggingface_hub.get_token()):
             return None
-        if answer.status != 404:  # only if this file is missing can another one help
+        if found.status != 404:  # another file can help only if this one is missing
             break
-    return f"the hub: {answer.reason}"
+    return f"the hub: {found.reason}"
 
 
 def _pretrained(transformers: Any, source: str | Path) -> Any:
