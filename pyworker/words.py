@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import logging
@@ -18,50 +19,28 @@ log = logging.getLogger(__name__)
 DOWNLOAD_SECONDS = 20.0
 
 
-class _WordList:
-    """The words, loaded at the first call. Thread-safe."""
-
-    def __init__(self) -> None:
-        # Guards `_words` while it is loaded. Held during the load, since a second caller needs its result.
-        self._lock = threading.Lock()
-        self._words: Sequence[str] | None = None
-        #: Why the package's own list is used; set before `_words`.
-        self.problem = ""
-
-    def __repr__(self) -> str:
-        words = self._words
-        return f"<_WordList [{'not loaded' if words is None else f'{len(words)} words'}]>"
-
-    def get(self) -> Sequence[str]:
-        words = self._words
-        if words is None:
-            with self._lock:
-                words = self._words or self._load()
-                self._words = words
-        return words
-
-    def _load(self) -> Sequence[str]:
-        words, self.problem = _load()
-        return words
-
-
-# Loaded at the first use: importing this module reads no file.
-_WORDS = _WordList()
+# Held while the words are loaded, since a second caller needs the same result.
+_lock = threading.Lock()
 
 
 def random_words(count: int, rng: random.Random | None = None) -> str:
     """`count` random words, separated by spaces. The same `rng` state gives the same words."""
     if count <= 0:
         return ""
-    return " ".join((rng or random.Random()).choices(_WORDS.get(), k=count))
+    return " ".join((rng or random.Random()).choices(_words()[0], k=count))
 
 
 def corpus_problem() -> str:
     """Why the package's own list is used; empty if it is not. Loads the words."""
-    _WORDS.get()
-    return _WORDS.problem
+    return _words()[1]
 
 
+def _words() -> tuple[Sequence[str], str]:
+    with _lock:
+        return _load()
+
+
+@functools.cache
 def _load() -> tuple[Sequence[str], str]:
     """The words, and why they are not those of the corpus; else empty."""
     words, problem = _from_nltk(), None
