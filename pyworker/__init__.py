@@ -21,6 +21,7 @@ The modules, lowest first; each imports only modules above it:
     variables      environment variables, and what their text may say
     config         environment → frozen, validated Settings
     sample         the two ends of a response body
+    validation     decoded JSON as dataclasses
     data_types     what a worker's author implements, and what travels
     auth           signatures, replay window
     lifecycle      loading, benchmarking, ready, errored, draining: the transition table
@@ -68,7 +69,6 @@ The modules, lowest first; each imports only modules above it:
     log_lines      bytes → lines → what they mean
     log_tail       the model's log, followed
     engines        what well-known model servers write into their logs
-    drain          what is in hand when the time is up is cut
     backend        what an author says of the model server; makes the views
     timed_http     HTTP of requests with a deadline for a whole exchange
     callbacks      tells the model server that a session is over

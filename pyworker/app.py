@@ -1,4 +1,4 @@
-"""The app factory: one worker, its blueprint, the standard routes and the one error handler."""
+"""The app factory: a worker, its blueprint, the standard routes and the error handler."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import flask
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
+from pyworker.backend import Backend
 from pyworker.config import Settings
-from pyworker.errors import RequestError, Unauthorized
+from pyworker.errors import RequestError, Unauthorized, UpdateRefused
+from pyworker.pipeline import PIPELINE
 from pyworker.registry import load_worker
 from pyworker.session_routes import SessionViews
 from pyworker.worker import Worker
@@ -45,17 +47,17 @@ _MAX_ADAPTERS = 128
 def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     """The WSGI app of the worker `name`: a folder under `workers/`, or the dotted path of a package.
 
-    settings: default, the process's environment. No thread runs before `worker_of(app).start()`,
+    settings: default, those of the environment. No thread runs before `worker_of(app).start()`,
     which gunicorn.conf.py does after the fork. Raises `ConfigError`.
     """
     settings = Settings.from_env() if settings is None else settings
     module = load_worker(name)
-    backend = module.create_backend(settings)
-    # Before the worker is wired, which asks the backend for all its handlers.
-    blueprint = module.create_blueprint(backend)
+    backend: Backend = module.create_backend(settings)
+    # Before the worker is made, which needs all handlers of the backend.
+    blueprint: flask.Blueprint = module.create_blueprint(backend)
     worker = Worker(backend, settings)
     app = _new_app(settings)
-    app.extensions[EXTENSION] = worker
+    app.extensions.update({EXTENSION: worker, PIPELINE: worker.pipeline})
     app.register_blueprint(blueprint)
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)
@@ -67,17 +69,16 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
 
 
 class _WorkerApp(flask.Flask):
-    """Flask, but it redirects nobody, and remembers how it bound its routes to what is often asked."""
+    """Flask without redirects and static files, and with a cache of URL adapters."""
 
     def __init__(self) -> None:
-        # No folder of static files: everything that is not a route is 404.
         super().__init__(__name__, static_folder=None)
-        # A path is that path: `//ping` is none of ours.
+        # `//ping` is not `/ping`.
         self.url_map.merge_slashes = False
         self._adapters: dict[tuple[object, ...], MapAdapter] = {}
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """As Flask's; if it fails between a view and the first byte, what the request holds is given back."""
+        """As Flask's. If it fails between the view and the first byte, release what the request holds."""
         try:
             return super().wsgi_app(environ, start_response)
         except BaseException:
@@ -85,10 +86,10 @@ class _WorkerApp(flask.Flask):
             raise
 
     def create_url_adapter(self, request: flask.Request | None) -> MapAdapter | None:
-        """As Flask's; a MapAdapter does not change, so threads may share it."""
+        """As Flask's, but cached. A MapAdapter is immutable, so threads may share it."""
         if request is None or request.environ.get("QUERY_STRING"):
             return super().create_url_adapter(request)
-        # All that an adapter is made of.
+        # Everything that an adapter depends on.
         key = tuple(map(request.environ.get, _BINDING))
         adapter = self._adapters.get(key)
         if adapter is None:
@@ -100,23 +101,25 @@ class _WorkerApp(flask.Flask):
         return adapter
 
     def raise_routing_exception(self, request: flask.Request) -> NoReturn:
-        """As Flask's, which would redirect from `/path` to `/path/` by a `Location` made of Host."""
+        """As Flask's, but 404 in place of a redirect from `/path` to `/path/`, whose `Location` quotes
+        Host.
+        """
         if isinstance(request.routing_exception, RequestRedirect):
             raise NotFound
         super().raise_routing_exception(request)
 
     def make_default_options_response(self) -> flask.Response:
-        """What a route answers to OPTIONS: its methods, and no page."""
-        answer = super().make_default_options_response()
-        answer.status_code = 204
-        del answer.headers["Content-Type"]
-        return answer
+        """The response to OPTIONS: the methods of the route, no body."""
+        response = super().make_default_options_response()
+        response.status_code = 204
+        del response.headers["Content-Type"]
+        return response
 
 
 def _new_app(settings: Settings) -> flask.Flask:
     app = _WorkerApp()
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.register_error_handler(Exception, _answer_error)
+    app.register_error_handler(Exception, _error_response)
     return app
 
 
@@ -135,47 +138,39 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
 
     @blueprint.get("/healthcheck")
     def healthcheck() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
-        answer = worker.shared_health.get()
-        if answer.body is None:
-            # The status is what is asked for; half a body would look like a whole one.
-            note = {"note": "the body of the model server's answer is too long or did not come whole"}
-            return _answer(answer.status, note)
-        response = flask.Response(answer.body, status=answer.status, content_type="text/plain")
-        response.headers.update(answer.headers)
+        health = worker.shared_health.get()
+        if health.body is None:
+            # The status is what matters; half a body would look like a whole one.
+            note = {"note": "the body of the model server's response is too long or incomplete"}
+            return _json_response(health.status, note)
+        response = flask.Response(health.body, status=health.status, content_type="text/plain")
+        response.headers.update(health.headers)
         return response
 
     @blueprint.post("/pyworker/update")
     def update() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
         _require_token(flask.request, settings.master_token)
         _touch(settings.update_flag)
-        logger.info("an update was asked for; it happens at the next start")
+        logger.info("update requested; it happens at the next start")
         return flask.jsonify(ok=True)
 
     return blueprint
 
 
-class UpdateRefused(RequestError):
-    """An update cannot be asked for."""
-
-    status = 503
-
-
 def _touch(flag: Path) -> None:
-    """Raise `UpdateRefused`, with the reason, if it cannot be done."""
+    """Create the flag. Raises `UpdateRefused` with the reason."""
     try:
         flag.touch()
     except (OSError, ValueError) as error:
         reason = f"{flag} cannot be written ({getattr(error, 'strerror', None) or error})"
-        logger.error(
-            "an update was asked for, but %s: set PYWORKER_UPDATE_FLAG to a file that can be", reason
-        )
+        logger.error("update requested, but %s: set PYWORKER_UPDATE_FLAG to a file that can be", reason)
         raise UpdateRefused(f"no update: {reason}; set PYWORKER_UPDATE_FLAG to a file that can be") from error
 
 
 def _require_token(request: flask.Request, token: str) -> None:
-    """Raise `Unauthorized` unless the request bears `token`. An empty token opens nothing."""
+    """Raise `Unauthorized` unless the request has this bearer token. An empty `token` matches nothing."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    # Compared in every case, so that the time tells nothing.
+    # Compared in any case, so that the time tells nothing.
     same = hmac.compare_digest(given.strip().encode(), token.encode())
     if not (token and same and scheme.lower() == "bearer"):
         raise Unauthorized("the master token is missing or wrong")
@@ -187,33 +182,33 @@ def _fail_held(environ: WSGIEnvironment) -> None:
         held.fail()
 
 
-def _answer_error(error: Exception) -> flask.Response:
-    """Every error of every route becomes JSON here."""
-    # Also one that comes after the view, which has then lost its response.
+def _error_response(error: Exception) -> flask.Response:
+    """The JSON response for an error of any route."""
+    # The error may have come after the view; its response is lost then.
     _fail_held(flask.request.environ)
     if isinstance(error, RequestError):
-        return _answer(error.status, error.body(), error.retry_after)
+        return _json_response(error.status, error.body(), error.retry_after)
     if isinstance(error, HTTPException):
-        return _answer_http_exception(error)
+        return _http_exception_response(error)
     if type(error).__module__.startswith("gunicorn."):
-        # Its parser of chunked bodies raises where the body is read.
-        return _answer(400, {"error": "the body's framing is broken"})
-    logger.error("a request failed inside the worker", exc_info=error)
-    return _answer(500, {"error": "internal error of the worker; its log says more"})
+        # gunicorn parses chunked bodies while they are read.
+        return _json_response(400, {"error": "the body's framing is broken"})
+    logger.error("unhandled exception in a request", exc_info=error)
+    return _json_response(500, {"error": "internal error of the worker; its log says more"})
 
 
-def _answer_http_exception(error: HTTPException) -> flask.Response:
+def _http_exception_response(error: HTTPException) -> flask.Response:
     status = error.code or 500
-    answer = _answer(status, {"error": error.name.lower()})
+    response = _json_response(status, {"error": error.name.lower()})
     for name, value in error.get_headers():
         if name.lower() in ("allow", "retry-after"):
-            answer.headers[name] = value
-    return answer
+            response.headers[name] = value
+    return response
 
 
-def _answer(status: int, body: object, retry_after: float | None = None) -> flask.Response:
-    answer = flask.jsonify(body)
-    answer.status_code = status
+def _json_response(status: int, body: object, retry_after: float | None = None) -> flask.Response:
+    response = flask.jsonify(body)
+    response.status_code = status
     if retry_after is not None:
-        answer.headers["Retry-After"] = str(math.ceil(retry_after))
-    return answer
+        response.headers["Retry-After"] = str(math.ceil(retry_after))
+    return response

@@ -1,6 +1,6 @@
-"""Signatures of the autoscaler: is this request meant for this worker, and was it used before?
+"""Verifies the autoscaler's signatures: is a request meant for this worker, and was it used before?
 
-No I/O here: the public key is put in from outside, the clock is an argument.
+No I/O: the public key is set from outside, and the clock is an argument.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from Crypto.Signature import pkcs1_15
 from pyworker.data_types import AuthData, WrittenNumber
 from pyworker.errors import NotReady, Unauthorized
 
-#: A `reqnum` further below the highest accepted one is refused.
+#: A `reqnum` more than this below the highest accepted one is refused.
 REPLAY_WINDOW = 100
-#: How often a failing signature may ask for a fresh public key, in seconds.
+#: At most once in so many seconds a bad signature triggers a fetch of the public key.
 REFETCH_INTERVAL = 60.0
 _CACHED_SIGNATURES = 1024
-# Of RSA-16384, in base64; the autoscaler's has 344 characters.
+# Characters of base64 for RSA-16384; the autoscaler's signature has 344.
 _MAX_SIGNATURE = 2732
-# A worker's URL is far shorter.
+# Characters; a worker's URL is far shorter.
 _MAX_URL = 2048
 
 
 def current_message(url: str) -> str:
-    """What the autoscaler signs today; the same for every request to a worker."""
+    """The message of the current form, which is the same for every request to a worker."""
     return json.dumps({"url": url}, indent=4, sort_keys=True)
 
 
 def first_message(auth_data: AuthData) -> str:
-    """What the autoscaler signed at first; each message opens the worker once."""
+    """The message of the first form, which is accepted once."""
     fields = {
         "cost": auth_data.cost.text if isinstance(auth_data.cost, WrittenNumber) else auth_data.cost,
         "endpoint": auth_data.endpoint,
@@ -47,7 +47,7 @@ def first_message(auth_data: AuthData) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port of a URL, or None where it has none that can be compared."""
+    """Scheme, host and port of a URL; None if it is not an HTTP or HTTPS URL with a host."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -60,7 +60,7 @@ def origin(url: str) -> tuple[str, str, int] | None:
 
 
 class ReplayWindow:
-    """First-form messages that were accepted. Thread-safe; holds at most what lies in the window."""
+    """The first-form messages that were accepted, within the window. Thread-safe."""
 
     def __init__(self, width: int = REPLAY_WINDOW) -> None:
         self._width = width
@@ -70,7 +70,7 @@ class ReplayWindow:
         self._seen: dict[int, set[bytes]] = {}
 
     def accept(self, reqnum: int, message: str) -> bool:
-        """True the first time a message inside the window comes by; decides and records in one step."""
+        """Record a message. True if it lies inside the window and was not recorded before."""
         digest = SHA256.new(message.encode()).digest()
         with self._lock:
             highest = reqnum if self._highest is None else max(self._highest, reqnum)
@@ -88,12 +88,11 @@ class ReplayWindow:
 
 
 class SignatureVerifier:
-    """Decides whether `auth_data` opens this worker. Thread-safe.
+    """Verifies `auth_data`. Thread-safe.
 
-    own_url: this worker's public URL; None accepts a signature made for any URL, one that is no URL raises
-    ValueError.
-    on_stale_key: called, at most once a minute, when a signature does not verify: the key may have been
-    rotated. It must not block.
+    own_url: this worker's public URL; None accepts a signature for any URL. Raises ValueError if it is no
+    URL. on_stale_key: called at most once a minute when a signature does not verify, since the key may have
+    been rotated. It must not block.
     """
 
     def __init__(
@@ -106,17 +105,17 @@ class SignatureVerifier:
     ) -> None:
         self._own_origin = None if own_url is None else origin(own_url)
         if own_url is not None and self._own_origin is None:
-            raise ValueError(f"{own_url!r} is no URL that a signature's could be compared with")
+            raise ValueError(f"{own_url!r} is not an HTTP or HTTPS URL")
         self._now = now
         self._on_stale_key = on_stale_key
         self._unsecured = unsecured
         self._replay = ReplayWindow()
-        # Guards _key, _verified (signatures of the current form that were good, with their URLs, which were
-        # this worker's; newest last) and _asked_at.
+        # Guards _key, _verified (cache of good signatures of the current form, with their URLs; newest last)
+        # and _refetched_at.
         self._lock = threading.Lock()
         self._key: RSA.RsaKey | None = None
         self._verified: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._asked_at: float | None = None
+        self._refetched_at: float | None = None
 
     @property
     def has_key(self) -> bool:
@@ -124,7 +123,7 @@ class SignatureVerifier:
         return self._unsecured or self._key is not None
 
     def set_public_key(self, pem: str) -> bool:
-        """Put in the autoscaler's key; True where it is a new one. Raises ValueError where it is no PEM."""
+        """Set the autoscaler's key. True if it changed. Raises ValueError if it is no PEM."""
         key = RSA.import_key(pem)
         with self._lock:
             changed = self._key is None or key != self._key
@@ -134,25 +133,23 @@ class SignatureVerifier:
         return changed
 
     def verify(self, auth_data: AuthData) -> None:
-        """Return where the signature is good and was not used up; else raise as `check` does."""
+        """As `check`, and use up a signature of the first form, which is accepted once."""
         message = self.check(auth_data)
         if message is not None and not self._replay.accept(auth_data.reqnum, message):
             raise Unauthorized("this signature was used before, or its reqnum is too old")
 
     def check(self, auth_data: AuthData) -> str | None:
-        """Raise `Unauthorized` where the signature is not good, or `NotReady` without a key.
+        """Raise `Unauthorized` if the signature is not good, `NotReady` without a public key.
 
-        Returns the message that `verify` uses up, None where it may come any number of times.
+        Returns the message that `verify` uses up; None if the signature may be used any number of times.
         """
         if self._unsecured:
             return None
         key = self._key
         if key is None:
             raise NotReady("the autoscaler's public key has not been fetched yet")
-        if (
-            auth_data.url,
-            auth_data.signature,
-        ) in self._verified:  # one lookup: atomic, and a miss costs a check
+        # Without the lock: one lookup is atomic.
+        if (auth_data.url, auth_data.signature) in self._verified:
             return None
         if self._own_origin is not None and origin(auth_data.url) != self._own_origin:
             raise Unauthorized("the signature was made for the URL of another worker")
@@ -161,7 +158,7 @@ class SignatureVerifier:
         message = first_message(auth_data)
         if _matches(key, message, auth_data.signature):
             return message
-        self._suspect_key()
+        self._request_refetch()
         raise Unauthorized("the signature does not verify")
 
     def _is_current(self, key: RSA.RsaKey, auth_data: AuthData) -> bool:
@@ -176,12 +173,12 @@ class SignatureVerifier:
                     self._verified.popitem(last=False)
         return True
 
-    def _suspect_key(self) -> None:
+    def _request_refetch(self) -> None:
         now = self._now()
         with self._lock:
-            due = self._asked_at is None or now - self._asked_at >= REFETCH_INTERVAL
+            due = self._refetched_at is None or now - self._refetched_at >= REFETCH_INTERVAL
             if due:
-                self._asked_at = now
+                self._refetched_at = now
         if due:
             self._on_stale_key()
 
@@ -191,8 +188,9 @@ class SignatureVerifier:
 
 
 def _matches(key: RSA.RsaKey, message: str, signature: str) -> bool:
-    """Whether this is the key's signature of the message, in strict base64: there is one text for each
-    signature, so that whoever keeps one that was good keeps no more than its bytes.
+    """Whether this is the key's signature of the message, in canonical base64.
+
+    Only one text is accepted for each signature, so the cache of good ones cannot be flooded with variants.
     """
     if len(signature) > _MAX_SIGNATURE:
         return False

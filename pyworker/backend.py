@@ -1,4 +1,4 @@
-"""What a worker's author says about the model server, and the views made from it."""
+"""The model server as the author of a worker describes it, and the views of its routes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from pyworker.errors import ConfigError
 from pyworker.log_lines import LogActions
 from pyworker.log_tail import unfollowable
 from pyworker.model_client import ModelClient, ModelSession
-from pyworker.pipeline import Pipeline, Route
+from pyworker.pipeline import Route, pipeline_of
 from pyworker.request_queue import Admission, RequestQueue, Unlimited
 
 
 class Backend:
-    """The model server of a worker: where it listens and logs, and how requests may reach it.
+    """The model server of a worker: where it listens and logs, and how requests are forwarded to it.
 
-    model_server_url, model_log_file: MODEL_SERVER_URL and MODEL_LOG win over them.
+    model_server_url, model_log_file: MODEL_SERVER_URL and MODEL_LOG override them.
     log_actions: what phrases in the model's log mean; MODEL_LOAD_LOG_MSG, MODEL_ERROR_LOG_MSGS and
         MODEL_INFO_LOG_MSGS replace those of their kind.
     allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
-    max_queue_time: estimated wait in seconds above which a request is refused; None: never for that reason.
-    concurrency: requests at once in a round of the benchmark; benchmark_timeout: seconds for each of them.
-    health_endpoint: a path or URL that answers 2xx while the model is well; MODEL_HEALTH_ENDPOINT wins.
-    max_sessions: how many sessions may be open at once, 0: any number; MAX_SESSIONS wins.
-    settings: what `create_backend` was given; default: this process's environment.
+    max_queue_time: estimated wait in seconds above which a request is refused; None: no limit.
+    concurrency: concurrent requests in a round of the benchmark; benchmark_timeout: seconds for each.
+    health_endpoint: a path or URL with a 2xx response while the model is healthy; MODEL_HEALTH_ENDPOINT
+        overrides it.
+    max_sessions: sessions that may be open at once, 0: no limit; MAX_SESSIONS overrides it.
+    settings: those passed to `create_backend`; default: from the environment.
     """
 
     def __init__(
@@ -70,26 +71,25 @@ class Backend:
         )
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
-        self._pipeline: Pipeline | None = None
 
     @property
     def session(self) -> ModelSession:
-        """The pooled session; a relative URL goes to the model server."""
+        """The pooled session. Relative URLs go to the model server."""
         return self.client.session
 
     @property
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
-        """Every handler of this backend, the benchmark's first."""
+        """The benchmark's handler, and that of every route."""
         return tuple(self._handlers)
 
     @property
     def health_url(self) -> str | None:
-        """What is polled for health, or None where nothing is."""
+        """The URL of the health probe; None if health is not probed."""
         endpoint = self._health_endpoint
         return None if endpoint is None else self.client.session.absolute(endpoint)
 
     def require_readiness_source(self) -> None:
-        """Raise `ConfigError` where nothing could ever say that the model is loaded."""
+        """Raise `ConfigError` if nothing can tell that the model is loaded."""
         source = self.settings.model_readiness
         if source.by_log and self.model_log_file is None:
             raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
@@ -104,13 +104,13 @@ class Backend:
 
     @property
     def benchmark_concurrency(self) -> int:
-        """Requests at once in a round of the benchmark; 1 where the model takes one at a time."""
+        """Concurrent requests in a round of the benchmark; 1 for a serial route."""
         handler = self.benchmark_handler
         chosen = self.concurrency if handler.concurrency is None else handler.concurrency
         return chosen if self._is_parallel(handler) else 1
 
     def create_handler(self, handler: EndpointHandler[Any]) -> Callable[[], flask.Response]:
-        """A Flask view that serves this handler's route; register it for POST."""
+        """The Flask view of this handler's route; register it for POST."""
         if not handler.endpoint.startswith("/"):
             raise ConfigError(f"{type(handler).__name__}.endpoint must start with /: {handler.endpoint!r}")
         self._handlers.append(handler)
@@ -119,17 +119,11 @@ class Backend:
         route = Route(handler, admission, limit)
 
         def view() -> flask.Response:
-            if self._pipeline is None:
-                raise ConfigError("this backend is not part of an app yet: create_app attaches it")
-            return self._pipeline.serve(route, flask.request)
+            return pipeline_of(flask.current_app).serve(route, flask.request)
 
-        # Flask tells views apart by their names; a blueprint's may hold no dot.
+        # Flask identifies views by name, and in a blueprint the name must not contain a dot.
         view.__name__ = handler.endpoint.strip("/").replace("/", "_").replace(".", "_") or "root"
         return view
-
-    def attach(self, pipeline: Pipeline) -> None:
-        """Called by the app factory: from now on the views serve."""
-        self._pipeline = pipeline
 
     def _is_parallel(self, handler: EndpointHandler[Any]) -> bool:
         own = handler.allow_parallel_requests
@@ -140,7 +134,7 @@ class Backend:
 
 
 def _with_settings(log_actions: LogActions, settings: Settings) -> LogActions:
-    """The worker's phrases, except where the environment names others of their kind."""
+    """The author's phrases. Those of the environment replace all of the same action."""
     chosen = {
         LogAction.ModelLoaded: settings.model_load_log_msg,
         LogAction.ModelError: settings.model_error_log_msgs,

@@ -1,7 +1,7 @@
-"""What a worker's author implements, and what travels with a request.
+"""The classes that the author of a worker implements, and `AuthData`.
 
 A worker is a payload class (`ApiPayload`, a dataclass), one `EndpointHandler` for each route, and the log
-lines (`LogAction`) that say how the model is doing.
+lines (`LogAction`) that tell the state of the model.
 """
 
 from __future__ import annotations
@@ -11,115 +11,24 @@ import functools
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
-import pydantic_core
-from pydantic import ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 
-from pyworker.errors import Unprocessable, shortened
+from pyworker.errors import JsonDataException as JsonDataException
 from pyworker.sample import ResponseSample
+from pyworker.validation import STRICT, parse_fields
 
 if TYPE_CHECKING:
     import flask
     import requests
 
     from pyworker.config import Settings
-
-T = TypeVar("T")
-
-#: Fields are taken as they are: no "7" for 7, no true for 1, no infinite cost.
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-
-MISSING_PARAMETER = "missing parameter"
-#: Of more faults than this only their number is told: a client may have thousands in one list.
-MAX_FAULTS = 20
-_MAX_FAULT_NAME = 200
-
-
-class JsonDataException(Unprocessable):
-    """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to what is wrong with it."""
-
-    def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]], *, more: int = 0) -> None:
-        """more: how many faults are not in `json_msg`, since there are too many."""
-        others = f" and {more} more" if more else ""
-        super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}{others}")
-        self.json_msg = json_msg
-        self.more = more
-
-    def body(self) -> Mapping[str, object]:
-        return {"error": self.message, **self.json_msg}
-
-
-def _fault_names(faults: Mapping[str, str | Mapping[str, object]]) -> Iterator[str]:
-    for name, fault in faults.items():
-        if isinstance(fault, str):
-            yield name
-        else:
-            yield from (f"{name}.{inner}" for inner in fault)
-
-
-def parse_fields(cls: type[T], json_msg: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `cls` from decoded JSON; unknown keys are ignored.
-
-    Raises `JsonDataException` with a message for each field at fault; a fault deeper down is named by its
-    path, such as `messages.0.role`.
-    """
-    try:
-        return _adapter(cls).validate_json(pydantic_core.to_json(json_msg))
-    except pydantic_core.PydanticSerializationError as error:
-        raise Unprocessable("a text holds half a character (a lone surrogate)") from error
-    except ValidationError as error:
-        faults = {".".join(path): message for path, message in field_faults(error, json_msg)}
-        raise JsonDataException(faults, more=faults_left_out(error)) from None
-
-
-def faults_left_out(error: ValidationError) -> int:
-    """How many faults `field_faults` does not tell."""
-    return max(error.error_count() - MAX_FAULTS, 0)
-
-
-def field_faults(error: ValidationError, json_msg: object) -> Iterator[tuple[list[str], str]]:
-    """The path of each field at fault in the client's JSON, and what is wrong with it; of many the first
-    ones.
-    """
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    for detail in details[:MAX_FAULTS]:
-        missing = detail["type"] == "missing"
-        path = _path_in(detail["loc"], json_msg, missing)
-        if missing:
-            yield path, MISSING_PARAMETER
-        elif detail["type"] in ("dataclass_type", "dict_type"):
-            yield path, "must be an object"
-        else:
-            yield path, detail["msg"]
-
-
-def _path_in(loc: tuple[int | str, ...], json_msg: object, missing: bool) -> list[str]:
-    """`loc` without the names of union members, which mean nothing to the client.
-
-    missing: its last step names what is not there.
-    """
-    path: list[str] = []
-    node: Any = json_msg
-    for depth, step in enumerate(loc):
-        if isinstance(node, dict) and (step in node or (missing and depth == len(loc) - 1)):
-            node = cast("dict[int | str, Any]", node).get(step)
-        elif isinstance(node, list) and isinstance(step, int):
-            node = cast("list[Any]", node)[step]
-        else:
-            continue
-        path.append(shortened(str(step), _MAX_FAULT_NAME))
-    return path
-
-
-@functools.cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
-    return TypeAdapter(cls)
 
 
 @functools.cache
@@ -129,9 +38,9 @@ def _field_names(cls: type[ApiPayload]) -> tuple[str, ...]:
 
 @dataclass
 class ApiPayload(ABC):
-    """The part of a request that is meant for the model. Subclass it as a dataclass.
+    """The payload of a request. Subclass it as a dataclass.
 
-    The fields' types are checked for you, so most payloads write only `for_test` and `count_workload`.
+    The types of its fields are checked, so most payloads write only `for_test` and `count_workload`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -143,7 +52,7 @@ class ApiPayload(ABC):
 
     @abstractmethod
     def count_workload(self) -> float:
-        """How much work this request is, in the unit of your choice (tokens, steps, pixels); at least 0."""
+        """The work of this request, in a unit of your choice (tokens, steps, pixels); at least 0."""
 
     @classmethod
     def from_json_msg(cls, json_msg: Mapping[str, Any]) -> Self:
@@ -151,23 +60,23 @@ class ApiPayload(ABC):
         return parse_fields(cls, json_msg)
 
     def generate_payload_json(self) -> dict[str, Any]:
-        """What is sent to the model server; by default every field by its name."""
+        """The JSON for the model server; by default every field by its name."""
         return {name: getattr(self, name) for name in _field_names(type(self))}
 
     @classmethod
     def prepare(cls, settings: Settings) -> None:
-        """Load what `count_workload` needs (a tokenizer, say). Called once, off the request path."""
+        """Load what `count_workload` needs, such as a tokenizer. Called once, in the background."""
 
 
 Payload = TypeVar("Payload", bound=ApiPayload)
 
 
-#: Wide enough for any index, narrow enough for every reader of a report.
+#: 64 bits: whoever reads a report can parse it.
 Index = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class WrittenNumber(float):
-    """A number that came as text. It counts as the number and is signed as the text that it was."""
+    """A number that was sent as text. Its value counts; the signature covers the text."""
 
     def __new__(cls, text: str) -> Self:
         number = super().__new__(cls, text)
@@ -196,15 +105,15 @@ def _cost(value: object) -> float:
     return value
 
 
-# Kept with a session and not covered by every signature, so it needs a bound; real ones are far below.
+# Characters. Sessions keep it, and not every signature covers it; real ones are far shorter.
 _MAX_ENDPOINT = 1024
 
 
 @dataclass(frozen=True)
 class AuthData:
-    """What the autoscaler signed for this request. `request_idx` may be None in the first form.
+    """The signed part of a request. `request_idx` may be None in the first form.
 
-    cost: a number; one that older clients wrote as text is a `WrittenNumber`.
+    cost: a number; a `WrittenNumber` if the client sent it as text, as older clients do.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -225,13 +134,13 @@ class AuthData:
 
 @dataclass(kw_only=True)
 class EndpointHandler(ABC, Generic[Payload]):
-    """One route of the worker. What is None here is decided by the `Backend`.
+    """One route of the worker. An option that is None is taken from the `Backend`.
 
     benchmark_runs: rounds of the benchmark; benchmark_words: words of a benchmark prompt.
     allow_parallel_requests: False sends requests to the model one at a time, in order of arrival.
-    max_queue_time: estimated wait in seconds above which a request is refused with 429; one that waited so
-        long after all is turned away as well.
-    concurrency: requests at once in a round of the benchmark.
+    max_queue_time: estimated wait in seconds above which a request is refused with 429, and the longest time
+        that an admitted request may wait in the queue.
+    concurrency: concurrent requests in a round of the benchmark.
     """
 
     benchmark_runs: int = 8
@@ -248,33 +157,33 @@ class EndpointHandler(ABC, Generic[Payload]):
     @classmethod
     @abstractmethod
     def payload_cls(cls) -> type[Payload]:
-        """The class that parses this route's payload."""
+        """The payload class of this route."""
 
     @abstractmethod
     def make_benchmark_payload(self) -> Payload:
-        """A request of the benchmark."""
+        """The payload of one request of the benchmark."""
 
     @abstractmethod
     def generate_client_response(
         self, client_request: flask.Request, model_response: requests.Response
     ) -> flask.Response:
-        """Turn the model's answer into the client's; `pyworker.responses` has the usual ways."""
+        """Make the client's response from the model server's; see `pyworker.responses`."""
 
     def generate_payload_json(self, payload: Payload) -> dict[str, Any]:
-        """What is sent to the model server for this route; by default what the payload says."""
+        """The JSON for the model server; by default the payload's own."""
         return payload.generate_payload_json()
 
     def find_failure(self, response: ResponseSample) -> str:  # noqa: ARG002
-        """Why a complete 2xx response of the model is a failure all the same; empty if it is work done.
+        """The reason why a complete 2xx response of the model server is a failure; empty if it is a success.
 
-        Asked at the end of each response, in the benchmark too. `pyworker.responses.error_in` finds the error
-        objects that model servers send with status 200, in JSON and in event streams.
+        Called at the end of each response, in the benchmark too. `pyworker.responses.error_in` finds the
+        error objects that model servers send with status 200, in JSON and in event streams.
         """
         return ""
 
 
 class LogAction(Enum):
-    """What a line of the model's log means."""
+    """The meaning of a line of the model's log."""
 
     ModelLoaded = 1
     ModelError = 2

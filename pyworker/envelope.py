@@ -1,4 +1,4 @@
-"""The client's body taken apart: who signed it, what is meant for the model, which session."""
+"""Parses the client's body: `auth_data`, payload and session id."""
 
 from __future__ import annotations
 
@@ -11,26 +11,19 @@ from typing import Any, Generic, TypeVar, cast
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
-from pyworker.data_types import (
-    MISSING_PARAMETER,
-    STRICT,
-    ApiPayload,
-    AuthData,
-    JsonDataException,
-    faults_left_out,
-    field_faults,
-)
-from pyworker.errors import Unprocessable
+from pyworker.data_types import ApiPayload, AuthData
+from pyworker.errors import JsonDataException, Unprocessable
+from pyworker.validation import MISSING_PARAMETER, STRICT, faults_left_out, field_faults
 
 MISSING_PART = "field missing"
 
-#: What the payload is parsed as: the class of a route's payload, or a plain dataclass.
+#: The type of the payload: a route's payload class, or a plain dataclass.
 T = TypeVar("T")
 
 
 @dataclass
 class Envelope(Generic[T]):
-    """One request as its client sent it."""
+    """One request, parsed."""
 
     auth_data: AuthData
     _payload: T | None
@@ -38,21 +31,21 @@ class Envelope(Generic[T]):
 
     @property
     def payload(self) -> T:
-        """What is meant for the model."""
-        assert self._payload is not None, "it was taken"
+        """The payload."""
+        assert self._payload is not None, "the payload was taken"
         return self._payload
 
     def take_payload(self) -> T:
-        """The same, but from now on it belongs to the caller alone: a large one is to go when it was sent."""
+        """The payload, which the envelope no longer holds, so that a large one is freed once it was sent."""
         payload, self._payload = self.payload, None
         return payload
 
 
 def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
-    """One strict pass over the JSON: no NaN, no lone surrogate, bounded depth and integers.
+    """Parse a body in one strict pass: no NaN, no lone surrogate, bounded depth and integers.
 
-    Raises `Unprocessable` for what is no JSON object, and `JsonDataException` with a message for each field
-    at fault, of all parts at once.
+    Raises `Unprocessable` if the body is no JSON object, and `JsonDataException` with a message for each
+    field at fault, of all parts at once.
     """
     try:
         parts = _adapter(payload_cls).validate_json(body)
@@ -70,7 +63,7 @@ def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
 
 @functools.cache
 def _own_parser(payload_cls: type[Any]) -> Callable[[dict[str, Any]], Any] | None:
-    """The class's own `from_json_msg`, where it has one."""
+    """The class's own `from_json_msg`; None if it inherits that of `ApiPayload`."""
     if not issubclass(payload_cls, ApiPayload):
         return None
     own: Any = payload_cls.from_json_msg
@@ -80,7 +73,7 @@ def _own_parser(payload_cls: type[Any]) -> Callable[[dict[str, Any]], Any] | Non
 
 @functools.cache
 def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
-    """The client's JSON as a type. A class with a `from_json_msg` of its own gets a plain object."""
+    """The type of the whole body. A class with its own `from_json_msg` gets a plain object."""
     parts = dataclasses.make_dataclass(
         "Parts",
         [
@@ -94,7 +87,7 @@ def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
 
 
 def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> Unprocessable:
-    fields = parse_object(body, allow_inf_nan=True)  # the field that holds one is named below
+    fields = parse_object(body, allow_inf_nan=True)  # a field that holds NaN is reported below
     faults: dict[str, Any] = {}
     for (part, *path), fault in field_faults(error, fields):
         if path:
@@ -111,9 +104,7 @@ def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> 
 
 
 def parse_object(body: bytes, *, allow_inf_nan: bool = False) -> dict[str, Any]:
-    """A JSON object; raises `Unprocessable` that says what is wrong and where, and repeats nothing of the
-    body.
-    """
+    """Parse a JSON object. Raises `Unprocessable` with the fault and its place, without quoting the body."""
     try:
         message: object = pydantic_core.from_json(body, allow_inf_nan=allow_inf_nan)
     except ValueError as error:
@@ -129,7 +120,7 @@ _KIND: Mapping[type[Any], str] = {
     bool: "true or false",
     type(None): "null",
 }
-# What the parser says, and what a client can do about it.
+# The parser's messages in plain words.
 _EXPLANATIONS = {
     "invalid unicode code point": "not UTF-8",
     "lone leading surrogate in hex escape": "half a character (a lone surrogate)",

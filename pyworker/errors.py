@@ -1,17 +1,17 @@
-"""Error families. Each request error knows its HTTP status; `app` turns it into the answer."""
+"""The package's errors. A `RequestError` has an HTTP status; `app` makes the response from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 
 class PyworkerError(Exception):
-    """Root of every error this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class ConfigError(PyworkerError):
-    """Settings or a worker package that cannot work; stops the start with one line for every problem."""
+    """Settings or a worker package are wrong. Ends the start; one line for each problem."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; ".join(problems))
@@ -19,11 +19,11 @@ class ConfigError(PyworkerError):
 
 
 class AutoscalerError(PyworkerError):
-    """The autoscaler could not be reached, or answered something that is not in its contract."""
+    """The autoscaler could not be reached, or its response does not follow the protocol."""
 
 
 class RequestError(PyworkerError):
-    """A request that gets an error answer: `status`, a JSON body, optionally `Retry-After` in seconds."""
+    """An error response: `status`, a JSON body, optionally `Retry-After` in seconds."""
 
     status: ClassVar[int] = 500
     default_retry_after: ClassVar[float | None] = None
@@ -34,7 +34,7 @@ class RequestError(PyworkerError):
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
     def body(self) -> Mapping[str, object]:
-        """What the client reads; never a stack trace, a header or a secret."""
+        """The JSON body; never a stack trace, a header or a secret."""
         return {"error": self.message}
 
 
@@ -45,7 +45,7 @@ class BadRequest(RequestError):
 
 
 class Unauthorized(RequestError):
-    """The signature or token does not open this worker."""
+    """The signature or token is not valid for this worker."""
 
     status = 401
 
@@ -57,6 +57,24 @@ class InvalidSession(RequestError):
 
     def __init__(self) -> None:
         super().__init__("invalid session")
+
+
+class UnknownSession(RequestError):
+    """No session of this id is open."""
+
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("session_id: no such session")
+
+
+class SessionClosed(RequestError):
+    """The session has ended or expired before."""
+
+    status = 410
+
+    def __init__(self) -> None:
+        super().__init__("session_id: the session is already closed")
 
 
 class BodyTooLarge(RequestError):
@@ -77,10 +95,32 @@ class Unprocessable(RequestError):
     status = 422
 
 
+class JsonDataException(Unprocessable):
+    """Fields of the client's JSON are wrong. `json_msg` maps each field at fault to a message."""
+
+    def __init__(self, json_msg: Mapping[str, str | Mapping[str, object]], *, more: int = 0) -> None:
+        """more: how many faults `json_msg` leaves out."""
+        others = f" and {more} more" if more else ""
+        super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}{others}")
+        self.json_msg = json_msg
+        self.more = more
+
+    def body(self) -> Mapping[str, object]:
+        return {"error": self.message, **self.json_msg}
+
+
+def _fault_names(faults: Mapping[str, str | Mapping[str, object]]) -> Iterator[str]:
+    for name, fault in faults.items():
+        if isinstance(fault, str):
+            yield name
+        else:
+            yield from (f"{name}.{inner}" for inner in fault)
+
+
 class Overloaded(RequestError):
     """The estimated wait, or the number of requests in hand, is above the limit.
 
-    estimated_wait: seconds until the requests in hand are done, as far as the benchmark can tell.
+    estimated_wait: seconds until the requests in hand are done, by the measured throughput.
     """
 
     status = 429
@@ -101,35 +141,64 @@ class Overloaded(RequestError):
         }
 
 
+class TooManySessions(Overloaded):
+    """The limit of open sessions is reached."""
+
+    def __init__(self, open_sessions: int) -> None:
+        super().__init__(
+            f"too busy: {open_sessions} sessions are open already",
+            requests_in_hand=open_sessions,
+            estimated_wait=0.0,
+        )
+
+    def body(self) -> Mapping[str, object]:
+        return {"error": self.message, "open_sessions": self.requests_in_hand}
+
+
+class LimitReached(PyworkerError):
+    """The ledger refuses an entry. load, entries: the workload and the number of entries in hand."""
+
+    def __init__(self, load: float, entries: int) -> None:
+        super().__init__(f"{entries} entries with a workload of {load:g} are in hand")
+        self.load = load
+        self.entries = entries
+
+
 class ModelUnreachable(RequestError):
-    """The model server refused the connection or broke before its first byte."""
+    """The model server refused the connection, or broke off before the first byte of its body."""
 
     status = 502
 
 
 class NotReady(RequestError):
-    """The worker cannot serve now: loading, errored, draining, or without the public key."""
+    """The worker cannot serve now: it is loading, errored, draining, or has no public key yet."""
 
     status = 503
     default_retry_after = 5.0
 
 
+class UpdateRefused(RequestError):
+    """The flag for an update cannot be written."""
+
+    status = 503
+
+
 class ModelTimeout(RequestError):
-    """The model server was silent for longer than `MODEL_TIMEOUT`."""
+    """The model server sent nothing for `MODEL_TIMEOUT` seconds."""
 
     status = 504
 
 
 class ModelBroken(PyworkerError):
-    """The model server's answer broke off after its head; the client's answer is cut visibly too."""
+    """The model server's response broke off after its header block. The client's is truncated visibly too."""
 
 
 class ClientGone(RequestError):
-    """The client hung up; nobody reads this answer. The status is nginx's for the same, and only logged."""
+    """The client hung up. The status, which is only logged, is the one that nginx uses."""
 
     status = 499
 
 
 def shortened(text: str, limit: int) -> str:
-    """`text`, or where it is longer than `limit` characters its beginning with "…"."""
+    """`text`, truncated to `limit` characters with "…" at its end."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,4 +1,6 @@
-"""What one request holds, and how it is given back: tracker, slot, call to the model, watch on the client."""
+"""What one request holds from its admission to its last byte: ledger entry, slot, upstream call, watch on the
+client.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,18 @@ from pyworker.wsgi_extensions import PollableBody, Presence
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the model server to end a call that nobody waits for any more, before the next one of a serial
-#: route begins all the same. Long enough for one that notices between two steps of its work, or only when it
-#: writes; one that never does must not hold up those in line for good.
-SEE_OFF_SECONDS = 30.0
-_cut_lines = LogLimit()
+#: Seconds for the model server to end a call that was given up, before the next request of a serial route
+#: starts anyway. Some servers notice only between two steps of their work, or at their next write. A server
+#: that never notices must not block the queue for good.
+MAX_LINGER = 30.0
+_abort_lines = LogLimit()
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Why requests in hand are ended from outside: their outcome, and the answer where none has begun.
+class AbortReason:
+    """Why requests in hand are aborted: their outcome, and the error response if none has begun.
 
-    is_final: whether no other request comes after them, so that nobody waits for the model server's end.
+    is_final: no request comes after them, so the model server's end of the call need not be awaited.
     """
 
     outcome: Outcome
@@ -44,38 +46,38 @@ class Cut:
     is_final: bool = False
 
 
-SHUTDOWN = Cut(Outcome.ERROR, lambda: NotReady("the worker is shutting down"), is_final=True)
+SHUTDOWN = AbortReason(Outcome.ERROR, lambda: NotReady("the worker is shutting down"), is_final=True)
 
 
 class OpenExchanges:
-    """Exchanges in hand that may have to be ended together: the worker's, a session's. Thread-safe."""
+    """The exchanges of the worker, or of a session, which can be aborted together. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards _open and _cut.
+        # Guards _open and _aborted.
         self._lock = threading.Lock()
         self._open: set[Exchange] = set()
-        self._cut: Cut | None = None
+        self._aborted: AbortReason | None = None
 
     def add(self, exchange: Exchange) -> None:
-        """It was admitted; where they were cut already, so is this one."""
+        """Register an admitted exchange. After `abort` it is aborted at once."""
         with self._lock:
             self._open.add(exchange)
-            cut = self._cut
-        if cut is not None:
-            exchange.cut(cut)
+            aborted = self._aborted
+        if aborted is not None:
+            exchange.abort(aborted)
 
     def discard(self, exchange: Exchange) -> None:
-        """It gave everything back."""
+        """Forget an exchange that has ended."""
         with self._lock:
             self._open.discard(exchange)
 
-    def cut(self, cut: Cut) -> int:
-        """End all of them, and whatever is added later; how many there were."""
+    def abort(self, reason: AbortReason) -> int:
+        """Abort every open exchange and every later one. Returns how many were open."""
         with self._lock:
-            self._cut = cut
+            self._aborted = reason
             exchanges = list(self._open)
         for exchange in exchanges:
-            exchange.cut(cut)
+            exchange.abort(reason)
         return len(exchanges)
 
     def __repr__(self) -> str:
@@ -83,10 +85,11 @@ class OpenExchanges:
 
 
 class Exchange:
-    """One admitted request. `client_gone` and `cut` may come from any thread; the rest is the request's own.
+    """One admitted request. `client_gone` and `abort` may be called from any thread, the rest from the
+    request's.
 
-    Whatever happens, `close` runs in the end (gunicorn closes the response even where its body never
-    started), and a request without an outcome by then was given up by its client.
+    `close` always runs in the end: the server closes the response even if its body never started. A request
+    without an outcome by then was cancelled by its client.
     """
 
     def __init__(
@@ -103,12 +106,12 @@ class Exchange:
         self._presence: Presence | None = None
         self._model_response: requests.Response | None = None
         self._verdict: Verdict | None = None
-        #: Whether the client hung up. Set once, by whichever thread noticed.
+        #: Whether the client has hung up.
         self.gone = False
-        self.was_cut: Cut | None = None
+        self.aborted: AbortReason | None = None
         # Guards _limit and _is_closed.
         self._lock = threading.Lock()
-        # Ends the call once the model server has had its time to do so.
+        # Aborts the call if the model server has not ended it within MAX_LINGER.
         self._limit: threading.Timer | None = None
         self._is_closed = False
         self._registers = registers
@@ -116,33 +119,35 @@ class Exchange:
             register.add(self)
 
     def watch(self, presence: Presence) -> None:
-        """Notice from now on when this client hangs up."""
+        """Call `client_gone` when this client hangs up."""
         self._presence = presence
         self._watcher.watch(presence, self.client_gone)
 
     def client_gone(self) -> None:
-        """The client hung up: leave the queue, end the call to the model."""
+        """The client hung up: leave the queue and end the call to the model server."""
         self.gone = True
         if self.tracker.end(Outcome.CANCELLED):
             logger.info("499 request %d: the client hung up", self.tracker.request_idx)
         self._end_call()
 
-    def cut(self, cut: Cut) -> None:
-        """End the request now; an answer that has begun breaks off visibly."""
-        self.was_cut = cut
-        self.tracker.end(cut.outcome)
-        if cut.is_final:
+    def abort(self, reason: AbortReason) -> None:
+        """End the request now. A response that has begun is truncated visibly."""
+        self.aborted = reason
+        self.tracker.end(reason.outcome)
+        if reason.is_final:
             self.call.abort()
             self.slot.release()
         else:
             self._end_call()
 
     def _end_call(self) -> None:
-        """Have the model server stop. Its turn is given back once it has, which `close` waits for."""
+        """End the call to the model server. An exclusive slot is released once the server has ended it
+        too.
+        """
         if not self.slot.is_exclusive:
             self.call.abort()
         elif not self.call.hang_up():
-            self.slot.release()  # it waits in line, or the model server is done with it
+            self.slot.release()  # queued, or the model server has ended the call
         else:
             self._limit_call()
 
@@ -150,21 +155,21 @@ class Exchange:
         with self._lock:
             if self._is_closed or self._limit is not None:
                 return
-            limit = self._limit = threading.Timer(SEE_OFF_SECONDS, self.call.abort)
+            limit = self._limit = threading.Timer(MAX_LINGER, self.call.abort)
             limit.name = "pyworker-hang-up-limit"
             limit.daemon = True
             limit.start()
 
     def hold(self, model_response: requests.Response, verdict: Verdict) -> None:
-        """Close this response of the model server with the exchange; `verdict` makes of it the outcome."""
+        """Keep the model server's response until the exchange ends. `verdict` makes the outcome from it."""
         self._model_response = model_response
         self._verdict = verdict
 
     def deliver(self, response: flask.Response) -> flask.Response:
-        """Tie the exchange to the client's response: its outcome is known at the last byte.
+        """Tie the exchange to the client's response. The outcome is decided at its last byte.
 
-        Waits for the first piece of a body that comes piece by piece: what goes wrong before can still be an
-        error answer, and is raised.
+        Waits for the first piece of a streamed body. An error before it is raised and becomes an error
+        response.
         """
         length = response.calculate_content_length() if response.is_sequence else None
         if length is not None:
@@ -180,7 +185,7 @@ class Exchange:
             PollableBody(delivered, body.source) if isinstance(body, PollableBody) else delivered
         )
         if not has_body:
-            self._end(response.status_code)  # no body will be asked for
+            self._end(response.status_code)  # the server does not iterate the body
         response.call_on_close(self.close)
         return response
 
@@ -196,8 +201,8 @@ class Exchange:
                 if length is not None:
                     length -= len(piece)
                     if length <= 0:
-                        # A client that has the last byte may hang up, or end its session: from here on only
-                        # a failed write can spoil the outcome.
+                        # The client may hang up or end its session once it has the last byte. Only a failed
+                        # write can change the outcome from here on.
                         self._unwatch()
                         self._unregister()
                 yield piece
@@ -205,9 +210,9 @@ class Exchange:
         except Exception as error:
             self.tracker.end(Outcome.ERROR)
             reason = str(error) if isinstance(error, PyworkerError) else type(error).__name__
-            if not self.call.aborted and (more := _cut_lines.suffix(reason)) is not None:
-                logger.warning("request %d: answer cut: %s%s", self.tracker.request_idx, reason, more)
-            # gunicorn's way to end a connection in mid-answer, without an end that looks like one.
+            if not self.call.aborted and (more := _abort_lines.suffix(reason)) is not None:
+                logger.warning("request %d: response aborted: %s%s", self.tracker.request_idx, reason, more)
+            # Makes the server close the connection without a proper end of the body.
             raise ConnectionResetError(errno.ECONNRESET, reason) from error
         except (SystemExit, KeyboardInterrupt):
             self.tracker.end(Outcome.ERROR)
@@ -216,19 +221,19 @@ class Exchange:
 
     def _end(self, status: int) -> None:
         """The response with this status is complete."""
-        assert self._verdict is not None, "a response is delivered without one of the model server"
+        assert self._verdict is not None, "delivered without a response of the model server"
         outcome, worked = self._verdict.of(status, self.tracker.request_idx)
         self.tracker.end(outcome, worked=worked)
 
     def fail(self) -> None:
-        """The request ended with an error answer of ours."""
+        """The request ended with an error response of the worker."""
         self.tracker.end(Outcome.ERROR)
         self._give_back(waits=self.call.aborted)
 
     def close(self) -> None:
-        """Give everything back; any number of times, never raises.
+        """Release everything. Idempotent, never raises.
 
-        May wait for the model server, if that is still at work for a client that is gone.
+        May wait up to `MAX_LINGER` for the model server to end the call of a client that hung up.
         """
         self._give_back(waits=True)
 
@@ -237,8 +242,8 @@ class Exchange:
         model_response, self._model_response = self._model_response, None
         if model_response is not None:
             if waits and self.slot.is_exclusive and isinstance(model_response, LazyResponse):
-                self._see_off(model_response)
-            with contextlib.suppress(Exception):  # the connection is dropped either way
+                self._linger(model_response)
+            with contextlib.suppress(Exception):  # either way the connection is dropped
                 model_response.close()
         with self._lock:
             self._is_closed = True
@@ -249,8 +254,8 @@ class Exchange:
         self.tracker.close()
         self._unregister()
 
-    def _see_off(self, model_response: LazyResponse) -> None:
-        """Wait until the model server ends a response that is not read any more, or its time is up."""
+    def _linger(self, model_response: LazyResponse) -> None:
+        """Read the response in vain until the model server ends it or the call is aborted."""
         reader = model_response.reader
         if reader.closed or not self.call.hang_up():
             return

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from pyworker.data_types import AuthData
-from pyworker.errors import Overloaded
+from pyworker.errors import LimitReached
 from pyworker.journal import Journal
 from pyworker.reports import (
     PROTOCOL_VERSION,
@@ -50,6 +50,18 @@ class Kind(Enum):
     REQUEST = "request"
     SESSION = "session"
     IN_SESSION = "request in a session"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most that may be in hand, entries and workload, for one more to be admitted; None: no limit."""
+
+    entries: int | None = None
+    load: float | None = None
+
+    def allow(self, load: float, entries: int) -> bool:
+        """Whether one more may come, with this much in hand."""
+        return (self.entries is None or entries < self.entries) and (self.load is None or load <= self.load)
 
 
 @dataclass(frozen=True)
@@ -196,34 +208,31 @@ class Metrics:
         self,
         auth_data: AuthData,
         workload: float,
-        check: Callable[[float, int], None],
+        limits: Limits,
         kind: Kind = Kind.REQUEST,
     ) -> RequestTracker:
-        """Open a tracker. Where `check(load in hand, requests in hand)` raises `Overloaded`, the request is
-        recorded as rejected and the error goes on. For a session, the figures are those of the open sessions.
+        """Open an entry. If the limits do not allow it, record it as rejected and raise `LimitReached`.
 
-        Decided and counted in one step, so that a burst cannot slip past the limit together.
+        A session is held against the open sessions, a request against the requests in hand. Decided and
+        counted in one step, so that a burst cannot slip past the limits together.
         """
         tracker = RequestTracker(self, auth_data, workload, self.clock, kind)
-        refusal: Overloaded | None = None
         with self._lock:
             if kind is not Kind.IN_SESSION:
                 self._count_distinct(tracker.request_idx)
             open_entries = self._open(tracker)
-            try:
-                check(open_entries.load, len(open_entries.trackers))
-            except Overloaded as error:
-                refusal = error
-                self._count_end(tracker, Outcome.REJECTED)
-            else:
+            load, entries = open_entries.load, len(open_entries.trackers)
+            if limits.allow(load, entries):
                 tracker.admitted = True
                 open_entries.add(tracker)
                 self._since.received += workload
+            else:
+                self._count_end(tracker, Outcome.REJECTED)
             self._received += 1
             self._revision += 1
-        if refusal is not None:
+        if not tracker.admitted:
             self._note_end(tracker, Outcome.REJECTED)
-            raise refusal
+            raise LimitReached(load, entries)
         self._on_change()
         return tracker
 

@@ -1,10 +1,11 @@
-"""The path of a request, from the client's bytes to the client's answer; nothing else."""
+"""The path of one request: parse, authenticate, admit, forward."""
 
 from __future__ import annotations
 
 import functools
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,16 @@ import flask
 from pyworker.auth import SignatureVerifier
 from pyworker.body import BodyReader
 from pyworker.call import Aborted
-from pyworker.data_types import ApiPayload, AuthData, EndpointHandler, JsonDataException
+from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.encoding import encode
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import (
     ClientGone,
+    ConfigError,
     InvalidSession,
+    JsonDataException,
+    LimitReached,
     ModelTimeout,
     ModelUnreachable,
     NotReady,
@@ -29,24 +33,25 @@ from pyworker.errors import (
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.log_limit import LogLimit
-from pyworker.metrics import Kind, Metrics, RequestTracker
+from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
 from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
-from pyworker.sessions import Session, Sessions
 from pyworker.suspicion import FailureStreak
 from pyworker.verdict import Judge, Verdict
 from pyworker.wsgi_extensions import HELD, PRESENCE, Presence
 
 logger = logging.getLogger(__name__)
 
-# As for the cost in `auth_data`.
+#: The pipeline of an app is kept in `app.extensions` by this name.
+PIPELINE = "pyworker.pipeline"
+# The same limit as for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15
 
 
 @dataclass(frozen=True)
 class Route:
-    """A handler with what the backend decided for it. max_queue_time in seconds, None for no limit."""
+    """A handler and the options that apply to it. max_queue_time: seconds, None for no limit."""
 
     handler: EndpointHandler[Any]
     admission: Admission
@@ -54,17 +59,17 @@ class Route:
 
     @functools.cached_property
     def judge(self) -> Judge | None:
-        """The handler's own judge of responses; None if it is content with their status."""
-        # Without one no response is sampled.
+        """The handler's `find_failure`; None if it does not override it, so that no response is sampled."""
         if type(self.handler).find_failure is EndpointHandler[Any].find_failure:
             return None
         return self.handler.find_failure
 
 
 class Pipeline:
-    """Parse, authenticate, admit, forward. Every part is thread-safe.
+    """Serves the requests of every route. Thread-safe.
 
-    max_in_hand: how many requests may be queued or working at once.
+    extend_session: extends the session of this id and returns its open exchanges; None if there is no such
+    session of this client. max_in_hand: how many requests may be queued or working at once.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class Pipeline:
         verifier: SignatureVerifier,
         lifecycle: ModelLifecycle,
         metrics: Metrics,
-        sessions: Sessions,
+        extend_session: Callable[[str, AuthData], OpenExchanges | None],
         client: ModelClient,
         watcher: DisconnectWatcher,
         bodies: BodyReader,
@@ -83,7 +88,7 @@ class Pipeline:
         self._verifier = verifier
         self._lifecycle = lifecycle
         self._metrics = metrics
-        self._sessions = sessions
+        self._extend_session = extend_session
         self._client = client
         self._watcher = watcher
         self._max_in_hand = max_in_hand
@@ -93,20 +98,22 @@ class Pipeline:
         self._fault_lines = LogLimit()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
-        """Answer one request; raises a `RequestError` for every answer that is ours and not the model's."""
+        """Respond to one request. Raises a `RequestError` for every response that is not the model
+        server's.
+        """
         envelope, session = self._receive(route, request)
-        # Nothing that counts or is reported comes before this line.
+        # Nothing is counted or reported before this line.
         self._require_ready()
         workload = _workload(envelope.payload)
         tracker = self._admit(
             route, envelope.auth_data, workload, Kind.REQUEST if session is None else Kind.IN_SESSION
         )
-        registers = [self.open_exchanges] if session is None else [self.open_exchanges, session.exchanges]
+        registers = [self.open_exchanges] if session is None else [self.open_exchanges, session]
         exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers)
         request.environ[HELD] = exchange
         try:
             response = self._forward(route, request, envelope, exchange)
-            # After the exchange's own, which gives the request its outcome.
+            # Runs after `exchange.close`, which sets the outcome.
             response.call_on_close(lambda: self._streak.ended(tracker.outcome))
             return response
         except BaseException as error:
@@ -114,8 +121,8 @@ class Pipeline:
             self._streak.ended(tracker.outcome, error)
             if exchange.gone and isinstance(error, Exception):
                 raise ClientGone("the client hung up") from error
-            if exchange.was_cut is not None and isinstance(error, Exception):
-                raise exchange.was_cut.error() from error
+            if exchange.aborted is not None and isinstance(error, Exception):
+                raise exchange.aborted.error() from error
             if isinstance(error, (ModelUnreachable, ModelTimeout)):
                 self._log_fault(error, exchange.tracker.request_idx, route.handler.endpoint)
             raise
@@ -127,23 +134,25 @@ class Pipeline:
                 "%d request %d: %s: %s%s", error.status, request_idx, endpoint, error.message, more
             )
 
-    def _receive(self, route: Route, request: flask.Request) -> tuple[Envelope[ApiPayload], Session | None]:
-        """What the client sent, once it is known who it is, and its session."""
+    def _receive(
+        self, route: Route, request: flask.Request
+    ) -> tuple[Envelope[ApiPayload], OpenExchanges | None]:
+        """What the client sent, once it is authenticated, and the exchanges of its session."""
         with self.bodies.reading(request) as body:
             envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
             return envelope, self._authenticate(envelope)
 
     def authenticate(self, auth_data: AuthData) -> None:
-        """Return where a client of this signature can be served now."""
+        """Raise `Unauthorized` or `NotReady` if this client cannot be served now."""
         self._verifier.verify(auth_data)
         self._require_ready()
 
-    def _authenticate(self, envelope: Envelope[ApiPayload]) -> Session | None:
-        """The session of the request, None where it is in none."""
+    def _authenticate(self, envelope: Envelope[ApiPayload]) -> OpenExchanges | None:
+        """The exchanges of the session that the request belongs to; None if it belongs to none."""
         if envelope.session_id is not None:
-            session = self._sessions.extend(envelope.session_id, envelope.auth_data)
+            session = self._extend_session(envelope.session_id, envelope.auth_data)
             if session is not None:
-                return session  # its signature was checked when it was created
+                return session  # the signature was checked when the session was created
         self._verifier.verify(envelope.auth_data)
         if envelope.session_id is not None:
             raise InvalidSession
@@ -159,23 +168,21 @@ class Pipeline:
     def _admit(self, route: Route, auth_data: AuthData, workload: float, kind: Kind) -> RequestTracker:
         throughput = self._lifecycle.status.throughput
         limit = route.max_queue_time
-
-        def check(load: float, in_hand: int) -> None:
-            wait = load / throughput if throughput > 0 else 0.0
-            if in_hand >= self._max_in_hand:
-                raise _too_busy(f"{in_hand} requests are in hand already", in_hand, wait)
-            if limit is not None and wait > limit:
-                reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
-                raise _too_busy(reason, in_hand, wait, wait - limit)
-
-        return self._metrics.admit(auth_data, workload, check, kind)
+        max_load = limit * throughput if limit is not None and throughput > 0 else None
+        try:
+            return self._metrics.admit(auth_data, workload, Limits(self._max_in_hand, max_load), kind)
+        except LimitReached as reached:
+            in_hand, wait = reached.entries, _seconds(reached.load, throughput)
+            if limit is None or in_hand >= self._max_in_hand:
+                raise _too_busy(f"{in_hand} requests are in hand already", in_hand, wait) from None
+            reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
+            raise _too_busy(reason, in_hand, wait, wait - limit) from None
 
     def _waited_too_long(self, route: Route) -> Overloaded:
-        """The model turned out to be slower than its benchmark."""
+        """The error for a request that waited longer in the queue than was estimated."""
         load, in_hand = self._metrics.in_hand()
-        throughput = self._lifecycle.status.throughput
-        reason = f"waited {route.max_queue_time:g} s for a turn, which is the limit"
-        return _too_busy(reason, in_hand, load / throughput if throughput > 0 else 0.0)
+        reason = f"waited {route.max_queue_time:g} s in the queue, which is the limit"
+        return _too_busy(reason, in_hand, _seconds(load, self._lifecycle.status.throughput))
 
     def _forward(
         self, route: Route, request: flask.Request, envelope: Envelope[ApiPayload], exchange: Exchange
@@ -190,14 +197,19 @@ class Pipeline:
             raise Aborted
         exchange.tracker.start_work()
         handler = route.handler
-        # Not kept in a variable: while the model works, a large prompt is held once at most.
+        # The payload has no name here, so that a large one is in memory once at most while the model works.
         model_response = self._client.post_encoded(
             handler.endpoint, encode(handler.generate_payload_json(envelope.take_payload())), exchange.call
         )
         exchange.hold(model_response, Verdict(model_response, route.judge))
         if exchange.call.aborted:
-            raise Aborted  # nobody reads it any more
+            raise Aborted  # the client hung up meanwhile
         return exchange.deliver(handler.generate_client_response(request, model_response))
+
+
+def _seconds(load: float, throughput: float) -> float:
+    """How long the model takes for this workload; 0 before its throughput is known."""
+    return load / throughput if throughput > 0 else 0.0
 
 
 def _too_busy(reason: str, in_hand: int, wait: float, over: float = 0.0) -> Overloaded:
@@ -206,8 +218,18 @@ def _too_busy(reason: str, in_hand: int, wait: float, over: float = 0.0) -> Over
     )
 
 
+def pipeline_of(app: flask.Flask) -> Pipeline:
+    """The pipeline of an app. Raises `ConfigError` for one that `create_app` did not make."""
+    pipeline: Pipeline | None = app.extensions.get(PIPELINE)
+    if pipeline is None:
+        raise ConfigError("this app has no pipeline: make it with pyworker.create_app")
+    return pipeline
+
+
 def _workload(payload: ApiPayload) -> float:
-    """What the payload says of itself; a figure that would spoil every sum it enters is refused."""
+    """The payload's workload. Raises `JsonDataException` for a figure that would spoil every sum, such as
+    NaN.
+    """
     try:
         workload = float(payload.count_workload())
     except OverflowError:

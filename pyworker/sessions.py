@@ -1,6 +1,6 @@
-"""Sessions: requests of one client that belong together on this worker, until the session ends or expires.
+"""Sessions: requests of one client that belong together, until the session ends or expires.
 
-No I/O here: the callback to the model server is somebody else's, and so is the clock.
+No I/O: `callbacks` tells the model server of the end, and the clock is an argument.
 """
 
 from __future__ import annotations
@@ -11,68 +11,49 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from pyworker.data_types import AuthData
-from pyworker.errors import InvalidSession, Overloaded, RequestError, Unauthorized
-from pyworker.exchange import Cut, OpenExchanges
-from pyworker.metrics import Kind, Metrics, RequestTracker
+from pyworker.errors import (
+    InvalidSession,
+    LimitReached,
+    SessionClosed,
+    TooManySessions,
+    Unauthorized,
+    UnknownSession,
+)
+from pyworker.exchange import AbortReason, OpenExchanges
+from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
 from pyworker.reports import Outcome
+from pyworker.validation import STRICT
 
-#: So many ended sessions are remembered to tell them from those that never were.
+_MAX_LIFETIME = 7 * 24 * 3600.0
+#: Closed sessions that are remembered, to tell them from unknown ones.
 _REMEMBERED = 1000
 
-_ENDED = Cut(Outcome.CANCELLED, InvalidSession)
-
-
-class UnknownSession(RequestError):
-    """A session of this id is not open here."""
-
-    status = 400
-
-    def __init__(self) -> None:
-        super().__init__("session_id: no such session")
-
-
-class SessionClosed(RequestError):
-    """The session has ended or expired before."""
-
-    status = 410
-
-    def __init__(self) -> None:
-        super().__init__("session_id: the session is already closed")
-
-
-class TooManySessions(Overloaded):
-    """As many sessions are open as may be."""
-
-    def __init__(self, open_sessions: int) -> None:
-        super().__init__(
-            f"too busy: {open_sessions} sessions are open already",
-            requests_in_hand=open_sessions,
-            estimated_wait=0.0,
-        )
-
-    def body(self) -> Mapping[str, object]:
-        return {"error": self.message, "open_sessions": self.requests_in_hand}
+_ENDED = AbortReason(Outcome.CANCELLED, InvalidSession)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a client asks of its session. lifetime in seconds.
+    """The options of a session: the payload of `/session/create`. lifetime: seconds.
 
     on_close_route: a path on the model server, or a URL on a loopback address.
     """
 
-    lifetime: float
+    __pydantic_config__ = STRICT
+
+    lifetime: Annotated[float, Field(gt=0, le=_MAX_LIFETIME)] = 60.0
     on_close_route: str | None = None
-    on_close_payload: Mapping[str, Any] | None = None
+    on_close_payload: dict[str, Any] | None = None
 
 
 class Session:
-    """One session. All but `expires_at` never changes; the lock of `Sessions` guards that.
+    """One session. Immutable but for `expires_at` (monotonic seconds), which the lock of `Sessions` guards.
 
-    expires_at: monotonic seconds. raw_auth_data: what the client sent, unknown keys included.
+    raw_auth_data: as the client sent it, unknown keys included.
     """
 
     def __init__(
@@ -93,7 +74,7 @@ class Session:
         self.expires_at = 0.0
 
     def is_opened_by(self, auth_data: AuthData) -> bool:
-        """Whether this is the `auth_data` that the session was created with."""
+        """Whether the session was created with this `auth_data`."""
         return _same(self.auth_data, auth_data)
 
     def __repr__(self) -> str:
@@ -103,8 +84,8 @@ class Session:
 class Sessions:
     """The open sessions of a worker. Thread-safe.
 
-    limit: how many may be open at once; 0: any number. on_create is called when a session was created, which
-    may be the next to expire; on_close with each session that was closed. Neither may block.
+    limit: how many may be open at once; 0: no limit. on_create is called after each creation, which may
+    change the next expiry; on_close with each closed session. Neither may block.
     """
 
     def __init__(
@@ -120,15 +101,21 @@ class Sessions:
         self._on_create = on_create
         self._on_close = on_close
         self._now = metrics.clock.monotonic
-        # Guards _open (by id), their expires_at, their _signatures, and _closed (the last ones, by id).
+        # Guards _open (by id) and their expires_at, _signatures (how many open sessions have each), and
+        # _closed (the latest, by id).
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
         self._signatures: Counter[str] = Counter()
         self._closed: OrderedDict[str, AuthData] = OrderedDict()
 
     def create(self, auth_data: AuthData, raw_auth_data: Mapping[str, Any], terms: Terms) -> Session:
-        """A new session of a client whose signature is good; raises `TooManySessions`."""
-        tracker = self._metrics.admit(auth_data, auth_data.cost, self._check_room, Kind.SESSION)
+        """Open a session for an authenticated client. Raises `TooManySessions`."""
+        try:
+            tracker = self._metrics.admit(
+                auth_data, auth_data.cost, Limits(self._limit or None), Kind.SESSION
+            )
+        except LimitReached as reached:
+            raise TooManySessions(reached.entries) from None
         tracker.start_work()
         session = Session(auth_data, raw_auth_data, terms, tracker, self._metrics.clock.wall())
         with self._lock:
@@ -138,26 +125,25 @@ class Sessions:
         self._on_create()
         return session
 
-    def _check_room(self, _load: float, open_sessions: int) -> None:
-        if self._limit and open_sessions >= self._limit:
-            raise TooManySessions(open_sessions)
+    def extend(self, session_id: str, auth_data: AuthData) -> OpenExchanges | None:
+        """Let the session of a request expire one lifetime from now, and return its open exchanges.
 
-    def extend(self, session_id: str, auth_data: AuthData) -> Session | None:
-        """The session of a request, which now expires one lifetime from here; None where there is none."""
+        None if no such session is open, or if it is another client's.
+        """
         with self._lock:
             session = self._live(session_id)
             if session is None or not session.is_opened_by(auth_data):
                 return None
             session.expires_at = self._now() + session.terms.lifetime
-            return session
+            return session.exchanges
 
     def knows(self, auth_data: AuthData) -> bool:
-        """Whether a session that was created with this is open."""
+        """Whether a session with this signature is open."""
         with self._lock:
             return self._signatures[auth_data.signature] > 0
 
     def get(self, session_id: str, auth_data: AuthData | None) -> Session:
-        """Raises `UnknownSession`, or `Unauthorized` where `auth_data` is not the session's."""
+        """An open session. Raises `UnknownSession`, or `Unauthorized` if `auth_data` is not the session's."""
         with self._lock:
             session = self._live(session_id)
         if session is None:
@@ -167,7 +153,7 @@ class Sessions:
         return session
 
     def end(self, session_id: str, auth_data: AuthData | None) -> None:
-        """Close a session at its client's wish; raises as `get`, or `SessionClosed` where it was closed."""
+        """Close a session for its client. Raises as `get`, or `SessionClosed` if it was closed before."""
         with self._lock:
             session = self._open.get(session_id)
             known = self._closed.get(session_id) if session is None else session.auth_data
@@ -179,11 +165,11 @@ class Sessions:
             raise SessionClosed
 
     def expiration(self, session: Session) -> float:
-        """When the session expires if nothing extends it, as epoch seconds of this moment's wall clock."""
+        """When the session expires if no request extends it, in epoch seconds."""
         return self._metrics.clock.wall() + self._expires_in(session)
 
     def expire_once(self) -> float | None:
-        """Close what has expired; seconds until the next one will, None where none is open."""
+        """Close the expired sessions. Returns the seconds until the next expires, None if none is open."""
         with self._lock:
             now = self._now()
             expired = [session for session in self._open.values() if session.expires_at <= now]
@@ -194,14 +180,14 @@ class Sessions:
         return max(min(remaining), 0.0) if remaining else None
 
     def close_all(self) -> None:
-        """The worker ends, and with it every session."""
+        """Close every session, at the end of the worker."""
         with self._lock:
             sessions = list(self._open.values())
         for session in sessions:
             self._close(session, Outcome.ERROR)
 
     def _live(self, session_id: str) -> Session | None:
-        """Under the lock."""
+        """The session if it is open and has not expired. Called under the lock."""
         session = self._open.get(session_id)
         return None if session is None or session.expires_at <= self._now() else session
 
@@ -210,7 +196,7 @@ class Sessions:
             return session.expires_at - self._now()
 
     def _close(self, session: Session, outcome: Outcome) -> bool:
-        """End everything that belongs to it; False where somebody else does."""
+        """Close a session and abort its requests. False if another thread has closed it."""
         with self._lock:
             if self._open.pop(session.id, None) is None:
                 return False
@@ -220,7 +206,7 @@ class Sessions:
             self._closed[session.id] = session.auth_data
             if len(self._closed) > _REMEMBERED:
                 self._closed.popitem(last=False)
-        session.exchanges.cut(_ENDED)
+        session.exchanges.abort(_ENDED)
         session.tracker.end(outcome)
         self._on_close(session)
         return True

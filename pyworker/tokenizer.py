@@ -1,7 +1,7 @@
-"""Counts the tokens of a text: the unit in which the workload of a language model is told.
+"""Counts the tokens of a text, the usual unit of a language model's workload.
 
-Nothing is imported or read before a tokenizer is needed. A tokenizer that cannot be had is no reason to stop
-a worker: the one that ships is used then, and one warning says so.
+Nothing is imported or read before a tokenizer is needed. If it cannot be loaded, the one that ships with the
+package is used, with a warning.
 """
 
 from __future__ import annotations
@@ -10,59 +10,27 @@ import importlib
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any
 
 from pyworker.resources import resource_path
 from pyworker.resources.reach import Reach, bounded, probe
 
 log = logging.getLogger(__name__)
 
-#: Seconds for all that is fetched of one tokenizer.
+#: Deadline in seconds for the download of one tokenizer.
 HUB_SECONDS = 60.0
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-# AutoTokenizer asks for these, in this order; a tokenizer has at least one of them.
+# AutoTokenizer fetches these in this order; a tokenizer has at least one of them.
 _PROBED_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
-
-
-class _Encoding(Protocol):
-    def __len__(self) -> int: ...
-
-
-class _Backend(Protocol):
-    """The Rust tokenizer inside a fast one."""
-
-    def encode(self, sequence: str, *, add_special_tokens: bool) -> _Encoding: ...
-    def no_truncation(self) -> None: ...
-    def no_padding(self) -> None: ...
-
-
-class _Tokenizer(Protocol):
-    """What we use of transformers' tokenizers."""
-
-    def encode(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Sequence[int]: ...
-
-
-class _AutoTokenizer(Protocol):
-    def from_pretrained(
-        self, name: str, *, local_files_only: bool, trust_remote_code: bool
-    ) -> _Tokenizer: ...
-
-
-class _Transformers(Protocol):
-    """The module, as far as it is used here; its own types are partly unknown to a strict checker."""
-
-    @property
-    def AutoTokenizer(self) -> _AutoTokenizer: ...  # noqa: N802 - the library's name
-    def PreTrainedTokenizerFast(self, *, tokenizer_file: str) -> _Tokenizer: ...  # noqa: N802 - same
 
 
 class _Loaded:
     """One loaded tokenizer. Immutable; `count` may be called from any thread."""
 
-    def __init__(self, name: str, source: str, tokenizer: _Tokenizer, problem: str = "") -> None:
+    def __init__(self, name: str, source: str, tokenizer: Any, problem: str = "") -> None:
         self.name = name
         self.source = source
         self.problem = problem
@@ -70,17 +38,17 @@ class _Loaded:
 
 
 class TokenCounter:
-    """Counts tokens with one tokenizer of the hub, or a local one. Thread-safe."""
+    """Counts tokens with a local tokenizer, or one of the Hugging Face hub. Thread-safe."""
 
     def __init__(self, name: str, *, hub_seconds: float = HUB_SECONDS) -> None:
-        """`name` is a hub id, a folder or a tokenizer.json file; nothing is loaded yet.
+        """name: a hub id, a folder or a tokenizer.json file; nothing is loaded yet.
 
-        hub_seconds: how long the hub may take, after which the package's own tokenizer is used.
+        hub_seconds: deadline of a download, after which the package's own tokenizer is used.
         """
         self._default = name
         self._hub_seconds = hub_seconds
-        # Guards `_loaded` while it is made. Held during the load on purpose: whoever comes second needs the
-        # very result that the first one is fetching. Counting with a loaded tokenizer does not take it.
+        # Guards `_loaded` while it is loaded. Held during the load, since a second caller needs the same
+        # result. Not taken to count.
         self._lock = threading.Lock()
         self._loaded: _Loaded | None = None
 
@@ -91,25 +59,26 @@ class TokenCounter:
 
     @property
     def source(self) -> str | None:
-        """Where the tokenizer came from: "disk", "hub" or "package"; None before it was loaded."""
+        """The source of the tokenizer: "disk", "hub" or "package"; None before it was loaded."""
         loaded = self._loaded
         return None if loaded is None else loaded.source
 
     @property
     def name(self) -> str:
-        """What was asked for."""
+        """The name of the requested tokenizer."""
         loaded = self._loaded
         return self._default if loaded is None else loaded.name
 
     @property
     def problem(self) -> str:
-        """Why the package's own tokenizer stands in for the one that was asked for; else empty."""
+        """Why the package's own tokenizer is used instead of the requested one; else empty."""
         loaded = self._loaded
         return "" if loaded is None else loaded.problem
 
     def load(self, name: str | None = None) -> None:
-        """Load `name`, or the default where it is empty; does nothing when that is loaded. Never raises for
-        a tokenizer that cannot be had.
+        """Load `name`, or the default if it is empty, unless it is loaded already.
+
+        A tokenizer that cannot be loaded raises nothing; see `problem`.
         """
         with self._lock:
             loaded = self._loaded
@@ -117,7 +86,7 @@ class TokenCounter:
                 self._loaded = _load(name or self._default, self._hub_seconds)
 
     def count(self, text: str) -> int:
-        """The number of tokens in `text`, without the special ones a model adds around it."""
+        """The number of tokens in `text`, without the special tokens of the model."""
         loaded = self._loaded
         while loaded is None:
             self.load()
@@ -126,7 +95,7 @@ class TokenCounter:
 
 
 def _encodable(text: str) -> str:
-    """`text` with every lone surrogate replaced: JSON can carry one, UTF-8 cannot."""
+    """`text` with lone surrogates replaced, which JSON can hold and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -134,19 +103,19 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
-    backend = cast("_Backend | None", getattr(tokenizer, "backend_tokenizer", None))
+def _counter(tokenizer: Any) -> Callable[[str], int]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return _slow_counter(tokenizer)
-    # A tokenizer may ship with a limit of its own, which would cap the count of a long text. Switched off
-    # once, here: the wrapper's own `encode` changes these settings in each call, which threads must not do.
+    # A tokenizer's own limit would cap the count of a long text. Switched off once, here: the wrapper's
+    # `encode` changes these settings in each call, which is not thread-safe.
     backend.no_truncation()
     backend.no_padding()
     return lambda text: len(backend.encode(text, add_special_tokens=False))
 
 
-def _slow_counter(tokenizer: _Tokenizer) -> Callable[[str], int]:
-    # Guards `tokenizer`: those written in Python keep caches and promise nothing about threads.
+def _slow_counter(tokenizer: Any) -> Callable[[str], int]:
+    # Guards `tokenizer`: tokenizers in Python have caches that are not thread-safe.
     lock = threading.Lock()
 
     def count(text: str) -> int:
@@ -169,8 +138,8 @@ def _load(name: str, hub_seconds: float) -> _Loaded:
     if tokenizer is not None:
         return _Loaded(name, "hub", tokenizer)
     log.warning(
-        "Tokenizer %r cannot be had (%s): counting with the small one of this package, so workload "
-        "figures differ. Let the hub be reached, put the tokenizer into its cache, or set TOKENIZER to a "
+        "Tokenizer %r cannot be loaded (%s): counting with the small one of this package, so workload "
+        "figures differ. Make the hub reachable, put the tokenizer into its cache, or set TOKENIZER to a "
         "local folder; a gated one needs HF_TOKEN.",
         name,
         problem,
@@ -183,8 +152,8 @@ def _load(name: str, hub_seconds: float) -> _Loaded:
     )
 
 
-def _from_disk(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
-    """A file, a folder or the hub's cache. A problem means that asking the hub is of no use."""
+def _from_disk(transformers: Any, name: str) -> tuple[Any, str | None]:
+    """Load a file, a folder, or from the hub's cache. With a problem, the hub need not be asked."""
     path = Path(name)
     local = path.exists()
     if not local and not _HUB_ID.fullmatch(name):
@@ -199,10 +168,9 @@ def _from_disk(transformers: _Transformers, name: str) -> tuple[_Tokenizer | Non
 
 
 def _cached_folder(name: str) -> Path | None:
-    """The folder of the hub's cache that holds `name`.
+    """The folder of `name` in the hub's cache.
 
-    Loaded by its path, it makes no connection at all; by the name, the library asks the hub for other things
-    even where it is told to use local files only.
+    Loading by this path makes no connection. Loading by name does, even with local files only.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -217,10 +185,10 @@ def _cached_folder(name: str) -> Path | None:
     return None
 
 
-def _from_hub(transformers: _Transformers, name: str, seconds: float) -> tuple[_Tokenizer | None, str | None]:
-    """The hub, but only when it answers at once: the library itself tries for most of a minute.
+def _from_hub(transformers: Any, name: str, seconds: float) -> tuple[Any, str | None]:
+    """Load from the hub, if it responds at once, within `seconds`.
 
-    And only for `seconds`: the library has a timeout for each read, which a hub that drips never reaches.
+    The library itself retries for most of a minute, and has only a timeout for each read.
     """
     problem = _hub_problem(name)
     if problem is not None:
@@ -229,40 +197,40 @@ def _from_hub(transformers: _Transformers, name: str, seconds: float) -> tuple[_
     return found or (None, f"the hub took more than {seconds:g} s")
 
 
-def _fetched(transformers: _Transformers, name: str) -> tuple[_Tokenizer | None, str | None]:
+def _fetched(transformers: Any, name: str) -> tuple[Any, str | None]:
     try:
         return _pretrained(transformers, name), None
     except Exception as error:  # noqa: BLE001 - as above; whatever it is, the package's own tokenizer works
-        return None, f"the hub answered, but loading failed: {_in_short(error)}"
+        return None, f"the hub responded, but loading failed: {_in_short(error)}"
 
 
 def _hub_problem(name: str) -> str | None:
-    """Why the hub would not serve `name` now; None when it would."""
+    """Why the hub cannot serve `name` now; None if it can."""
     import huggingface_hub
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "it is not on this disk, and HF_HUB_OFFLINE is set"
-    answer = Reach(None, "not asked")
+    found = Reach(None, "not probed")
     for file in _PROBED_FILES:
         url = constants.HUGGINGFACE_CO_URL_TEMPLATE.format(repo_id=name, revision="main", filename=file)
-        answer = probe(url)
-        # The library may hold a token that opens what the anonymous probe was refused.
-        if answer.usable or (answer.refused and huggingface_hub.get_token()):
+        found = probe(url)
+        # The probe is anonymous; the library may have a token.
+        if found.usable or (found.refused and huggingface_hub.get_token()):
             return None
-        if answer.status != 404:  # another file can only help where this one was missing
+        if found.status != 404:  # another file can help only if this one is missing
             break
-    return f"the hub: {answer.reason}"
+    return f"the hub: {found.reason}"
 
 
-def _pretrained(transformers: _Transformers, source: str | Path) -> _Tokenizer:
-    # Without an explicit no, a repository with its own code makes the library ask on the terminal.
+def _pretrained(transformers: Any, source: str | Path) -> Any:
+    # Without an explicit False, the library prompts on the terminal if a repository has its own code.
     return transformers.AutoTokenizer.from_pretrained(
         str(source), local_files_only=isinstance(source, Path), trust_remote_code=False
     )
 
 
-def _from_file(transformers: _Transformers, path: Path) -> _Tokenizer:
+def _from_file(transformers: Any, path: Path) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
 
 
@@ -271,8 +239,8 @@ def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line[:160]}"
 
 
-def _import_transformers() -> _Transformers:
-    """The library, without its remark that PyTorch is missing: tokenizers are all we want of it."""
+def _import_transformers() -> Any:
+    """Import transformers without its warning that PyTorch is missing, which tokenizers do not need."""
     logger = logging.getLogger("transformers")
 
     def about_models(record: logging.LogRecord) -> bool:
@@ -280,6 +248,6 @@ def _import_transformers() -> _Transformers:
 
     logger.addFilter(about_models)
     try:
-        return cast("_Transformers", importlib.import_module("transformers"))
+        return importlib.import_module("transformers")
     finally:
         logger.removeFilter(about_models)

@@ -1,14 +1,15 @@
-"""Random words for test and benchmark prompts: nltk's corpus where it can be had, else our own list."""
+"""Random words for test and benchmark prompts: nltk's corpus if available, else the package's own list."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import logging
 import random
 import threading
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any
 
 from pyworker.resources import resource_path
 from pyworker.resources.reach import bounded, probe
@@ -18,75 +19,30 @@ log = logging.getLogger(__name__)
 DOWNLOAD_SECONDS = 20.0
 
 
-class _Corpus(Protocol):
-    def words(self) -> Sequence[str]: ...
-
-
-class _CorpusModule(Protocol):
-    @property
-    def words(self) -> _Corpus: ...
-
-
-class _DownloaderClass(Protocol):
-    DEFAULT_URL: str
-
-
-class _DownloaderModule(Protocol):
-    Downloader: _DownloaderClass
-
-
-class _Nltk(Protocol):
-    """The module, as far as it is used here; it comes without types."""
-
-    def download(self, info_or_id: str, *, quiet: bool, print_error_to: io.StringIO) -> bool: ...
-
-
-class _WordList:
-    """The words, loaded at the first call. Thread-safe."""
-
-    def __init__(self) -> None:
-        # Guards `_words` while it is made. Held during the load on purpose: a second caller needs its result.
-        self._lock = threading.Lock()
-        self._words: Sequence[str] | None = None
-        #: Why the package's own list stands in for the corpus; set before `_words`.
-        self.problem = ""
-
-    def __repr__(self) -> str:
-        words = self._words
-        return f"<_WordList [{'not loaded' if words is None else f'{len(words)} words'}]>"
-
-    def get(self) -> Sequence[str]:
-        words = self._words
-        if words is None:
-            with self._lock:
-                words = self._words or self._load()
-                self._words = words
-        return words
-
-    def _load(self) -> Sequence[str]:
-        words, self.problem = _load()
-        return words
-
-
-# Holds nothing until it is asked: importing this module reads no file.
-_WORDS = _WordList()
+# Held while the words are loaded, since a second caller needs the same result.
+_lock = threading.Lock()
 
 
 def random_words(count: int, rng: random.Random | None = None) -> str:
-    """`count` random words with a blank between them; the same `rng` state gives the same words."""
+    """`count` random words, separated by spaces. The same `rng` state gives the same words."""
     if count <= 0:
         return ""
-    return " ".join((rng or random.Random()).choices(_WORDS.get(), k=count))
+    return " ".join((rng or random.Random()).choices(_words()[0], k=count))
 
 
 def corpus_problem() -> str:
-    """Why the package's own list stands in for nltk's corpus; empty where it does not. Loads the words."""
-    _WORDS.get()
-    return _WORDS.problem
+    """Why the package's own list is used; empty if it is not. Loads the words."""
+    return _words()[1]
 
 
+def _words() -> tuple[Sequence[str], str]:
+    with _lock:
+        return _load()
+
+
+@functools.cache
 def _load() -> tuple[Sequence[str], str]:
-    """The words, and why they are not the corpus."""
+    """The words, and why they are not those of the corpus; else empty."""
     words, problem = _from_nltk(), None
     if words is None:
         problem = _download()
@@ -94,8 +50,8 @@ def _load() -> tuple[Sequence[str], str]:
         if words is None:
             problem = problem or "the download is not readable"
             log.warning(
-                "nltk's word corpus cannot be had (%s): prompts are made of the word list of this package. "
-                'To use the corpus, run nltk.download("words") where there is a network.',
+                "nltk's word corpus cannot be loaded (%s): prompts use the word list of this package. "
+                'To use the corpus, run nltk.download("words") with a network.',
                 problem,
             )
             words = resource_path("words.txt").read_text(encoding="utf-8").split()
@@ -103,7 +59,7 @@ def _load() -> tuple[Sequence[str], str]:
 
 
 def _from_nltk() -> Sequence[str] | None:
-    corpora = cast("_CorpusModule", importlib.import_module("nltk.corpus"))
+    corpora: Any = importlib.import_module("nltk.corpus")
     try:
         words = [word for word in corpora.words.words() if word.isascii() and word.isalpha()]
     except Exception:  # noqa: BLE001 - missing, damaged or forbidden: each ends in another exception
@@ -112,12 +68,12 @@ def _from_nltk() -> Sequence[str] | None:
 
 
 def _download() -> str | None:
-    """Fetch the corpus; the reason where that fails."""
-    downloader = cast("_DownloaderModule", importlib.import_module("nltk.downloader"))
-    answer = probe(downloader.Downloader.DEFAULT_URL)
-    if not answer.usable:
-        return answer.reason
-    # nltk reads from the network without any timeout.
+    """Download the corpus. Returns the reason if it fails."""
+    downloader: Any = importlib.import_module("nltk.downloader")
+    found = probe(downloader.Downloader.DEFAULT_URL)
+    if not found.usable:
+        return found.reason
+    # nltk has no timeout.
     problems = bounded(_nltk_download, DOWNLOAD_SECONDS, "pyworker-words-download")
     if problems is None:
         return f"the download took more than {DOWNLOAD_SECONDS:g} s"
@@ -125,10 +81,10 @@ def _download() -> str | None:
 
 
 def _nltk_download() -> str:
-    """What went wrong, in words; empty for success."""
-    nltk = cast("_Nltk", importlib.import_module("nltk"))
+    """The reason of a failure; empty for success."""
+    nltk: Any = importlib.import_module("nltk")
     try:
-        # It says False instead of raising, and writes the reason to stderr unless it is given another place.
+        # It returns False instead of raising, and prints the reason to stderr by default.
         done = nltk.download("words", quiet=True, print_error_to=io.StringIO())
     except Exception as error:  # noqa: BLE001 - a portal's login page raises a syntax error, and so on
         return f"the download failed: {type(error).__name__}"

@@ -15,7 +15,7 @@ from pyworker.callbacks import Callbacks
 from pyworker.config import Settings
 from pyworker.data_types import AuthData, LogAction
 from pyworker.disconnect import DisconnectWatcher
-from pyworker.drain import Drain
+from pyworker.exchange import SHUTDOWN
 from pyworker.health import Check, HealthMonitor
 from pyworker.healthcheck import SharedHealth
 from pyworker.journal import JournalKeeper
@@ -72,7 +72,7 @@ class Worker:
             verifier=self.verifier,
             lifecycle=self.lifecycle,
             metrics=self.metrics,
-            sessions=self.sessions,
+            extend_session=self.sessions.extend,
             client=backend.client,
             watcher=self.watcher,
             bodies=BodyReader(
@@ -83,7 +83,6 @@ class Worker:
             max_in_hand=settings.max_in_hand,
             streak=FailureStreak(self._requests_fail),
         )
-        backend.attach(self.pipeline)
         self._key_client = AutoscalerClient(settings.report_addrs)
         self._report_client = AutoscalerClient(settings.report_addrs)
         self._reporter = Reporter(
@@ -138,7 +137,6 @@ class Worker:
         self._key_loop = Loop("pyworker-pubkey", self._fetch_key)
         self._health_loop = Loop("pyworker-health", self._health.step, on_stop=self._end_checks)
         self._loading_loop = Loop("pyworker-loading", self._loading_step)
-        self._drain = Drain(self.lifecycle, self.pipeline.open_exchanges, settings.drain_timeout)
         self.runtime = Runtime(self._loops())
 
     def check_can_serve(self) -> None:
@@ -156,12 +154,14 @@ class Worker:
 
     def drain(self) -> None:
         """Take no new requests; those in hand go on. The change is reported at once."""
+        logger.info("draining: requests in hand have %g s", self.settings.drain_timeout)
         self.lifecycle.drain()
         self.shared_health.close()
 
-    def hurry(self) -> None:
-        """Cut the requests in hand now instead of when the time of the drain is up."""
-        self._drain.hurry()
+    def abort_requests(self, reason: str) -> None:
+        """Abort the requests in hand, and all that come later. Does not wait for them."""
+        count = self.pipeline.open_exchanges.abort(SHUTDOWN)
+        logger.warning("%s: aborted %d requests", reason, count)
 
     def close(self) -> None:
         """Stop every thread, report what is left, close every connection. Idempotent."""
@@ -226,7 +226,6 @@ class Worker:
         loops = [
             Loop("pyworker-journal", self._journal_keeper.step),
             self._health_loop,
-            Loop("pyworker-drain", self._drain.step, on_stop=self._drain.stop),
             self._session_loop,
             self._callback_loop,
             self._loading_loop,

@@ -4,7 +4,7 @@ What each thread does, and what it owns:
 
 * The main thread runs `run`, which runs the event loop (`Poller`): it accepts connections, makes TLS
   handshakes, receives header blocks and small bodies, keeps the deadlines, lingers and closes. It never
-  blocks and runs nothing of the app but `Worker.drain` and `Worker.hurry`, which only set flags. It owns the
+  blocks and runs nothing of the app but `Worker.drain` and `Worker.abort_requests`. It owns the
   table of connections, and every `ClientSocket` that is not in the pool.
 * The threads of the pool, `pyworker-request-N`, run `work`: parse one request, call the app, send the
   response, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import socket
 import time
 from http import HTTPStatus
@@ -167,18 +168,24 @@ class HardenedThreadWorker(ThreadWorker):
         return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)
 
     def _drain(self, worker: Worker) -> None:
-        """The app refuses new requests; wait until those in hand are done, or aborted by the app."""
+        """Refuse new requests. Wait for those in hand, and abort them at DRAIN_TIMEOUT or a second
+        SIGTERM.
+        """
         worker.drain()
         self._poller.drain()
-        end = time.monotonic() + self.cfg.graceful_timeout
+        now = time.monotonic()
+        abort_at, end = now + worker.settings.drain_timeout, now + self.cfg.graceful_timeout
         hurries = False
-        while not self._poller.is_drained and time.monotonic() < end:
+        while not self._poller.is_drained and now < end:
             if self._is_hurried and not hurries:
-                hurries = True
-                end = time.monotonic() + _HURRY_SECONDS
-                worker.hurry()
+                hurries, end = True, now + _HURRY_SECONDS
+                worker.abort_requests("second SIGTERM")
+            elif now >= abort_at:
+                abort_at = math.inf
+                worker.abort_requests("drain timeout")
             self.notify()
             self._poller.serve(_DRAIN_ROUND)
+            now = time.monotonic()
 
     # -- signal handlers ---------------------------------------------------------------------------------
 

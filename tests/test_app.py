@@ -254,7 +254,7 @@ def test_an_update_flag_that_cannot_be_written_is_said(
     said = answer.get_json()["error"]
     assert said.startswith(f"no update: {flag} cannot be written (")
     assert "set PYWORKER_UPDATE_FLAG" in said
-    assert "an update was asked for, but" in caplog.text
+    assert "update requested, but" in caplog.text
     assert "Traceback" not in caplog.text
     assert client.post("/pyworker/update").status_code == 401
 

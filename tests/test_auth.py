@@ -266,7 +266,7 @@ def test_a_worker_that_does_not_know_its_url_takes_any(key: Key) -> None:
 
 @pytest.mark.parametrize("own", ["", "worker:1", "http://", "ftp://a", "http://a:99999"])
 def test_an_own_url_that_compares_with_nothing_is_refused_at_the_start(key: Key, own: str) -> None:
-    with pytest.raises(ValueError, match="no URL"):
+    with pytest.raises(ValueError, match="is not an HTTP or HTTPS URL"):
         Bench(key, own)
 
 

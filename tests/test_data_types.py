@@ -21,9 +21,9 @@ from pyworker.data_types import (
     JsonDataException,
     LogAction,
     WrittenNumber,
-    parse_fields,
 )
 from pyworker.errors import RequestError, Unprocessable
+from pyworker.validation import parse_fields
 
 AUTH = {"signature": "s", "url": "http://a:1", "endpoint": "e", "cost": 100, "reqnum": 1, "request_idx": 2}
 STRING = "Input should be a valid string"

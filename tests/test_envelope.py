@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import Self
 
-from pyworker.data_types import MAX_FAULTS, ApiPayload, AuthData, JsonDataException, parse_fields
+from pyworker.data_types import ApiPayload, AuthData, JsonDataException
 from pyworker.envelope import Envelope, parse_envelope
 from pyworker.errors import Unprocessable
+from pyworker.validation import MAX_FAULTS, parse_fields
 
 AUTH: dict[str, Any] = {"signature": "s", "url": "http://a:1", "endpoint": "e", "cost": 100, "reqnum": 1}
 AUTH_TEXT = json.dumps(AUTH)

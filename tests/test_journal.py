@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pyworker import journal_file
 from pyworker.data_types import AuthData
 from pyworker.journal import CHECK_SECONDS, RETRY_SECONDS, Journal, JournalKeeper
-from pyworker.metrics import Metrics
+from pyworker.metrics import Limits, Metrics
 from pyworker.reports import FinishedRequest, Outcome
 from tests.support.process import ROOT
 from tests.support.stack import NewStack, Stack
@@ -46,10 +46,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def record(number: int, outcome: Outcome = Outcome.SUCCESS) -> FinishedRequest:
     return FinishedRequest.of(outcome, number, 1.5, 2.5, 3.5)
-
-
-def welcome(_load: float, _in_hand: int) -> None:
-    """A check that lets everybody in."""
 
 
 @pytest.fixture
@@ -181,7 +177,7 @@ def test_a_full_journal_refuses_and_says_so(
     metrics = Metrics()
     assert metrics.journal.open(file) == journal_file.CAPACITY
     auth = AuthData("s", "http://a:1", "e", 1, 0, 7)
-    metrics.admit(auth, 1.0, welcome).end(Outcome.SUCCESS)
+    metrics.admit(auth, 1.0, Limits()).end(Outcome.SUCCESS)
     metrics.journal.drop(1)
     assert "1 finished requests could not be kept" in caplog.text
     metrics.journal.close()
@@ -231,7 +227,7 @@ def test_where_the_file_cannot_be_had_memory_must_do(
 
 
 def serve_one(metrics: Metrics, index: int = 7) -> None:
-    metrics.admit(AuthData("s", "http://a:1", "e", 1, 0, index), 1.0, welcome).end(Outcome.SUCCESS)
+    metrics.admit(AuthData("s", "http://a:1", "e", 1, 0, index), 1.0, Limits()).end(Outcome.SUCCESS)
 
 
 def test_the_file_is_taken_when_the_worker_before_gives_it_back(

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pyworker.data_types import AuthData
-from pyworker.errors import Overloaded
-from pyworker.metrics import Clock, Counts, Kind, Metrics, RequestTracker, Snapshot
+from pyworker.errors import LimitReached
+from pyworker.metrics import Clock, Counts, Kind, Limits, Metrics, RequestTracker, Snapshot
 from pyworker.reports import FinishedRequest, Identity, ModelFigures, Outcome, StatusReport
 
 DEADLINE = 60  # seconds; only a failing test waits so long
@@ -47,21 +47,13 @@ def auth(request_idx: int | None = 1, reqnum: int = 0) -> AuthData:
     return AuthData("s", "http://a:1", "e", 1, reqnum, request_idx)
 
 
-def welcome(load: float, in_hand: int) -> None:
-    """A check that lets everybody in."""
-
-
-def refuse(load: float, in_hand: int) -> None:
-    raise Overloaded("too busy", requests_in_hand=in_hand, estimated_wait=1.0)
-
-
 def report_of(metrics: Metrics) -> StatusReport:
     return metrics.snapshot(IDENTITY, FIGURES, 10.0).report
 
 
 def reject(metrics: Metrics, request_idx: int, workload: float) -> None:
-    with pytest.raises(Overloaded):
-        metrics.admit(auth(request_idx), workload, refuse)
+    with pytest.raises(LimitReached):
+        metrics.admit(auth(request_idx), workload, Limits(0))
 
 
 # -- any order of events ---------------------------------------------------------------------------------
@@ -114,23 +106,30 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def admit(self, request_idx: int, quarters: int, kind: Kind) -> None:
         workload = quarters / 4
-        seen: list[tuple[float, int]] = []
         is_session = kind is Kind.SESSION
         like_it = [tracker for tracker in self.in_hand if (tracker.kind is Kind.SESSION) == is_session]
         load = sum(tracker.workload for tracker in like_it)
 
-        def look(load: float, in_hand: int) -> None:
-            seen.append((load, in_hand))
-
-        tracker = self.metrics.admit(auth(request_idx), workload, look, kind)
-        assert seen == [(load, len(like_it))], "the check sees what is in hand, without this request"
+        # What is in hand, without this request, is just within the limits.
+        limits = Limits(len(like_it) + 1, load)
+        tracker = self.metrics.admit(auth(request_idx), workload, limits, kind)
         self.in_hand.append(tracker)
         self._received(request_idx, counted=kind is not Kind.IN_SESSION)
         self.events.append(Event(received=workload))
 
     @rule(request_idx=st.integers(0, 30), quarters=st.integers(0, 4_000_000))
     def reject(self, request_idx: int, quarters: int) -> None:
-        reject(self.metrics, request_idx, quarters / 4)
+        requests = [tracker for tracker in self.in_hand if tracker.kind is not Kind.SESSION]
+        load = sum(tracker.workload for tracker in requests)
+        too_low = Limits(len(requests)) if quarters % 2 else Limits(len(requests) + 1, load - 0.25)
+
+        try:
+            self.metrics.admit(auth(request_idx), quarters / 4, too_low)
+        except LimitReached as reached:
+            refusal = reached
+        else:
+            raise AssertionError("admitted above the limit")
+        assert (refusal.load, refusal.entries) == (load, len(requests))
         self._received(request_idx)
         self.counts["rejected"] += 1
         self.finished.append((request_idx, "Rejected", False))
@@ -292,9 +291,9 @@ def test_nothing_is_lost_between_threads() -> None:
             sums[outcome] += workload
             try:
                 tracker = metrics.admit(
-                    auth(seed * 1000 + number), workload, refuse if outcome is Outcome.REJECTED else welcome
+                    auth(seed * 1000 + number), workload, Limits(0 if outcome is Outcome.REJECTED else None)
                 )
-            except Overloaded:
+            except LimitReached:
                 continue
             tracker.start_work()
             tracker.end(outcome)
@@ -348,7 +347,7 @@ def test_nothing_is_lost_between_threads() -> None:
 def test_one_of_many_threads_gives_the_outcome() -> None:
     metrics = Metrics()
     for number in range(50):
-        tracker = metrics.admit(auth(number), 1.0, welcome)
+        tracker = metrics.admit(auth(number), 1.0, Limits())
         barrier = threading.Barrier(8)
 
         def race(tracker: RequestTracker = tracker, barrier: threading.Barrier = barrier) -> bool:
@@ -366,15 +365,11 @@ def test_a_burst_cannot_slip_past_the_limit_together() -> None:
     metrics = Metrics()
     barrier = threading.Barrier(16)
 
-    def at_most_four(load: float, in_hand: int) -> None:
-        if in_hand >= 4:
-            refuse(load, in_hand)
-
     def arrive(number: int) -> bool:
         barrier.wait(DEADLINE)
         try:
-            metrics.admit(auth(number), 1.0, at_most_four)
-        except Overloaded:
+            metrics.admit(auth(number), 1.0, Limits(4))
+        except LimitReached:
             return False
         return True
 
@@ -395,7 +390,7 @@ def test_the_callback_runs_outside_the_lock() -> None:
             seen.append(pool.submit(report_of, metrics).result(DEADLINE).num_requests_working)
 
     metrics = Metrics(on_change=look_from_another_thread)
-    tracker = metrics.admit(auth(), 1.0, welcome)
+    tracker = metrics.admit(auth(), 1.0, Limits())
     tracker.close()
     reject(metrics, 2, 1.0)
     metrics.touch()
@@ -410,7 +405,7 @@ def test_the_callback_runs_outside_the_lock() -> None:
 def test_a_jump_of_the_wall_clock_changes_no_interval(jump: float) -> None:
     time = FakeClock()
     metrics = Metrics(time.clock())
-    tracker = metrics.admit(auth(5), 1.0, welcome)
+    tracker = metrics.admit(auth(5), 1.0, Limits())
     entered = time.wall
     time.wall += jump
     time.advance(2)
@@ -459,7 +454,7 @@ def test_a_finished_request_says_what_it_reached(
     time = FakeClock()
     metrics = Metrics(time.clock())
     entered = time.wall
-    tracker = metrics.admit(auth(9), 1.0, welcome)
+    tracker = metrics.admit(auth(9), 1.0, Limits())
     time.advance(1)
     if started:
         tracker.start_work()
@@ -485,7 +480,7 @@ def test_a_rejected_request_is_finished_at_once() -> None:
 
 def test_the_status_report_has_exactly_the_fields_of_the_contract() -> None:
     metrics = Metrics()
-    metrics.admit(auth(7), 12.5, welcome)
+    metrics.admit(auth(7), 12.5, Limits())
 
     wire = metrics.snapshot(IDENTITY, ModelFigures(50.0, "no"), 3.25).report.to_wire()
 
@@ -516,7 +511,7 @@ def test_the_status_report_has_exactly_the_fields_of_the_contract() -> None:
 
 def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
     metrics = Metrics()
-    metrics.admit(auth(7), 1.0, welcome).close()
+    metrics.admit(auth(7), 1.0, Limits()).close()
 
     [record] = metrics.journal.oldest(5)
 
@@ -533,7 +528,7 @@ def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
 
 def test_the_first_form_is_known_by_its_reqnum() -> None:
     metrics = Metrics()
-    tracker = metrics.admit(auth(None, reqnum=33), 1.0, welcome)
+    tracker = metrics.admit(auth(None, reqnum=33), 1.0, Limits())
 
     assert tracker.request_idx == 33
     assert report_of(metrics).working_request_idxs == [33]
@@ -542,7 +537,7 @@ def test_the_first_form_is_known_by_its_reqnum() -> None:
 def test_a_retry_of_a_request_is_received_once() -> None:
     metrics = Metrics()
     for request_idx in (1, 2, 1, 1, 3):
-        metrics.admit(auth(request_idx), 1.0, welcome).close()
+        metrics.admit(auth(request_idx), 1.0, Limits()).close()
 
     assert report_of(metrics).num_requests_recieved == 3
     assert metrics.counts.received == 5
@@ -553,7 +548,7 @@ def test_what_tells_retries_from_requests_stays_small() -> None:
 
     def receive(indices: range) -> None:
         for request_idx in indices:
-            metrics.admit(auth(request_idx), 1.0, welcome).close()
+            metrics.admit(auth(request_idx), 1.0, Limits()).close()
             metrics.journal.drop(1)
 
     receive(range(20_000))
@@ -567,30 +562,27 @@ def test_what_tells_retries_from_requests_stays_small() -> None:
 
 def test_the_load_in_hand_is_exact_again_when_idle() -> None:
     metrics = Metrics()
-    trackers = [metrics.admit(auth(number), 0.1 * number, welcome) for number in range(50)]
+    trackers = [metrics.admit(auth(number), 0.1 * number, Limits()) for number in range(50)]
     for tracker in reversed(trackers):
         tracker.end(Outcome.SUCCESS)
 
     assert report_of(metrics).cur_load == 0.0
 
 
-def test_a_check_that_fails_otherwise_opens_no_entry() -> None:
+def test_a_refusal_opens_no_entry() -> None:
     metrics = Metrics()
 
-    def broken(load: float, in_hand: int) -> None:
-        raise ZeroDivisionError
+    reject(metrics, 7, 5.0)
 
-    with pytest.raises(ZeroDivisionError):
-        metrics.admit(auth(), 5.0, broken)
-
-    assert metrics.counts == Counts()
+    assert metrics.counts == Counts(received=1, rejected=1)
+    assert report_of(metrics).working_request_idxs == []
     assert report_of(metrics).new_load == 0.0
-    metrics.admit(auth(), 1.0, welcome).close()  # the lock is free
+    metrics.admit(auth(), 1.0, Limits()).close()  # the lock is free
 
 
 def test_no_secret_in_a_repr() -> None:
     metrics = Metrics()
-    tracker = metrics.admit(auth(8), 2.5, welcome)
+    tracker = metrics.admit(auth(8), 2.5, Limits())
     snapshot = metrics.snapshot(IDENTITY, FIGURES, 1.0)
 
     assert "s3cret" not in repr(snapshot) + repr(IDENTITY) + repr(snapshot.report)

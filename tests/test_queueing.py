@@ -159,7 +159,7 @@ def test_what_waited_too_long_is_turned_away_while_queued(stack: Stack) -> None:
         assert answer.status == 429
         assert answer.header("Retry-After") == "1"
         assert answer.object() == {
-            "error": "too busy: waited 2 s for a turn, which is the limit",
+            "error": "too busy: waited 2 s in the queue, which is the limit",
             "requests_in_hand": 1,
             "estimated_wait": 0.001,
         }

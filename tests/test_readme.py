@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-READMES = [README, *sorted(ROOT.glob("workers/*/README.md"))]
+READMES = [README, ROOT / "workers" / "README.md", *sorted(ROOT.glob("workers/*/README.md"))]
 PROCESS_SECONDS = 60.0
 
 SHELLS = ("bash", "sh", "console")

@@ -20,7 +20,7 @@ from pyworker.auth import SignatureVerifier
 from pyworker.autoscaler import MAX_INTERVAL, MIN_INTERVAL, AutoscalerClient, KeyFetcher, Reporter
 from pyworker.data_types import AuthData
 from pyworker.errors import AutoscalerError
-from pyworker.metrics import Metrics
+from pyworker.metrics import Limits, Metrics
 from pyworker.reports import Identity, ModelFigures, Outcome
 from pyworker.runtime import Loop
 from tests.support.dripping import DRIPS, Dripping
@@ -169,7 +169,7 @@ class Bench:
         for _ in range(count):
             auth_data = AuthData("s", URL, "e", 1, 0, self._next)
             self._next += 1
-            self.metrics.admit(auth_data, workload, lambda _load, _count: None).end(outcome)
+            self.metrics.admit(auth_data, workload, Limits()).end(outcome)
 
 
 def indices(autoscaler: FakeAutoscaler) -> list[int]:

@@ -393,7 +393,7 @@ def test_a_callback_that_fails_harms_nobody(stack: Stack, opened: Create) -> Non
     stack.model.request("/slow")
     stack.model.wait_for(lambda: stack.model.requests("/broken?with=query"), "the next callback", 20)
     assert 9 < time.monotonic() - began < 15
-    stack.worker.wait_for_log("answered 500 to its callback")
+    stack.worker.wait_for_log("session callback: status 500")
     assert "with=query" not in stack.worker.log
     assert stack.post("/pass").status == 200
 
@@ -412,10 +412,10 @@ def test_a_callback_may_go_to_another_server_of_this_machine(stack: Stack, opene
         assert told.json() == {"job": 7, "session_id": sessions["/ip"].id}
         assert told.header("Authorization") is None, "the key of the model server is for that alone"
         assert other.request("/name?with=query").json() == {"session_id": sessions["/name?with=query"].id}
-        stack.worker.wait_for_log("the server answered 302 to its callback")
+        stack.worker.wait_for_log("session callback: status 302")
     gone = opened(on_close_route=f"{other.url}/gone")
     assert gone.ask("end").status == 200
-    stack.worker.wait_for_log("its callback failed: ConnectionError")
+    stack.worker.wait_for_log("session callback failed: ConnectionError")
     assert "with=query" not in stack.worker.log
     # The model server's own URL is what its paths are: with its key, over its pool.
     own = opened(on_close_route=f"{stack.model.url}/own")
@@ -430,7 +430,7 @@ def test_a_callback_that_drips_is_given_up(stack: Stack, opened: Create) -> None
         session = opened(on_close_route=f"{dripping.url}/x")
         began = time.monotonic()
         assert session.ask("end").status == 200
-        stack.worker.wait_for_log("no answer to its callback in 10 s")
+        stack.worker.wait_for_log("session callback: no response within 10 s")
         assert time.monotonic() - began < 15
 
 

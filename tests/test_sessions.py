@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pyworker.data_types import AuthData
-from pyworker.errors import Unauthorized
-from pyworker.metrics import Clock, Counts, Kind, Metrics
+from pyworker.errors import LimitReached, SessionClosed, TooManySessions, Unauthorized, UnknownSession
+from pyworker.metrics import Clock, Counts, Kind, Limits, Metrics
 from pyworker.reports import Identity, ModelFigures, Outcome, StatusReport
-from pyworker.sessions import Session, SessionClosed, Sessions, Terms, TooManySessions, UnknownSession
+from pyworker.sessions import Session, Sessions, Terms
 
 AUTH = AuthData("c2lnbmF0dXJl", "http://203.0.113.7:40123", "echo", 7, 3, 42)
 OTHER = dataclasses.replace(AUTH, request_idx=43)
@@ -43,10 +43,6 @@ def setting() -> Setting:
     return Setting()
 
 
-def welcome(load: float, in_hand: int) -> None:
-    """A check that lets everybody in."""
-
-
 def test_an_open_session_is_one_request_in_hand_with_its_cost(setting: Setting) -> None:
     session = setting.create()
 
@@ -65,7 +61,7 @@ def test_an_open_session_is_one_request_in_hand_with_its_cost(setting: Setting) 
 
 def test_requests_in_a_session_are_reported_as_load_only(setting: Setting) -> None:
     setting.create()
-    tracker = setting.metrics.admit(AUTH, 100.0, welcome, Kind.IN_SESSION)
+    tracker = setting.metrics.admit(AUTH, 100.0, Limits(), Kind.IN_SESSION)
 
     report = setting.report()
     assert (report.num_requests_working, report.working_request_idxs) == (1, [42])
@@ -79,12 +75,12 @@ def test_requests_in_a_session_are_reported_as_load_only(setting: Setting) -> No
 
 def test_nobody_waits_for_an_idle_session(setting: Setting) -> None:
     setting.create()
-    seen: list[tuple[float, int]] = []
 
-    setting.metrics.admit(OTHER, 5.0, lambda load, count: seen.append((load, count)))
-    setting.metrics.admit(OTHER, 5.0, lambda load, count: seen.append((load, count)))
+    setting.metrics.admit(OTHER, 5.0, Limits(1, 0.0))
+    with pytest.raises(LimitReached) as caught:
+        setting.metrics.admit(OTHER, 5.0, Limits(1))
 
-    assert seen == [(0.0, 0), (5.0, 1)]
+    assert (caught.value.load, caught.value.entries) == (5.0, 1)
 
 
 def test_a_session_expires_one_lifetime_after_its_last_request(setting: Setting) -> None:
@@ -92,8 +88,8 @@ def test_a_session_expires_one_lifetime_after_its_last_request(setting: Setting)
     assert setting.sessions.expiration(session) == setting.wall + 10
     for _ in range(3):
         setting.now += 9.0
-        assert setting.sessions.extend(session.id, AUTH) is session
-        assert setting.sessions.extend(session.id, AUTH) is session
+        assert setting.sessions.extend(session.id, AUTH) is session.exchanges
+        assert setting.sessions.extend(session.id, AUTH) is session.exchanges
         assert setting.sessions.expiration(session) == setting.wall + 10, "extensions add up"
     setting.now += 9.999
     assert setting.sessions.get(session.id, AUTH) is session
@@ -244,4 +240,4 @@ def test_a_session_of_the_first_form_opens_once_and_goes_on() -> None:
     first_form = dataclasses.replace(AUTH, request_idx=None)
     session = setting.create(first_form)
     for _ in range(3):
-        assert setting.sessions.extend(session.id, first_form) is session
+        assert setting.sessions.extend(session.id, first_form) is session.exchanges

@@ -23,7 +23,7 @@ from pyworker.resources import resource_path
 from pyworker.tokenizer import TokenCounter
 
 SHIPPED = str(resource_path("tokenizer.json"))
-WARNING = "cannot be had"
+WARNING = "cannot be loaded"
 
 REPORT = """
 import json, sys, time
@@ -272,7 +272,7 @@ def test_a_hub_that_says_no(tmp_path: Path, status: int) -> None:
 def test_a_gated_tokenizer_is_left_to_the_library_where_there_is_a_token(tmp_path: Path) -> None:
     with _hub(401) as endpoint:
         result = _load(endpoint, tmp_path, HF_TOKEN="hf_secret")
-    _assert_fell_back(result, "the hub answered, but loading failed")
+    _assert_fell_back(result, "the hub responded, but loading failed")
     assert "hf_secret" not in result[1]
 
 

@@ -27,13 +27,13 @@ from pydantic import ConfigDict, Field
 from typing_extensions import Self
 from werkzeug.exceptions import HTTPException
 
-from pyworker.data_types import STRICT, parse_fields
 from pyworker.errors import ConfigError, NotReady, RequestError, Unprocessable
 from pyworker.local.generation import Generation
 from pyworker.local.language_model import CorruptedModelError, LanguageModel
 from pyworker.local.model_log import ModelLog
 from pyworker.local.serving import LocalServer
 from pyworker.request_queue import RequestQueue
+from pyworker.validation import STRICT, parse_fields
 
 DEFAULT_PORT = 5001
 DOWNLOAD_FILES = 3  # what loading pretends to fetch

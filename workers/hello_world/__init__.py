@@ -1,1 +1,1 @@
-"""An example worker: a text model that answers at once or as a stream."""
+"""An example worker: a text model with whole and streamed responses."""

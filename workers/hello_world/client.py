@@ -1,4 +1,4 @@
-"""An example client: asks the model for a text and prints it, whole or as it comes."""
+"""An example client: asks the model for a text and prints it, whole or as it arrives."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ PROG = "python -m workers.hello_world.client"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 1 when there was no answer, 141 when nobody read it to its end."""
+    """Returns the exit status: 1 if the call failed, 141 if the output was closed early."""
     parser = _parser()
     options = parser.parse_args(argv)
     payload = InputData(prompt=options.prompt, max_response_tokens=options.max_response_tokens)
     with client_from(parser, options) as client:
         try:
-            status = _print_stream(client, payload) if options.stream else _print_answer(client, payload)
+            status = _print_stream(client, payload) if options.stream else _print_whole(client, payload)
             sys.stdout.flush()
         except ClientError as error:
             sys.stderr.write(f"{PROG}: {error}\n")
             return 1
         except KeyboardInterrupt:
             return 130
-        except BrokenPipeError:  # whoever reads this has seen enough, as `| head` has
+        except BrokenPipeError:  # the reader has seen enough, as `| head` has
             # Or the interpreter would complain when it writes out the rest at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
@@ -46,18 +46,18 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=128,
         metavar="N",
-        help="longest answer (default: %(default)s)",
+        help="longest response (default: %(default)s)",
     )
-    parser.add_argument("--stream", action="store_true", help="print the answer as it comes")
+    parser.add_argument("--stream", action="store_true", help="print the text as it arrives")
     add_client_options(parser)
     return parser
 
 
-def _print_answer(client: Client, payload: InputData) -> int:
+def _print_whole(client: Client, payload: InputData) -> int:
     response = client.call("/generate", dataclasses.asdict(payload), payload.count_workload())
     text = response.content.decode("utf-8", "replace")
     if not 200 <= response.status_code < 300:
-        sys.stderr.write(f"{PROG}: the worker answered {response.status_code}: {text}\n")
+        sys.stderr.write(f"{PROG}: the worker responded with {response.status_code}: {text}\n")
         return 1
     sys.stdout.write(text_of(text) + "\n")
     return 0
@@ -72,7 +72,7 @@ def _print_stream(client: Client, payload: InputData) -> int:
 
 
 def text_of(item: str) -> str:
-    """The text in an answer or a streamed item; the item itself where it holds none that we know."""
+    """The text in a response or a streamed item; the item itself if its format is unknown."""
     try:
         value: object = json.loads(item)
     except ValueError:

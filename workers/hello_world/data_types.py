@@ -18,7 +18,7 @@ RESPONSE_TOKENS = 300
 
 @dataclass
 class InputData(ApiPayload):
-    """A prompt, and how long the answer may be (tokens; None leaves it to the model)."""
+    """A prompt, and the longest response in tokens (None: the model decides)."""
 
     tokens: ClassVar[TokenCounter] = TokenCounter("openai-community/openai-gpt")
 
@@ -27,7 +27,7 @@ class InputData(ApiPayload):
 
     @classmethod
     def of_random_words(cls, count: int) -> InputData:
-        """A prompt of so many words, which no cache of the model has seen."""
+        """A prompt of `count` words, which no cache of the model has seen."""
         return cls(random_words(count), RESPONSE_TOKENS)
 
     @classmethod

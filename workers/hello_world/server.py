@@ -17,7 +17,7 @@ MODEL_SERVER_URL = "http://127.0.0.1:5001"
 
 
 class GenerateHandler(EndpointHandler[InputData]):
-    """The whole answer, as JSON."""
+    """The whole text, as JSON."""
 
     @property
     def endpoint(self) -> str:
