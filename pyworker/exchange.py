@@ -17,11 +17,11 @@ from pyworker.connection import ModelCall
 from pyworker.disconnect import DisconnectWatcher, Presence
 from pyworker.errors import NotReady, PyworkerError, RequestError
 from pyworker.log_limit import LogLimit
-from pyworker.metrics import RequestTracker
 from pyworker.model_response import ModelResponse
 from pyworker.model_stream import ModelStream
 from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
+from pyworker.tracker import RequestTracker
 from pyworker.verdict import Verdict
 
 logger = logging.getLogger(__name__)

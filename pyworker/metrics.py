@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from pyworker.data_types import AuthData
 from pyworker.errors import Overloaded
-from pyworker.journal import Journal
 from pyworker.reports import (
     PROTOCOL_VERSION,
     FinishedRequest,
@@ -27,29 +24,10 @@ from pyworker.reports import (
     Outcome,
     StatusReport,
 )
+from pyworker.tracker import Clock, Kind, RequestTracker
 
 #: So many recent indices are remembered to tell a retry of a request from a new one.
 _REMEMBERED_INDICES = 10_000
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Monotonic time for intervals, wall time (epoch seconds) for the wire only."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-
-
-class Kind(Enum):
-    """What an entry of the ledger is.
-
-    A session is reported like a request of its own, but does no work, so nobody waits for it. The requests in
-    it do work, but are reported as loads only: they bear the session's index, which is not done before it is.
-    """
-
-    REQUEST = "request"
-    SESSION = "session"
-    IN_SESSION = "request in a session"
 
 
 @dataclass(frozen=True)
@@ -94,59 +72,6 @@ class Snapshot:
     revision: int
 
 
-class RequestTracker:
-    """One request in the ledger, from admission to its one outcome. Thread-safe through the ledger's lock."""
-
-    def __init__(
-        self, metrics: Metrics, auth_data: AuthData, workload: float, clock: Clock, kind: Kind
-    ) -> None:
-        self.workload = workload
-        self.kind = kind
-        self.reqnum = auth_data.reqnum
-        # The first form has no index; its reqnum is as unique.
-        self.request_idx = auth_data.reqnum if auth_data.request_idx is None else auth_data.request_idx
-        self._metrics = metrics
-        self._clock = clock
-        self._entered = clock.monotonic()
-        self._entered_wall = clock.wall()
-        self._started: float | None = None
-        self.admitted = False
-        self.outcome: Outcome | None = None
-
-    def start_work(self) -> None:
-        """The request is on its way to the model."""
-        self._started = self._clock.monotonic()
-
-    def end(self, outcome: Outcome, *, worked: bool = True) -> bool:
-        """Give the request its outcome; only the first one counts (True).
-
-        worked: False for a success that was no work of the model's.
-        """
-        return self._metrics.end(self, outcome, worked=worked)
-
-    def close(self) -> None:
-        """Whatever has no outcome by now was given up by its client."""
-        self.end(Outcome.CANCELLED)
-
-    def record(self, outcome: Outcome) -> FinishedRequest:
-        """What is reported. Later times are counted from the first by the monotonic clock."""
-        completed = outcome in (Outcome.SUCCESS, Outcome.ERROR)
-        return FinishedRequest.of(
-            outcome,
-            self.request_idx,
-            self._entered_wall,
-            self._wall_at(self._started),
-            self._wall_at(self._clock.monotonic() if completed else None),
-        )
-
-    def _wall_at(self, moment: float | None) -> float:
-        return 0.0 if moment is None else self._entered_wall + moment - self._entered
-
-    def __repr__(self) -> str:
-        state = self.outcome.value if self.outcome else "working" if self._started else "queued"
-        return f"<RequestTracker {self.kind.value} {self.request_idx} {state} workload={self.workload:g}>"
-
-
 class _Open:
     """Trackers without an outcome, and their workload in all. The ledger's lock guards it."""
 
@@ -167,15 +92,21 @@ class _Open:
 class Metrics:
     """The ledger. Thread-safe: one lock, held for arithmetic only.
 
-    on_change is called outside the lock after each change that a status report should carry.
+    on_finished is called outside the lock with the record of each request that ended, and on_change after
+    each change that a status report should carry.
     """
 
-    def __init__(self, clock: Clock | None = None, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        on_finished: Callable[[FinishedRequest], object],
+        clock: Clock | None = None,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self.clock = clock or Clock()
+        self._on_finished = on_finished
         self._on_change = on_change
         self._started_at = self.clock.monotonic()
-        #: The requests that ended and whose end was not accepted yet. It has a lock of its own.
-        self.journal = Journal()
         # Guards everything below.
         self._lock = threading.Lock()
         self._requests = _Open()
@@ -204,7 +135,7 @@ class Metrics:
 
         Decided and counted in one step, so that a burst cannot slip past the limit together.
         """
-        tracker = RequestTracker(self, auth_data, workload, self.clock, kind)
+        tracker = RequestTracker(auth_data, workload, self.clock, kind, self.end)
         refusal: Overloaded | None = None
         with self._lock:
             if kind is not Kind.IN_SESSION:
@@ -214,7 +145,7 @@ class Metrics:
                 check(open_entries.load, len(open_entries.trackers))
             except Overloaded as error:
                 refusal = error
-                self._count_end(tracker, Outcome.REJECTED)
+                self._count_end(tracker, Outcome.REJECTED, worked=False)
             else:
                 tracker.admitted = True
                 open_entries.add(tracker)
@@ -227,8 +158,8 @@ class Metrics:
         self._on_change()
         return tracker
 
-    def end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool = True) -> bool:
-        """Close a tracker's entry; False where it has an outcome already. worked: as in `RequestTracker`."""
+    def end(self, tracker: RequestTracker, outcome: Outcome, worked: bool) -> bool:
+        """Close a tracker's entry; False if it has an outcome already. worked: as in `RequestTracker.end`."""
         with self._lock:
             if tracker.outcome is not None:
                 return False
@@ -241,7 +172,7 @@ class Metrics:
     def _open(self, tracker: RequestTracker) -> _Open:
         return self._sessions if tracker.kind is Kind.SESSION else self._requests
 
-    def _count_end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool = False) -> None:
+    def _count_end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool) -> None:
         tracker.outcome = outcome
         self._ended[outcome] += 1
         if outcome is Outcome.SUCCESS:
@@ -256,7 +187,7 @@ class Metrics:
     def _note_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
         """Outside the lock, as it writes to a file."""
         if tracker.kind is not Kind.IN_SESSION:
-            self.journal.append(tracker.record(outcome))
+            self._on_finished(tracker.record(outcome))
         self._on_change()
 
     def _count_distinct(self, request_idx: int) -> None:

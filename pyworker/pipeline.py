@@ -29,12 +29,13 @@ from pyworker.errors import (
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.log_limit import LogLimit
-from pyworker.metrics import Kind, Metrics, RequestTracker
+from pyworker.metrics import Metrics
 from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.sessions import Session, Sessions
 from pyworker.suspicion import FailureStreak
+from pyworker.tracker import Kind, RequestTracker
 from pyworker.verdict import Judge, Verdict
 from pyworker.wsgi_extensions import HELD, PRESENCE
 

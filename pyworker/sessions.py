@@ -16,8 +16,9 @@ from typing import Any
 from pyworker.data_types import AuthData
 from pyworker.errors import InvalidSession, Overloaded, RequestError, Unauthorized
 from pyworker.exchange import Cut, OpenExchanges
-from pyworker.metrics import Kind, Metrics, RequestTracker
+from pyworker.metrics import Metrics
 from pyworker.reports import Outcome
+from pyworker.tracker import Kind, RequestTracker
 
 #: So many ended sessions are remembered to tell them from those that never were.
 _REMEMBERED = 1000

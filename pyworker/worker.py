@@ -6,7 +6,7 @@ import logging
 import time
 
 from pyworker.auth import SignatureVerifier
-from pyworker.autoscaler import MIN_INTERVAL, AutoscalerClient, KeyFetcher, Reporter
+from pyworker.autoscaler_client import AutoscalerClient
 from pyworker.backend import Backend
 from pyworker.benchmark import Benchmark, ServingCheck
 from pyworker.benchmark_file import describe
@@ -18,7 +18,7 @@ from pyworker.disconnect import DisconnectWatcher
 from pyworker.drain import Drain
 from pyworker.health import Check, HealthMonitor
 from pyworker.healthcheck import SharedHealth
-from pyworker.journal import JournalKeeper
+from pyworker.journal import Journal, JournalKeeper
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.loading import LoadingWatch
 from pyworker.log_effects import LogEffects
@@ -27,7 +27,9 @@ from pyworker.memory import LoadedMark, ModelMemory
 from pyworker.metrics import Metrics
 from pyworker.pipeline import Pipeline
 from pyworker.probe import HealthProbe
+from pyworker.public_key import KeyFetcher
 from pyworker.readiness import Readiness
+from pyworker.reporter import MIN_INTERVAL, Reporter
 from pyworker.reports import Identity, ModelFigures
 from pyworker.runtime import Loop, Runtime
 from pyworker.sessions import Sessions
@@ -50,9 +52,10 @@ class Worker:
         self.backend = backend
         self.settings = settings
         self.lifecycle = ModelLifecycle(on_change=self._state_changed)
-        self.metrics = Metrics(on_change=self._ledger_changed)
+        self._journal = Journal()
+        self.metrics = Metrics(self._journal.append, on_change=self._ledger_changed)
         self._journal_keeper = JournalKeeper(
-            self.metrics.journal, settings.unsent_file, on_survivors=self.metrics.touch
+            self._journal, settings.unsent_file, on_survivors=self.metrics.touch
         )
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
@@ -89,6 +92,7 @@ class Worker:
         self._reporter = Reporter(
             self._report_client,
             self.metrics,
+            self._journal,
             Identity(settings.container_id, settings.master_token, settings.public_url or ""),
             self._figures,
             on_accepted=self._report_accepted,
@@ -134,8 +138,10 @@ class Worker:
         self._session_loop = Loop(
             "pyworker-sessions", self.sessions.expire_once, on_stop=self.sessions.close_all
         )
-        self._key_fetcher = KeyFetcher(self._key_client, self.verifier)
-        self._key_loop = Loop("pyworker-pubkey", self._fetch_key)
+        self._key_fetcher = KeyFetcher(
+            self._key_client, self.verifier.set_public_key, on_new_key=self.metrics.touch
+        )
+        self._key_loop = Loop("pyworker-pubkey", self._key_fetcher.fetch_once)
         self._health_loop = Loop("pyworker-health", self._health.step, on_stop=self._end_checks)
         self._loading_loop = Loop("pyworker-loading", self._loading_step)
         self._drain = Drain(self.lifecycle, self.pipeline.open_exchanges, settings.drain_timeout)
@@ -168,7 +174,7 @@ class Worker:
         """Stop every thread, report what is left, close every connection. Idempotent."""
         self.shared_health.close()
         self.runtime.stop()
-        self.metrics.journal.close()
+        self._journal.close()
         self.backend.client.close()
         self._callbacks.close()
         self._key_client.close()
@@ -263,13 +269,6 @@ class Worker:
         pauses = [self._memory.step(), self._loading.step(time.monotonic())]
         return min((pause for pause in pauses if pause is not None), default=None)
 
-    def _fetch_key(self) -> float | None:
-        had_key = self.verifier.has_key
-        pause = self._key_fetcher.fetch_once()
-        if self.verifier.has_key and not had_key:
-            self.metrics.touch()  # the worker may be ready by that
-        return pause
-
     def _report_accepted(self) -> None:
         if not self.verifier.has_key:
             self._key_loop.wake()  # the autoscaler is back, no pause is called for any more
@@ -278,9 +277,6 @@ class Worker:
         status = self.lifecycle.status
         # Without the key every request would be refused.
         is_ready = status.state is ModelState.READY and self.verifier.has_key
-        if is_ready:
-            # Here, so that the load time is in the very report that first says ready.
-            self.metrics.model_ready()
         return ModelFigures(status.throughput if is_ready else 0.0, status.error_msg)
 
     def _state_changed(self) -> None:
