@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState, ModelStatus
@@ -46,12 +47,14 @@ class HealthMonitor:
         *,
         regular: bool = True,
         tells_loaded: bool = False,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._check = check
         self._lifecycle = lifecycle
         self._failures_allowed = failures_allowed
         self._regular = regular
         self._tells_loaded = tells_loaded
+        self._wake = wake
         self._failures = 0
         # Guards _suspicion and _suspected_at.
         self._lock = threading.Lock()
@@ -59,9 +62,9 @@ class HealthMonitor:
         self._suspected_at: float | None = None
 
     def suspect(self, reason: str) -> bool:
-        """Something speaks of an error: the next check decides, without further patience.
+        """There is a sign of an error: if the next check fails too, the model is errored at once.
 
-        True if the check should be made now; of a flood of suspicions that is the first.
+        True if that check is due now: for the first of a flood of suspicions.
         """
         now = time.monotonic()
         with self._lock:
@@ -69,7 +72,14 @@ class HealthMonitor:
             recent = self._suspected_at is not None and now - self._suspected_at < SUSPICION_GAP
             if not recent:
                 self._suspected_at = now
-            return not recent
+        if not recent:
+            self._wake()
+        return not recent
+
+    def requests_failed(self, reason: str) -> None:
+        """Several requests in a row failed: suspect a model that is ready."""
+        if self._lifecycle.state is ModelState.READY and self.suspect(reason):
+            logger.warning("%s; waiting for a health check to confirm", reason)
 
     def step(self) -> float:
         """Check once if that means anything; seconds until the next check."""

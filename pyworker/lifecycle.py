@@ -112,10 +112,10 @@ def effect_of(
 class ModelLifecycle:
     """Who may move the model from which state to which. Thread-safe; waiters wake at every change.
 
-    on_change is called outside the lock after each change.
+    Each of on_change is called outside the lock after each change.
     """
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         # Guards _status and _closed; notified at each change.
         self._changed = threading.Condition()
@@ -165,7 +165,8 @@ class ModelLifecycle:
                 return False
             self._status = new
             self._changed.notify_all()
-        self._on_change()
+        for notify in self._on_change:
+            notify()
         return True
 
     def wait_for_benchmark(self) -> int | None:

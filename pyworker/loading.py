@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
 from pyworker.errors import shortened
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.log_lines import LogActions
-from pyworker.log_tail import LogGlance
+from pyworker.log_tail import LogTailer
 from pyworker.probe import HealthProbe
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class LoadingWatch:
     reported. `step` and `remember` belong to one thread each.
 
     warn_after: seconds until it speaks; it does so again each time that loading took twice as long.
-    glance: what was seen of the model's log, None where none is followed.
+    tailer: follows the model's log, if there is one.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class LoadingWatch:
         warn_after: float,
         source: ReadinessSource,
         log_actions: LogActions,
-        glance: Callable[[], LogGlance | None],
+        tailer: LogTailer | None,
         probe: HealthProbe | None,
     ) -> None:
         self._lifecycle = lifecycle
         self._warn_after = warn_after
         self._source = source
         self._log_actions = log_actions
-        self._glance = glance
+        self._tailer = tailer
         self._probe = probe
         self._began: float | None = None
         self._warn_next = warn_after
@@ -68,15 +68,14 @@ class LoadingWatch:
         found = [f"still loading after {_duration(elapsed)}", self._health_says()]
         if self._source.by_log:
             found.insert(1, f"{_phrases(self._log_actions)} in {self._log()}")
-        elif self._glance() is not None:
+        elif self._tailer is not None:
             found.append(f"its log, which does not count with MODEL_READINESS=health, is {self._log()}")
         if self._error_line:
             found.append(f"its log spoke of an error: {shortened(self._error_line, _SHOWN_TEXT)!r}")
         return "; ".join(found)
 
     def _log(self) -> str:
-        glance = self._glance()
-        return "no log: MODEL_LOG is not set" if glance is None else str(glance)
+        return "no log: MODEL_LOG is not set" if self._tailer is None else str(self._tailer.glance)
 
     def _health_says(self) -> str:
         if self._probe is None:

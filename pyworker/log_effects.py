@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
@@ -22,7 +21,7 @@ QUIET = 10.0
 class LogEffects:
     """Moves the lifecycle, or raises a suspicion. Belongs to the thread that reads the log.
 
-    has_health: a health endpoint can be asked; wake: makes the next check of the monitor due.
+    has_health: there is a health endpoint.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class LogEffects:
         *,
         has_health: bool,
         monitor: HealthMonitor,
-        wake: Callable[[], None],
         loading: LoadingWatch,
         memory: ModelMemory,
     ) -> None:
@@ -40,7 +38,6 @@ class LogEffects:
         self._source = source
         self._has_health = has_health
         self._monitor = monitor
-        self._wake = wake
         self._loading = loading
         self._memory = memory
         # By what was told, of which there are few: when that was, and how many lines were not told since.
@@ -60,7 +57,6 @@ class LogEffects:
         elif effect is Effect.SUSPICION:
             if self._monitor.suspect(f"its log said: {line}"):
                 self._tell(logging.WARNING, "the model's log speaks of an error; a check decides", line)
-                self._wake()
         else:
             self._fail(line, is_old)
 

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from pyworker.log_lines import MAX_LINE, LineAssembler, LogActions, LogMatcher, 
 
 logger = logging.getLogger(__name__)
 
+# Seconds between two looks at a log that did not grow.
+_INTERVAL = 0.2
 _READ_SIZE = 256 * 1024
 # A step ends here even if the log grows faster than it is read, so that a thread can stop between steps.
 _READS_AT_ONCE = 64
@@ -72,11 +75,14 @@ class LogGlance:
 class LogTailer:
     """Follows one file from its beginning, through rotation and truncation. One thread owns it.
 
-    on_match(action, line) is called for each match, in the order of the file; the line is cut to `MAX_SHOWN`
-    characters. `glance` and `is_current` may be read from any thread.
+    on_match(action, line, is_old) is called for each match, in the order of the file. The line is cut to
+    `MAX_SHOWN` characters; is_old: it was in the log before the first step. `glance` and `is_current` may be
+    read from any thread.
     """
 
-    def __init__(self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str], None]) -> None:
+    def __init__(
+        self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str, bool], None]
+    ) -> None:
         self._path = path
         self._matcher = LogMatcher(actions)
         self._assembler = LineAssembler(overlap=min(max(1024, self._matcher.longest), MAX_LINE // 2))
@@ -87,8 +93,7 @@ class LogTailer:
         self._fingerprint = b""
         # Where the file ended when it was first looked at; None before that.
         self._old_end: int | None = None
-        #: Whether the line that `on_match` was called for was in the log before the first step.
-        self.is_old = False
+        self._is_old = False
         self._grew_at: float | None = None
         # What was said of a last line that had no end yet.
         self._said: set[LogAction] = set()
@@ -107,6 +112,10 @@ class LogTailer:
     def is_current(self) -> bool:
         """Whether all was read that was in the log before the first step."""
         return self._old_end is not None and self._offset >= self._old_end
+
+    def step(self) -> float:
+        """`tail_once` for a loop. Returns the seconds until the next step."""
+        return 0.0 if self.tail_once(time.monotonic()) else _INTERVAL
 
     def tail_once(self, now: float | None = None) -> bool:
         """Handle everything that is in the log now; False if nothing new was.
@@ -210,7 +219,7 @@ class LogTailer:
             if not data:
                 break
             progressed = True
-            self.is_old = old_left > 0
+            self._is_old = old_left > 0
             self._offset += len(data)
             self._fingerprint = (self._fingerprint + data[-_FINGERPRINT:])[-_FINGERPRINT:]
             if data.strip(b"\0"):
@@ -270,7 +279,7 @@ class LogTailer:
             if action not in self._said:
                 self._said.add(action)
                 shown = shown or shortened(line.strip(), MAX_SHOWN)
-                self._on_match(action, shown)
+                self._on_match(action, shown, self._is_old)
 
     def __repr__(self) -> str:
         return f"<LogTailer {self._path} offset={self._offset} {self._assembler!r}>"

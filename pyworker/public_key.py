@@ -15,21 +15,24 @@ _MAX_PAUSE = 30.0
 
 
 class KeyFetcher:
-    """Fetches the public key until it gets one. One thread owns it.
+    """Fetches the public key until it gets one. One thread calls `fetch_once`.
 
     set_key: takes the PEM and returns whether the key is new; raises ValueError if it is no PEM.
-    on_new_key: called after a new key was set.
+    on_new_key: called after a new key was set. wake: makes the next `fetch_once` due at once.
     """
 
     def __init__(
         self,
         client: AutoscalerClient,
         set_key: Callable[[str], bool],
+        *,
         on_new_key: Callable[[], None] = lambda: None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._set_key = set_key
         self._on_new_key = on_new_key
+        self._wake = wake
         self._pause = 0.0
 
     def fetch_once(self) -> float | None:
@@ -47,3 +50,8 @@ class KeyFetcher:
             logger.info("fetched the autoscaler's public key")
             self._on_new_key()
         return None
+
+    def retry(self) -> None:
+        """The autoscaler accepts reports: do not wait out the pause after a failure. From any thread."""
+        if self._pause:
+            self._wake()

@@ -31,6 +31,26 @@ class Service(Protocol):
         ...
 
 
+class Wake:
+    """Makes the next step of a loop due now. Made before the loop, for those that wake it. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __call__(self) -> None:
+        # Setting it takes a lock, looking does not.
+        if not self._event.is_set():
+            self._event.set()
+
+    def clear(self) -> None:
+        """Forget that it was called."""
+        self._event.clear()
+
+    def wait(self, timeout: float | None) -> None:
+        """Return once it is called, or after `timeout` seconds."""
+        self._event.wait(timeout)
+
+
 class Loop:
     """Runs `step` again and again on a thread of its own. Thread-safe.
 
@@ -45,6 +65,7 @@ class Loop:
         name: str,
         step: Callable[[], float | None],
         *,
+        wake: Wake | None = None,
         hold: float = 0.0,
         on_stop: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
@@ -55,20 +76,16 @@ class Loop:
         self._on_stop = on_stop
         self._on_end = on_end
         self._stopping = threading.Event()
-        self._wake = threading.Event()
+        #: Makes the next step due now.
+        self.wake = wake or Wake()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """Make the next step due now. Cheap when it is already."""
-        if not self._wake.is_set():
-            self._wake.set()
-
     def stop(self) -> None:
         self._stopping.set()
-        self._wake.set()
+        self.wake()
         self._on_stop()
 
     def join(self, timeout: float) -> bool:
@@ -79,12 +96,12 @@ class Loop:
     def _run(self) -> None:
         while not self._stopping.is_set():
             # Before the step: what changes during it wakes the loop once more.
-            self._wake.clear()
+            self.wake.clear()
             pause = self._guarded(self._step)
             if self._hold:
                 self._stopping.wait(self._hold if pause is None else min(self._hold, pause))
             if not self._stopping.is_set():
-                self._wake.wait(pause)
+                self.wake.wait(pause)
         self._guarded(self._end)
 
     def _end(self) -> None:
@@ -124,14 +141,15 @@ class Runtime:
         for service in self._services:
             service.start()
 
-    def stop(self) -> None:
-        """Ask every thread to end, and wait for it."""
+    def stop(self, unblock: Callable[[], None] = lambda: None) -> None:
+        """Ask every thread to end, and wait for it. unblock: ends what the steps may be blocked in."""
         with self._lock:
             if not self._started or self._stopped:
                 return
             self._stopped = True
         for service in self._services:
             service.stop()
+        unblock()
         for service in self._services:
             if not service.join(_JOIN_TIMEOUT):
                 logger.error("%s did not end within %.0f s", service.name, _JOIN_TIMEOUT)

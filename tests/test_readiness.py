@@ -110,7 +110,7 @@ WARN_AFTER = 300.0
 LOADED_PATTERN = [(LogAction.ModelLoaded, "is ready"), (LogAction.ModelError, "Traceback")]
 
 
-def _ignore(_action: LogAction, _line: str) -> None:
+def _ignore(_action: LogAction, _line: str, _is_old: bool) -> None:
     """What a line means is not looked at here."""
 
 
@@ -140,7 +140,7 @@ class Loading:
             warn_after=WARN_AFTER,
             source=source,
             log_actions=log_actions,
-            glance=lambda: None if tailer is None else tailer.glance,
+            tailer=tailer,
             probe=probe,
         )
         assert watch.step(1000.0) == WARN_AFTER

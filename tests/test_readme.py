@@ -18,6 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.config import Settings
+from tests.test_config import VARIABLES
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 READMES = [README, *sorted(ROOT.glob("workers/*/README.md"))]
@@ -164,6 +167,43 @@ def test_the_settings_table_is_what_the_configuration_reads() -> None:
     documented = {name for row in rows for name in re.findall(r"`([A-Z_]+)(?:<\w+>)?`", row)}
     # Read by the Hugging Face library itself.
     assert documented - {"HF_TOKEN"} == _variables_read()
+
+
+#: What the table says of a setting that is not set, and the value it has then.
+UNSET = {
+    "\N{EN DASH}": (None, 0),
+    "empty": ("",),
+    "none": (None,),
+    "the worker's own": (None,),
+    "the worker's own (10)": (None,),
+    "the public authorities": (None,),
+    "made of the two above": (None,),
+    "current folder": (Path(),),
+    "`WORKER_PORT` + 1": (Settings().worker_port + 1,),
+}
+
+
+@pytest.mark.parametrize(("variable", "field"), [row[:2] for row in VARIABLES])
+def test_the_settings_table_tells_the_default(variable: str, field: str) -> None:
+    default = getattr(Settings(), field)
+    told = _defaults_told()[variable]
+    if told in UNSET:
+        assert default in UNSET[told]
+    else:
+        assert getattr(Settings.from_env({variable: told.strip("`")}), field) == default
+
+
+def _defaults_told() -> dict[str, str]:
+    """Each variable of the table with its default, as it is written there."""
+    defaults: dict[str, str] = {}
+    for line in _section("Settings").splitlines():
+        if line.startswith("| `"):
+            _, names, told, *_ = (cell.strip() for cell in line.split("|"))
+            variables = re.findall(r"`([A-Z_]+)`", names)
+            # In parentheses: what start_server.sh has instead.
+            values = told.partition(" (`start")[0].split(", ")
+            defaults.update(zip(variables, values * len(variables), strict=False))
+    return defaults
 
 
 def _variables_read() -> set[str]:
