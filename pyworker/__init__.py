@@ -73,6 +73,8 @@ The modules, lowest first; each imports only modules above it:
     autoscaler_client HTTP requests to the autoscaler
     public_key     fetches its public key
     reporter       status reports and finished requests
+    parallel       calls of foreign code in parallel, with one deadline
+    small_file     small files that keep something over a restart
     benchmark      rounds → throughput
     benchmark_file the file that keeps it
     probe          one look at the model server's health

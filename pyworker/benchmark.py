@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pyworker.connection import Aborted, ModelCall
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.model_client import ModelClient
+from pyworker.parallel import run_all
 from pyworker.redaction import redacted
 from pyworker.responses import iterate
 from pyworker.sample import ResponseSample, Sampler
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _EXCERPT = 200
 _RETRY_PAUSE = 1.0
-# Seconds that a request which was aborted may take to end; one that is stuck elsewhere is left behind.
-_GRACE = 2.0
 
 
 class BenchmarkFailed(PyworkerError):
@@ -88,15 +85,14 @@ class Benchmark:
             [attempt], elapsed = self._together(self._payloads(1))
         except BenchmarkFailed as error:
             return str(error)
-        return attempt.problem and f"{self._handler.endpoint}: {attempt.problem}, after {elapsed:.1f} s"
+        return attempt.problem and f"{self._handler.endpoint}: {_after(attempt, elapsed)}"
 
     def abort(self) -> None:
         """End a running benchmark; it raises `BenchmarkFailed` soon."""
         self._stopping.set()
         with self._lock:
             calls = list(self._calls)
-        for call in calls:
-            call.abort()
+        _abort(calls)
 
     def _warm_up(self) -> None:
         """One request that is not counted; waits for the port to listen."""
@@ -104,7 +100,7 @@ class Benchmark:
         while True:
             [attempt], elapsed = self._together(self._payloads(1))
             if attempt.late:
-                raise self._failed("the first request did not succeed", attempt, elapsed)
+                raise self._failed(f"the first request did not succeed ({_after(attempt, elapsed)})")
             if not attempt.refused:
                 return
             if time.monotonic() >= deadline or self._stopping.wait(_RETRY_PAUSE):
@@ -117,7 +113,7 @@ class Benchmark:
         attempts, elapsed = self._together(self._payloads(self._concurrency))
         succeeded = [attempt for attempt in attempts if not attempt.problem]
         if not succeeded:
-            raise self._failed(f"no request of round {number} succeeded", attempts[0], elapsed)
+            raise self._failed(f"no request of round {number} succeeded ({_after(attempts[0], elapsed)})")
         throughput = sum(attempt.workload for attempt in succeeded) / elapsed
         logger.info(
             "benchmark round %d: %d of %d succeeded, %.1f workload/s in %.2f s",
@@ -128,26 +124,20 @@ class Benchmark:
             elapsed,
         )
         if throughput <= 0:
-            raise BenchmarkFailed(f"benchmark of {self._handler.endpoint}: its payloads have no workload")
+            raise self._failed("its payloads have no workload")
         return throughput
 
-    def _failed(self, what: str, attempt: Attempt, elapsed: float) -> BenchmarkFailed:
-        return BenchmarkFailed(
-            f"benchmark of {self._handler.endpoint}: {what} ({attempt.problem}, after {elapsed:.1f} s)"
-        )
+    def _failed(self, what: str) -> BenchmarkFailed:
+        return BenchmarkFailed(f"benchmark of {self._handler.endpoint}: {what}")
 
     def _payloads(self, count: int) -> Sequence[Any]:
-        """Made by the handler, whose code may do anything, so that is bounded as well."""
-        handler = self._handler
-        [made] = _at_once([lambda: [handler.make_benchmark_payload() for _ in range(count)]], self._timeout)
+        """Made by the handler. Its code may block, so that has a deadline too."""
+        make = self._handler.make_benchmark_payload
+        [made] = run_all([lambda: [make() for _ in range(count)]], self._timeout)
         if isinstance(made, BaseException):
-            raise BenchmarkFailed(
-                f"benchmark of {handler.endpoint}: make_benchmark_payload failed: {_brief(made)}"
-            ) from made
+            raise self._failed(f"make_benchmark_payload failed: {_brief(made)}") from made
         if made is None:
-            raise BenchmarkFailed(
-                f"benchmark of {handler.endpoint}: make_benchmark_payload took more than {self._timeout:g} s"
-            )
+            raise self._failed(f"make_benchmark_payload took more than {self._timeout:g} s")
         return made
 
     def _together(self, payloads: Sequence[Any]) -> tuple[Sequence[Attempt], float]:
@@ -157,15 +147,13 @@ class Benchmark:
             self._calls.update(calls)
         if self._stopping.is_set():  # it may have been set before the calls were known
             self.abort()
-        actions = [_Sending(self._attempt, *pair) for pair in zip(payloads, calls, strict=True)]
+        attempts = [
+            functools.partial(self._attempt, payload, call)
+            for payload, call in zip(payloads, calls, strict=True)
+        ]
         started = time.monotonic()
-
-        def give_up() -> None:
-            for call in calls:
-                call.abort()
-
         try:
-            results = _at_once(actions, self._timeout, give_up)
+            results = run_all(attempts, self._timeout, functools.partial(_abort, calls))
         finally:
             with self._lock:
                 self._calls.difference_update(calls)
@@ -226,16 +214,9 @@ class ServingCheck:
         return self._client.connection_problem() or self._benchmark.problem()
 
 
-@dataclass(frozen=True)
-class _Sending:
-    """A request of the benchmark, to be sent."""
-
-    send: Callable[[Any, ModelCall], Attempt]
-    payload: Any
-    call: ModelCall
-
-    def __call__(self) -> Attempt:
-        return self.send(self.payload, self.call)
+def _abort(calls: Sequence[ModelCall]) -> None:
+    for call in calls:
+        call.abort()
 
 
 def _failure(handler: EndpointHandler[Any], sample: ResponseSample) -> str:
@@ -249,53 +230,8 @@ def _failure(handler: EndpointHandler[Any], sample: ResponseSample) -> str:
     return failure and f"status {sample.status}, but {failure}: {excerpt}"
 
 
-def _at_once(
-    actions: Sequence[Callable[[], T]], timeout: float, give_up: Callable[[], None] = lambda: None
-) -> Sequence[T | BaseException | None]:
-    """What each action returned or raised, None if it did not end in time.
-
-    Each has a thread of its own. After `timeout` seconds `give_up` is called, which should make them end;
-    one that does not is left behind, and holds up neither the caller nor the end of the process.
-    """
-    done: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
-
-    def run(number: int, action: Callable[[], T]) -> None:
-        try:
-            done.put((number, action()))
-        except BaseException as error:  # noqa: BLE001 - whatever an author's code raises, SystemExit included
-            done.put((number, error))
-
-    threads = [
-        threading.Thread(target=run, args=pair, name=f"pyworker-benchmark-{pair[0]}", daemon=True)
-        for pair in enumerate(actions)
-    ]
-    for thread in threads:
-        thread.start()
-    results: list[T | BaseException | None] = [None] * len(actions)
-    _collect(done, results, len(actions), time.monotonic() + timeout)
-    missing = len(actions) - sum(result is not None for result in results)
-    if missing:
-        give_up()
-        _collect(done, results, missing, time.monotonic() + _GRACE)
-    for thread, result in zip(threads, results, strict=True):
-        if result is not None:
-            thread.join()
-    return results
-
-
-def _collect(
-    done: queue.SimpleQueue[tuple[int, T | BaseException]],
-    results: list[T | BaseException | None],
-    count: int,
-    deadline: float,
-) -> None:
-    """Put `count` results in their places, as far as they come before the deadline."""
-    for _ in range(count):
-        try:
-            number, result = done.get(timeout=max(deadline - time.monotonic(), 0))
-        except queue.Empty:
-            return
-        results[number] = result
+def _after(attempt: Attempt, elapsed: float) -> str:
+    return f"{attempt.problem}, after {elapsed:.1f} s"
 
 
 def _brief(error: BaseException) -> str:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pyworker import small_file
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,6 @@ logger = logging.getLogger(__name__)
 LOOK_INTERVAL = 1.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FIRST_PROCESS = Path("/proc/1/stat")
-_MAX_FILE = 4096
 # Of the fields after the name in parentheses: the time of start, in clock ticks since boot.
 _START_TIME = 19
 
@@ -41,8 +40,7 @@ class LoadedMark:
     def is_there(self) -> bool:
         """Whether an earlier process of this instance left it."""
         try:
-            with self._path.open("rb") as file:
-                return file.read(_MAX_FILE) == self._content.encode()
+            return small_file.read(self._path) == self._content.encode()
         except OSError:
             return False
 
@@ -51,13 +49,10 @@ class LoadedMark:
         if self._is_written is True:
             return
         self._is_written = True
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
-            temporary.write_text(self._content, "utf-8")
-            temporary.replace(self._path)
+            small_file.write(self._path, self._content)
         except OSError as error:
             logger.warning("that the model is loaded cannot be kept in %s (%s)", self._path, error.strerror)
-            _remove(temporary)
 
     def remove(self) -> None:
         """The model is not loaded any more."""

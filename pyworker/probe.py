@@ -8,18 +8,19 @@ import http.client
 import io
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, requote_uri
+from requests.utils import requote_uri
 
+from pyworker.connection import Aborted, ModelCall
 from pyworker.errors import PyworkerError
+from pyworker.origin import Origin
 
 #: Seconds for all of a probe: connecting, asking and the answer.
 TIMEOUT = 10.0
@@ -54,22 +55,16 @@ class HealthProbe:
     def __init__(
         self, url: str, api_key: str = "", *, ca_file: Path | None = None, timeout: float = TIMEOUT
     ) -> None:
-        """ca_file: the certificates that may sign the model server's; default: those that come with
-        requests.
-        """
+        """ca_file: as for `Origin`, whose `ConfigError` goes on."""
+        self._origin = Origin(url, ca_file)
         parts = urlsplit(url)
-        self._is_tls = parts.scheme == "https"
-        self._ca_file = str(ca_file or DEFAULT_CA_BUNDLE_PATH)
-        self._host = parts.hostname or "localhost"
-        self._port = parts.port or (443 if self._is_tls else 80)
-        authority = parts.netloc.rpartition("@")[2]
         #: The URL without what may be a secret: user, password and query.
-        self.name = f"{parts.scheme}://{authority}{parts.path}"
-        self._request = _request(url, authority, api_key)
+        self.name = f"{parts.scheme}://{self._origin.host}{parts.path}"
+        self._request = _request(parts, self._origin.host, api_key)
         self._timeout = timeout
-        # Guards _open and _is_closed.
+        # Guards _calls and _is_closed.
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._calls: set[ModelCall] = set()
         self._is_closed = False
 
     def problem(self) -> str:
@@ -93,69 +88,36 @@ class HealthProbe:
             return HealthAnswer(final.status, headers, _whole_body(final))
 
     def close(self) -> None:
-        """End every probe under way, and refuse others from now on."""
+        """Abort every probe under way, and refuse others from now on."""
         with self._lock:
             self._is_closed = True
-            # Under the lock, so that none of them is closed meanwhile; never blocks.
-            for connection in self._open:
-                with contextlib.suppress(OSError):  # not connected yet, or gone already
-                    connection.shutdown(socket.SHUT_RDWR)
+            for call in self._calls:
+                call.abort()
 
     @contextlib.contextmanager
     def _asked(self) -> Generator[_TimedReader]:
-        """A connection on which the request was sent; every way to fail becomes `ProbeFailed`."""
+        """A connection on which the request was sent; every failure becomes `ProbeFailed`."""
         deadline = time.monotonic() + self._timeout
+        call = ModelCall()
+        with self._lock:
+            self._calls.add(call)
+            if self._is_closed:
+                call.abort()
         try:
-            with contextlib.ExitStack() as ending:
-                connection = self._connect(deadline, ending)
+            with self._origin.connect(call.attach, self._timeout) as connection:
                 connection.settimeout(_left(deadline))
                 connection.sendall(self._request)
                 yield _TimedReader(connection, deadline)
         except TimeoutError as error:
             raise ProbeFailed(f"{self.name} did not answer in {self._timeout:g} s") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (Aborted, OSError, http.client.HTTPException, ValueError) as error:
             raise ProbeFailed(f"{self.name} cannot be reached") from error
-
-    def _connect(self, deadline: float, ending: contextlib.ExitStack) -> socket.socket:
-        problem = OSError("no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM
-        ):
-            connection = ending.enter_context(socket.socket(family, kind, protocol))
-            ending.enter_context(self._registered(connection))
-            try:
-                connection.settimeout(_left(deadline))
-                connection.connect(address)
-            except OSError as error:
-                problem = error
-                continue
-            if not self._is_tls:
-                return connection
-            context = ssl.create_default_context(cafile=self._ca_file)
-            secured = ending.enter_context(
-                context.wrap_socket(connection, server_hostname=self._host, do_handshake_on_connect=False)
-            )
-            ending.enter_context(self._registered(secured))
-            secured.settimeout(_left(deadline))
-            secured.do_handshake()
-            return secured
-        raise problem
-
-    @contextlib.contextmanager
-    def _registered(self, connection: socket.socket) -> Generator[None]:
-        """Let `close` end what happens on this socket meanwhile."""
-        with self._lock:
-            if self._is_closed:
-                raise OSError("the worker is shutting down")
-            self._open.add(connection)
-        try:
-            yield
         finally:
             with self._lock:
-                self._open.discard(connection)
+                self._calls.discard(call)
 
     def __repr__(self) -> str:
-        return f"<HealthProbe {self.name} [{len(self._open)} open]>"
+        return f"<HealthProbe {self.name} [{len(self._calls)} open]>"
 
 
 class _TimedReader(io.RawIOBase):
@@ -193,12 +155,11 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _request(url: str, authority: str, api_key: str) -> bytes:
-    parts = urlsplit(url)
+def _request(parts: SplitResult, host: str, api_key: str) -> bytes:
     target = requote_uri((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
     lines = [
         f"GET {target} HTTP/1.1",
-        f"Host: {authority}",
+        f"Host: {host}",
         "User-Agent: pyworker",
         "Accept: */*",
         "Accept-Encoding: identity",
