@@ -1,7 +1,7 @@
 """The environment, read once, as a frozen and validated `Settings`.
 
 Nothing else in the package reads the environment. An invalid value raises `ConfigError` with one line that
-names the variable, the value (never of a secret) and what is allowed.
+names the variable, its value (unless it is a secret) and what is allowed.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ ONE_PROCESS = (
     "in that process; set WORKER_THREADS for more requests at once"
 )
 _MIB = 2**20
-#: Connections of clients take one of so many descriptors.
+#: One in this number of file descriptors may be a client's connection.
 _SHARE = 4
-# Characters of a phrase that is looked for in each line of the model's log.
+# Characters of a phrase, which is searched in each line of the model's log.
 _MAX_PHRASE = 1000
 
 
 class ReadinessSource(Enum):
-    """What may say that the model is loaded: a line of its log, its health, or whichever is first."""
+    """What says that the model is loaded: a line of its log, its health, or whichever comes first."""
 
     LOGS = "logs"
     HEALTH = "health"
@@ -64,7 +64,7 @@ class ReadinessSource(Enum):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the environment says. Durations in seconds, sizes in bytes."""
+    """All settings. Durations in seconds, sizes in bytes."""
 
     backend: str | None = None
     model_log: Path | None = None
@@ -98,7 +98,7 @@ class Settings:
     state_dir: Path = Path()
     update_flag: Path = Path("/.force_update")
     threads: int = 1024
-    #: How many more were asked for than the limit of open files allows.
+    #: Number of threads that were asked for beyond what the limit of open files allows.
     threads_refused: int = 0
     workers: int = 1
     drain_timeout: float = 25.0
@@ -106,7 +106,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Settings of this environment (default: the process's); raises `ConfigError`."""
+        """Read an environment (default: that of the process); raises `ConfigError`."""
         env = VariableReader(os.environ if environ is None else environ)
         worker_port = env.get("WORKER_PORT", cls.worker_port, port_number)
         worker_http_port = env.get("WORKER_HTTP_PORT", _neighbour(worker_port), port_number)
@@ -166,33 +166,33 @@ class Settings:
 
     @property
     def bind(self) -> str:
-        """Where to listen, as gunicorn wants it: an IPv6 address in brackets."""
+        """The address to listen on, in gunicorn's form: IPv6 in brackets."""
         return f"{url_host(self.worker_host)}:{self.worker_port}"
 
     @property
     def max_in_hand(self) -> int:
-        """How many requests may be queued or working at once: each holds a pool thread."""
+        """Maximum number of requests that are queued or working: each holds a pool thread."""
         return self.threads - RESERVED_THREADS
 
     @property
     def benchmark_file(self) -> Path:
-        """Where the result of the benchmark is kept over a restart."""
+        """The file that keeps the result of the benchmark over a restart."""
         return self.state_dir / ".has_benchmark"
 
     @property
     def loaded_file(self) -> Path:
-        """Where it is kept that the model is loaded, for the worker process that comes after a crash."""
+        """The file that says, to the worker process after a crash, that the model is loaded."""
         return self.state_dir / ".model_loaded"
 
     @property
     def unsent_file(self) -> Path:
-        """Where finished requests are kept until the autoscaler has accepted them."""
+        """The file that keeps finished requests until the autoscaler has accepted them."""
         return self.state_dir / ".unsent_requests"
 
     def require_identity(self) -> None:
-        """Raise `ConfigError` where the worker could neither report nor check signatures.
+        """Raise `ConfigError` if the worker could neither report nor check signatures.
 
-        Called when a server starts; a test client needs none of it.
+        Called when a server starts; a test client does not need it.
         """
         if self.unsecured:
             return
@@ -210,11 +210,11 @@ class Settings:
 
     @property
     def certificate_files(self) -> CertificateFiles:
-        """What TLS is served with where `use_ssl` says so."""
+        """The certificate and key for TLS."""
         return CertificateFiles(self.ssl_certfile, self.ssl_keyfile)
 
     def require_certificate(self) -> None:
-        """Raise `ConfigError` where TLS is asked for and its files cannot serve."""
+        """Raise `ConfigError` if TLS is on and its files cannot be used."""
         if self.use_ssl:
             self.certificate_files.load()
 
@@ -237,7 +237,7 @@ def _readiness_source(text: str) -> ReadinessSource:
 
 
 def _phrases(text: str) -> tuple[str, ...]:
-    """One in each line; empty lines are none."""
+    """One phrase per line; empty lines are ignored."""
     phrases = tuple(line.strip() for line in text.splitlines() if line.strip())
     if any(len(phrase) > _MAX_PHRASE for phrase in phrases):
         raise ValueError(f"expected lines of at most {_MAX_PHRASE} characters")
@@ -252,7 +252,7 @@ def _log_level(text: str) -> str:
 
 
 def _public_url(env: VariableReader, worker_port: int, use_ssl: bool) -> str | None:
-    """The URL clients reach this worker at, or None where the environment does not say."""
+    """The URL at which clients reach this worker; None if it is unknown."""
     given = env.get("PYWORKER_PUBLIC_URL", None, base_url)
     if given is not None:
         return given
@@ -264,14 +264,14 @@ def _public_url(env: VariableReader, worker_port: int, use_ssl: bool) -> str | N
 
 
 def descriptor_limit() -> int:
-    """How many files may be open once `raise_descriptor_limit` was called."""
+    """Maximum number of open files after `raise_descriptor_limit`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # An "infinite" limit makes some libraries walk every possible descriptor.
     return min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
 
 
 def raise_descriptor_limit() -> int:
-    """Lift the soft limit of open files to the hard one; returns what it is now."""
+    """Raise the soft limit of open files to the hard limit; returns the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = descriptor_limit()
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
@@ -279,7 +279,7 @@ def raise_descriptor_limit() -> int:
 
 
 def most_connections(descriptors: int) -> int:
-    """How many clients may be connected: each may need a connection to the model server, and others files."""
+    """Maximum number of client connections. Each may need another one to the model server, and files."""
     return descriptors // _SHARE
 
 

@@ -1,4 +1,4 @@
-"""Is the model server healthy? Asked on a connection of its own, never on the busy ones."""
+"""Checks whether the model server is healthy, on a connection of its own."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pyworker.lifecycle import Cause, ModelLifecycle, ModelState, ModelStatus
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two checks.
 INTERVAL = 10.0
-#: Between two looks whether the model is loaded, where its health says so.
+#: Seconds between two checks while the model loads, if its health says when it is loaded.
 LOADING_INTERVAL = 1.0
-#: After a suspicion came to nothing, the next one waits for the regular probe for so long.
+#: For this many seconds after a suspicion, further suspicions do not cause an extra check.
 SUSPICION_GAP = 5.0
 
 
 class Check(Protocol):
-    """Something that finds out whether the model server can serve."""
+    """Checks whether the model server can serve."""
 
     @property
     def name(self) -> str:
-        """What is asked, as people should read it."""
+        """What is checked, for log lines."""
         ...
 
     def problem(self) -> str:
@@ -33,10 +34,11 @@ class Check(Protocol):
 
 
 class HealthMonitor:
-    """Checks a model that should be serving. `step` belongs to one thread; `suspect` may come from any.
+    """Checks a model that should be serving. `step` belongs to one thread; any thread may call `suspect`.
 
-    regular: check every `INTERVAL`; False: only a suspicion, and what the check broke itself.
-    tells_loaded: a success also says that a model is loaded, and until then it is asked more often.
+    regular: check every `INTERVAL`; False: only after a suspicion, and until a failed check is mended.
+    tells_loaded: a success also means that the model is loaded; until then it is checked more often.
+    wake: makes the next step due at once.
     """
 
     def __init__(
@@ -82,12 +84,12 @@ class HealthMonitor:
             logger.warning("%s; waiting for a health check to confirm", reason)
 
     def step(self) -> float:
-        """Check once if that means anything; seconds until the next check."""
+        """Check once, if the state calls for it. Returns the seconds until the next step."""
         status = self._lifecycle.status
         suspicion = self._take_suspicion()
         if not _should_serve(status) and not (suspicion and status.state is ModelState.BENCHMARKING):
             self._failures = 0
-            return self._look_for_loaded(status) if self._tells_loaded else INTERVAL
+            return self._check_loaded(status) if self._tells_loaded else INTERVAL
         if not (suspicion or self._regular or status.cause is Cause.HEALTH):
             return INTERVAL
         problem = self._check.problem()
@@ -112,9 +114,9 @@ class HealthMonitor:
         if self._lifecycle.recovered():
             logger.info("the model server is healthy again")
 
-    def _look_for_loaded(self, status: ModelStatus) -> float:
+    def _check_loaded(self, status: ModelStatus) -> float:
         if status.awaits_loading and not self._check.problem() and self._lifecycle.loaded(epoch=status.epoch):
-            logger.info("the model is loaded: %s is well", self._check.name)
+            logger.info("the model is loaded: %s is healthy", self._check.name)
         return LOADING_INTERVAL
 
 

@@ -1,9 +1,9 @@
-"""The ledger of requests, and the figures of the reports made from it.
+"""The ledger: counts requests and workload, and fills the reports.
 
 At any moment: received = served + errored + cancelled + rejected + in hand.
 
-Figures "since the last accepted report" follow snapshot, send, acknowledge: what a report carried is
-subtracted once it was accepted; what arrived meanwhile stays for the next one.
+Figures "since the last accepted report" go through snapshot, send, acknowledge: the figures of an accepted
+report are subtracted, so that what arrived in between is in the next report.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pyworker.reports import (
 )
 from pyworker.tracker import Clock, Kind, RequestTracker
 
-#: So many recent indices are remembered to tell a retry of a request from a new one.
+#: Number of recent indices that are remembered, to tell a retried request from a new one.
 _REMEMBERED_INDICES = 10_000
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many entries, sessions and the requests in them included, came and how they ended."""
+    """Number of entries by outcome, including sessions and the requests in them."""
 
     received: int = 0
     served: int = 0
@@ -64,7 +64,7 @@ class _Since:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A report, and what to subtract once it was accepted."""
+    """A report, and the figures to subtract once it was accepted."""
 
     report: StatusReport
     since: _Since
@@ -73,7 +73,7 @@ class Snapshot:
 
 
 class _Open:
-    """Trackers without an outcome, and their workload in all. The ledger's lock guards it."""
+    """The trackers without an outcome, and their total workload. Guarded by the ledger's lock."""
 
     def __init__(self) -> None:
         self.trackers: dict[int, RequestTracker] = {}
@@ -85,7 +85,7 @@ class _Open:
 
     def remove(self, tracker: RequestTracker) -> None:
         del self.trackers[id(tracker)]
-        # Exact again whenever nothing is open, whatever the rounding of floats did.
+        # Exactly 0 if nothing is open, so that rounding errors do not add up.
         self.load = self.load - tracker.workload if self.trackers else 0.0
 
 
@@ -181,11 +181,11 @@ class Metrics:
             self._since.cancelled += tracker.workload
         elif outcome is Outcome.REJECTED:
             self._since.rejected += tracker.workload
-            if tracker.admitted:  # it was never this worker's: taken back
+            if tracker.admitted:  # it was counted as received, and is not this worker's after all
                 self._since.received -= tracker.workload
 
     def _note_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
-        """Outside the lock, as it writes to a file."""
+        """Called outside the lock, as it writes to a file."""
         if tracker.kind is not Kind.IN_SESSION:
             self._on_finished(tracker.record(outcome))
         self._on_change()
@@ -200,7 +200,7 @@ class Metrics:
             self._recent.popitem(last=False)
 
     def in_hand(self) -> tuple[float, int]:
-        """The workload of the requests queued or working, and how many there are."""
+        """The workload and the number of the requests that are queued or working."""
         with self._lock:
             return self._requests.load, len(self._requests.trackers)
 
@@ -221,7 +221,7 @@ class Metrics:
     # -- reports -----------------------------------------------------------------------------------------
 
     def model_ready(self) -> None:
-        """The model can serve; the first time this sets the load time of the next report."""
+        """The model can serve. The first call sets the load time of the next report."""
         with self._lock:
             if not self._ready_before:
                 self._ready_before = True
@@ -229,19 +229,19 @@ class Metrics:
                 self._since.loadtime += loadtime
 
     def touch(self) -> None:
-        """Something a report carries changed outside the ledger."""
+        """Something in the report changed outside the ledger."""
         with self._lock:
             self._revision += 1
         self._on_change()
 
     @property
     def changed(self) -> bool:
-        """Whether anything happened since the last accepted report."""
+        """Whether anything changed since the last accepted report."""
         with self._lock:
             return self._revision != self._reported_revision
 
     def snapshot(self, identity: Identity, model: ModelFigures, disk_usage: float) -> Snapshot:
-        """A report of this moment; `disk_usage` in GiB. Pass it to `acknowledge` once it was accepted."""
+        """A report of now, to be passed to `acknowledge` if it is accepted. disk_usage: GiB."""
         with self._lock:
             since, revision = dataclasses.replace(self._since), self._revision
             trackers = [*self._sessions.trackers.values(), *self._requests.trackers.values()]
@@ -269,9 +269,9 @@ class Metrics:
         return Snapshot(report, since, disk_usage, revision)
 
     def acknowledge(self, snapshot: Snapshot) -> None:
-        """The report was accepted: subtract what it carried."""
+        """The report was accepted: subtract its figures."""
         with self._lock:
-            # At rest the exact zero, so that rounding never piles up.
+            # Exactly 0 if nothing arrived meanwhile, so that rounding errors do not add up.
             unchanged = self._since == snapshot.since
             self._since = _Since() if unchanged else self._since.minus(snapshot.since)
             self._disk_usage = snapshot.disk_usage

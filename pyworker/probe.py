@@ -1,4 +1,4 @@
-"""One small GET to the model server: its health. One deadline for all of it, and a bound for what is read."""
+"""A small GET that asks the model server for its health, with one deadline and a bounded response."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pyworker.connection import Aborted, ModelCall
 from pyworker.errors import PyworkerError
 from pyworker.origin import Origin
 
-#: Seconds for all of a probe: connecting, asking and the answer.
+#: Seconds for a whole probe: connecting, request and response.
 TIMEOUT = 10.0
 #: Bytes of a body that are passed on.
 MAX_BODY = 256 * 1024
-# Bytes of header blocks, those of interim responses included.
+# Bytes of all header blocks, including those of interim responses.
 _MAX_HEAD = 256 * 1024
 _MAX_LINE = 64 * 1024
 _STATUS_LINE = re.compile(rb"HTTP/\d\.\d (\d{3})(?=\s|$)")
@@ -34,14 +34,14 @@ _RELAYED = ("Content-Type", "Content-Encoding", "Retry-After")
 
 
 class ProbeFailed(PyworkerError):
-    """The model server gave no answer; the message says so and names the URL."""
+    """There was no response; the message says so and names the URL."""
 
 
 @dataclass(frozen=True)
-class HealthAnswer:
-    """What the model server said of its health.
+class HealthResponse:
+    """What the model server responded.
 
-    body: None if it did not end within the deadline, broke off, or is longer than `MAX_BODY`.
+    body: None if it was incomplete at the deadline, broke off, or is longer than `MAX_BODY`.
     """
 
     status: int
@@ -50,7 +50,7 @@ class HealthAnswer:
 
 
 class HealthProbe:
-    """Asks one URL. Thread-safe: each call has a connection of its own, and `close` ends them all."""
+    """Asks one URL. Thread-safe: each call uses its own connection, and `close` aborts them all."""
 
     def __init__(
         self, url: str, api_key: str = "", *, ca_file: Path | None = None, timeout: float = TIMEOUT
@@ -68,7 +68,7 @@ class HealthProbe:
         self._is_closed = False
 
     def problem(self) -> str:
-        """Empty if the model server is healthy, else why not. The status line alone decides."""
+        """Empty if the model server is healthy, else why not. Reads the status line only."""
         try:
             with self._asked() as reader:
                 status = _final_status(reader.buffer)
@@ -76,16 +76,16 @@ class HealthProbe:
             return str(error)
         return "" if 200 <= status < 300 else f"{self.name} answered {status}"
 
-    def fetch(self) -> HealthAnswer:
-        """The model server's own answer; raises `ProbeFailed`."""
+    def fetch(self) -> HealthResponse:
+        """The whole response; raises `ProbeFailed`."""
         with self._asked() as reader:
-            # All are kept, since one that is thrown away closes the buffer that they share.
+            # Interim responses are kept: one that is garbage-collected closes the shared buffer.
             responses = [_next_response(reader)]
             while responses[-1].status < 200:
                 responses.append(_next_response(reader))
             final = responses[-1]
             headers = [(name, value) for name, value in final.getheaders() if name.title() in _RELAYED]
-            return HealthAnswer(final.status, headers, _whole_body(final))
+            return HealthResponse(final.status, headers, _whole_body(final))
 
     def close(self) -> None:
         """Abort every probe under way, and refuse others from now on."""
@@ -121,9 +121,9 @@ class HealthProbe:
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket until one deadline for all reads, and no more than a bounded number of bytes.
+    """Reads a bounded number of bytes from a socket, with one deadline for all reads.
 
-    It stands in for the socket where `http.client.HTTPResponse` makes itself a file of one.
+    `http.client.HTTPResponse` gets it in place of the socket, of which it only calls `makefile`.
     """
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
@@ -140,11 +140,11 @@ class _TimedReader(io.RawIOBase):
         count = self._connection.recv_into(target)
         self._allowed -= count
         if self._allowed < 0:
-            raise http.client.HTTPException("the answer is too long")
+            raise http.client.HTTPException("the response is too long")
         return count
 
     def makefile(self, _mode: str) -> BinaryIO:
-        """The one buffer, however often it is asked for."""
+        """The same buffer at each call."""
         return self.buffer
 
 
@@ -174,7 +174,7 @@ def _request(parts: SplitResult, host: str, api_key: str) -> bytes:
 
 
 def _final_status(file: BinaryIO) -> int:
-    """The status of the response; what comes after its first line is not waited for."""
+    """The status of the final response; does not wait for what follows the status line."""
     while True:
         found = _STATUS_LINE.match(file.readline(_MAX_LINE))
         if found is None:
@@ -195,7 +195,7 @@ def _next_response(reader: _TimedReader) -> http.client.HTTPResponse:
 def _whole_body(response: http.client.HTTPResponse) -> bytes | None:
     try:
         body = response.read(MAX_BODY + 1)
-        # One more look tells an end from a length that was promised and did not come.
+        # `length` is what Content-Length promised and has not arrived.
         is_whole = len(body) <= MAX_BODY and not response.length
     except (OSError, http.client.HTTPException, ValueError):
         return None

@@ -25,7 +25,7 @@ _FLUSH_SECONDS = 4.0
 
 
 class Reporter:
-    """Status reports and finished requests, kept until accepted. Steps of one thread."""
+    """Sends status reports and finished requests until they are accepted. One thread owns it."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Reporter:
         self._is_behind = False
 
     def report_once(self, now: float) -> float:
-        """Send what is due, of the finished requests one batch; seconds until the next step is due.
+        """Send what is due. Returns the seconds until the next step. now: monotonic seconds.
 
-        `now` is monotonic. Many finished requests take many steps, so that the status is not kept waiting.
+        A step sends one batch of finished requests, so that many of them do not delay the status.
         """
         if self._failures and now < self._retry_at:
             return self._retry_at - now
         problem = self._problem(self._send_batch)
-        # Tried in any case: a route that fails must not silence the other.
+        # Even if the batch failed: one failing route must not stop the other.
         if self._status_due(now):
             status_problem = self._problem(self._send_status)
             if not status_problem:
@@ -65,7 +65,7 @@ class Reporter:
             self._failures += 1
             pause = min(2.0 ** (self._failures - 1), _MAX_PAUSE)
             self._retry_at = now + pause
-            logger.warning("a report was not accepted (%s); kept, next try in %.0f s", problem, pause)
+            logger.warning("a report was not accepted (%s); next try in %.0f s", problem, pause)
             return pause
         if self._failures:
             logger.info("the autoscaler accepts reports again")
@@ -75,7 +75,7 @@ class Reporter:
         return MAX_INTERVAL if self._sent_at is None else max(self._sent_at + MAX_INTERVAL - now, 0.0)
 
     def flush(self) -> None:
-        """One last try before the process ends; raises nothing."""
+        """Try once more before the process ends. Raises nothing."""
         deadline = time.monotonic() + _FLUSH_SECONDS
         problem = self._problem(self._send_batch)
         while not problem and len(self._journal) and time.monotonic() < deadline:
@@ -84,13 +84,13 @@ class Reporter:
             problem = self._problem(self._send_status) or problem
         unsent = len(self._journal)
         if problem or unsent:
-            reason = problem or "there was no time for more"
+            reason = problem or "out of time"
             logger.warning(
                 "the last report was not accepted (%s); %d finished requests unsent", reason, unsent
             )
 
     def _problem(self, send: Callable[[], None]) -> str:
-        """Send; why that failed, empty where it did not."""
+        """Call `send`. Returns why it failed; empty if it did not."""
         try:
             send()
         except AutoscalerError as error:
@@ -116,7 +116,7 @@ class Reporter:
 
     def _send_batch(self) -> None:
         batch = self._journal.oldest(_BATCH)
-        # More wait than those that came since the step began, which wake the next one.
+        # A full batch: there may be more, and no wake-up comes for those.
         self._is_behind = len(batch) == _BATCH
         if batch:
             self._client.send_finished(

@@ -20,10 +20,10 @@ class Clock:
 
 
 class Kind(Enum):
-    """What an entry of the ledger is.
+    """The kinds of entries in the ledger.
 
-    A session is reported like a request of its own, but does no work, so nobody waits for it. The requests in
-    it do work, but are reported as loads only: they bear the session's index, which is not done before it is.
+    A session is reported like a request, but no request queues behind it, as it does no work. The requests in
+    a session do work, but are reported as workload only: they have the index of the session.
     """
 
     REQUEST = "request"

@@ -150,4 +150,4 @@ def health(examination: Examination) -> Finding:
             problem,
             "look into the model's log, or set MODEL_HEALTH_ENDPOINT to what answers 2xx when it is well",
         )
-    return ok(f"{probe.name} is well")
+    return ok(f"{probe.name} is healthy")
