@@ -31,24 +31,12 @@ class Service(Protocol):
         ...
 
 
-class Wake:
-    """Makes the next step of a loop due now. Made before the loop, for those that wake it. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
+class Wake(threading.Event):
+    """Calling it makes the next step of a loop due now. Made before the loop, for those that wake it."""
 
     def __call__(self) -> None:
-        # Setting it takes a lock, looking does not.
-        if not self._event.is_set():
-            self._event.set()
-
-    def clear(self) -> None:
-        """Forget that it was called."""
-        self._event.clear()
-
-    def wait(self, timeout: float | None) -> None:
-        """Return once it is called, or after `timeout` seconds."""
-        self._event.wait(timeout)
+        if not self.is_set():  # setting takes a lock
+            self.set()
 
 
 class Loop:

@@ -5,7 +5,6 @@ The demo's commands are run by test_start_server.py.
 
 from __future__ import annotations
 
-import ast
 import functools
 import os
 import re
@@ -13,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -207,22 +206,10 @@ def _defaults_told() -> dict[str, str]:
 
 
 def _variables_read() -> set[str]:
-    """Names given to `env.get(…)` in config.py; of a name with a part filled in, what stands before it."""
-    names: set[str] = set()
-    tree = ast.parse((ROOT / "pyworker" / "config.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="env"), attr="get"),
-                args=[
-                    ast.Constant(value=str(name)) | ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]),
-                    *_,
-                ],
-            ):
-                names.add(name)
-            case _:
-                pass
-    return names
+    """Of the fields of `Settings`, and given to `env.get` in config.py; of an f-string, its beginning."""
+    source = (ROOT / "pyworker" / "config.py").read_text(encoding="utf-8")
+    extra = re.findall(r'env\.get\(f?"([A-Z_]+)', source)
+    return {field.metadata["name"] for field in fields(Settings) if field.metadata} | set(extra)
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)
