@@ -19,7 +19,7 @@ class Outcome(Enum):
 
 
 class FinishedRequest(NamedTuple):
-    """One entry of `/delete_requests/`. Times are epoch seconds, 0 where not reached."""
+    """One entry of `/delete_requests/`. Times are epoch seconds, 0 if not reached."""
 
     request_idx: int
     success: bool

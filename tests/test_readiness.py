@@ -231,8 +231,8 @@ def test_by_health_the_log_and_its_errors_are_named_as_hints(
     watch.remember("Traceback")
     assert loading.message(watch) == (
         f"still loading after 5 min; health: {scripted_model.url}/health answered 503; its log, which "
-        f"MODEL_READINESS=health ignores, is {loading.log} (1 line; last: 'Traceback'); error line in its log: "
-        "'Traceback'"
+        f"MODEL_READINESS=health ignores, is {loading.log} (1 line; last: 'Traceback'); "
+        "error line in its log: 'Traceback'"
     )
 
 
