@@ -148,9 +148,7 @@ class Settings:
         """Read an environment (default: that of the process); raises `ConfigError`."""
         env = VariableReader(os.environ if environ is None else environ)
         values: dict[str, Any] = {
-            one.name: env.get(
-                one.metadata["variable"], one.default, one.metadata["parse"], secret=not one.repr
-            )
+            one.name: env.get(**one.metadata, default=one.default, secret=not one.repr)
             for one in fields(cls)
             if one.metadata
         }
