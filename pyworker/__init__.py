@@ -5,7 +5,7 @@ Two data paths:
 * request to response: `app` → `pipeline` (`envelope` → `auth` → `lifecycle` → `metrics` → `request_queue`
   → `model_client`) → the handler with `responses` → `exchange` gives everything back at the last byte.
 * log line to report: `log_tail` → `lifecycle` → `readiness` (`benchmark`, `health`) → `metrics` →
-  `autoscaler`.
+  `reporter`.
 
 The modules, lowest first; each imports only modules above it:
 
@@ -32,6 +32,7 @@ The modules, lowest first; each imports only modules above it:
     nowait         system calls that keep the interpreter
     journal_file   the file of the journal
     journal        finished requests on disk until they are accepted
+    tracker        one request in the ledger
     metrics        the ledger of requests
     answer_head    the header block of the model server's response
     incoming       a buffer of received bytes
@@ -72,7 +73,11 @@ The modules, lowest first; each imports only modules above it:
     backend        what an author says of the model server; makes the views
     timed_http     HTTP of requests with a deadline for a whole exchange
     callbacks      tells the model server that a session is over
-    autoscaler     key in, status and finished requests out
+    autoscaler_client HTTP requests to the autoscaler
+    public_key     fetches its public key
+    reporter       status reports and finished requests
+    parallel       calls of foreign code in parallel, with one deadline
+    small_file     small files that keep something over a restart
     benchmark      rounds → throughput
     benchmark_file the file that keeps it
     probe          one look at the model server's health

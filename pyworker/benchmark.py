@@ -1,42 +1,39 @@
-"""How much work the model does per second."""
+"""Measures the model's throughput, in workload per second."""
 
 from __future__ import annotations
 
+import functools
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pyworker.call import Aborted, ModelCall
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.model_client import ModelClient
+from pyworker.parallel import run_all
 from pyworker.redaction import redacted
 from pyworker.responses import iterate
 from pyworker.sample import ResponseSample, Sampler
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 _EXCERPT = 200
 _RETRY_PAUSE = 1.0
-# Seconds that a request which was aborted may take to end; one that is stuck elsewhere is left behind.
-_GRACE = 2.0
 
 
 class BenchmarkFailed(PyworkerError):
-    """No figure came out; the message goes into `error_msg`."""
+    """There is no result; the message becomes the report's `error_msg`."""
 
 
 @dataclass(frozen=True)
 class Attempt:
     """One request of the benchmark. `problem` is empty if it succeeded.
 
-    refused: nobody listened; late: it did not end within the timeout.
+    refused: the connection was refused; late: the request did not end within the timeout.
     """
 
     workload: float = 0.0
@@ -46,10 +43,10 @@ class Attempt:
 
 
 class Benchmark:
-    """Warm-up and rounds on one handler. `run` belongs to one thread; the rest may come from any.
+    """Warm-up and rounds on one handler. `run` belongs to one thread; any thread may call the rest.
 
-    concurrency: requests at once in a round; timeout: seconds for one request, and for the handler to make
-    those of a round; ready_timeout: seconds a model server that says it is loaded may take until it listens.
+    concurrency: parallel requests of a round; timeout: seconds for one request, and for the handler to make
+    the payloads of a round; ready_timeout: seconds from "loaded" until the model server has to listen.
     """
 
     def __init__(
@@ -67,12 +64,12 @@ class Benchmark:
         self._timeout = timeout
         self._ready_timeout = ready_timeout
         self._stopping = threading.Event()
-        # Guards _calls: what `abort` has to end.
+        # Guards _calls, which `abort` aborts.
         self._lock = threading.Lock()
         self._calls: set[ModelCall] = set()
 
     def run(self) -> float:
-        """Workload per second: the highest round. Raises `BenchmarkFailed`."""
+        """Workload per second of the best round. Raises `BenchmarkFailed`."""
         self._warm_up()
         logger.info(
             "benchmark of %s: %d rounds of %d requests",
@@ -85,39 +82,38 @@ class Benchmark:
     def problem(self) -> str:
         """Send one request; empty if it succeeded, else why not."""
         try:
-            [attempt], elapsed = self._together(self._payloads(1))
+            [attempt], elapsed = self._send_all(self._payloads(1))
         except BenchmarkFailed as error:
             return str(error)
-        return attempt.problem and f"{self._handler.endpoint}: {attempt.problem}, after {elapsed:.1f} s"
+        return attempt.problem and f"{self._handler.endpoint}: {_after(attempt, elapsed)}"
 
     def abort(self) -> None:
-        """End a running benchmark; it raises `BenchmarkFailed` soon."""
+        """Abort a running benchmark: `run` raises `BenchmarkFailed`."""
         self._stopping.set()
         with self._lock:
             calls = list(self._calls)
-        for call in calls:
-            call.abort()
+        _abort(calls)
 
     def _warm_up(self) -> None:
-        """One request that is not counted; waits for the port to listen."""
+        """Send requests, which do not count, until the model server accepts a connection."""
         deadline = time.monotonic() + self._ready_timeout
         while True:
-            [attempt], elapsed = self._together(self._payloads(1))
+            [attempt], elapsed = self._send_all(self._payloads(1))
             if attempt.late:
-                raise self._failed("the first request did not succeed", attempt, elapsed)
+                raise self._failed(f"the first request did not succeed ({_after(attempt, elapsed)})")
             if not attempt.refused:
                 return
             if time.monotonic() >= deadline or self._stopping.wait(_RETRY_PAUSE):
                 raise BenchmarkFailed(
                     f"the model server at {redacted(self._client.base_url)} did not listen within "
-                    f"{self._ready_timeout:g} s of its log saying it is loaded: {attempt.problem}"
+                    f"{self._ready_timeout:g} s of being loaded: {attempt.problem}"
                 )
 
     def _round(self, number: int) -> float:
-        attempts, elapsed = self._together(self._payloads(self._concurrency))
+        attempts, elapsed = self._send_all(self._payloads(self._concurrency))
         succeeded = [attempt for attempt in attempts if not attempt.problem]
         if not succeeded:
-            raise self._failed(f"no request of round {number} succeeded", attempts[0], elapsed)
+            raise self._failed(f"no request of round {number} succeeded ({_after(attempts[0], elapsed)})")
         throughput = sum(attempt.workload for attempt in succeeded) / elapsed
         logger.info(
             "benchmark round %d: %d of %d succeeded, %.1f workload/s in %.2f s",
@@ -128,44 +124,36 @@ class Benchmark:
             elapsed,
         )
         if throughput <= 0:
-            raise BenchmarkFailed(f"benchmark of {self._handler.endpoint}: its payloads have no workload")
+            raise self._failed("its payloads have no workload")
         return throughput
 
-    def _failed(self, what: str, attempt: Attempt, elapsed: float) -> BenchmarkFailed:
-        return BenchmarkFailed(
-            f"benchmark of {self._handler.endpoint}: {what} ({attempt.problem}, after {elapsed:.1f} s)"
-        )
+    def _failed(self, what: str) -> BenchmarkFailed:
+        return BenchmarkFailed(f"benchmark of {self._handler.endpoint}: {what}")
 
     def _payloads(self, count: int) -> Sequence[Any]:
-        """Made by the handler, whose code may do anything, so that is bounded as well."""
-        handler = self._handler
-        [made] = _at_once([lambda: [handler.make_benchmark_payload() for _ in range(count)]], self._timeout)
+        """Made by the handler. Its code may block, so that has a deadline too."""
+        make = self._handler.make_benchmark_payload
+        [made] = run_all([lambda: [make() for _ in range(count)]], self._timeout)
         if isinstance(made, BaseException):
-            raise BenchmarkFailed(
-                f"benchmark of {handler.endpoint}: make_benchmark_payload failed: {_brief(made)}"
-            ) from made
+            raise self._failed(f"make_benchmark_payload failed: {_brief(made)}") from made
         if made is None:
-            raise BenchmarkFailed(
-                f"benchmark of {handler.endpoint}: make_benchmark_payload took more than {self._timeout:g} s"
-            )
+            raise self._failed(f"make_benchmark_payload took more than {self._timeout:g} s")
         return made
 
-    def _together(self, payloads: Sequence[Any]) -> tuple[Sequence[Attempt], float]:
-        """Send these at once and abort what is not done in time; the attempts, and the seconds it took."""
+    def _send_all(self, payloads: Sequence[Any]) -> tuple[Sequence[Attempt], float]:
+        """Send requests in parallel, abort those that are late; the attempts, and the seconds it took."""
         calls = [ModelCall() for _ in payloads]
         with self._lock:
             self._calls.update(calls)
         if self._stopping.is_set():  # it may have been set before the calls were known
             self.abort()
-        actions = [_Sending(self._attempt, *pair) for pair in zip(payloads, calls, strict=True)]
+        attempts = [
+            functools.partial(self._attempt, payload, call)
+            for payload, call in zip(payloads, calls, strict=True)
+        ]
         started = time.monotonic()
-
-        def give_up() -> None:
-            for call in calls:
-                call.abort()
-
         try:
-            results = _at_once(actions, self._timeout, give_up)
+            results = run_all(attempts, self._timeout, functools.partial(_abort, calls))
         finally:
             with self._lock:
                 self._calls.difference_update(calls)
@@ -174,7 +162,7 @@ class Benchmark:
 
     def _judged(self, result: Attempt | BaseException | None) -> Attempt:
         if result is None:
-            return Attempt(problem=f"no answer in {self._timeout:g} s", late=True)
+            return Attempt(problem=f"no response in {self._timeout:g} s", late=True)
         if isinstance(result, BaseException):
             return Attempt(problem=_brief(result))
         return result
@@ -184,32 +172,32 @@ class Benchmark:
         started = time.monotonic()
         sampler: Sampler | None = None
         try:
-            answer = self._client.post(
+            response = self._client.post(
                 self._handler.endpoint,
                 self._handler.generate_payload_json(payload),
                 call,
                 timeout=self._timeout,
             )
-            sampler = Sampler(answer.status_code, answer.headers.get("Content-Type", ""))
-            with answer:
-                for piece in iterate(answer):
+            sampler = Sampler(response.status_code, response.headers.get("Content-Type", ""))
+            with response:
+                for piece in iterate(response):
                     sampler.feed(piece)
         except Aborted:
             if self._stopping.is_set():
                 return Attempt(workload, "aborted")
-            missing = "answer" if sampler is None else "whole answer"
+            missing = "response" if sampler is None else "complete response"
             return Attempt(workload, f"no {missing} in {self._timeout:g} s", late=True)
         except (RequestError, ModelBroken) as error:
             late = time.monotonic() - started >= self._timeout
-            problem = f"no whole answer in {self._timeout:g} s" if late else str(error)
+            problem = f"no complete response in {self._timeout:g} s" if late else str(error)
             refused = isinstance(error, RequestError) and error.status == 502 and not late
             return Attempt(workload, problem, refused, late)
         return Attempt(workload, _failure(self._handler, sampler.sample()))
 
 
 class ServingCheck:
-    """Finds out whether a model server without a health endpoint can serve: it has to accept a connection and
-    to answer one request of the benchmark. Thread-safe.
+    """Checks a model server that has no health endpoint: it has to accept a connection and to serve one
+    request of the benchmark. Thread-safe.
     """
 
     def __init__(self, client: ModelClient, benchmark: Benchmark) -> None:
@@ -218,7 +206,7 @@ class ServingCheck:
 
     @property
     def name(self) -> str:
-        """What is asked, as people should read it."""
+        """What is checked, for log lines."""
         return self._client.base_url
 
     def problem(self) -> str:
@@ -226,20 +214,13 @@ class ServingCheck:
         return self._client.connection_problem() or self._benchmark.problem()
 
 
-@dataclass(frozen=True)
-class _Sending:
-    """A request of the benchmark, to be sent."""
-
-    send: Callable[[Any, ModelCall], Attempt]
-    payload: Any
-    call: ModelCall
-
-    def __call__(self) -> Attempt:
-        return self.send(self.payload, self.call)
+def _abort(calls: Sequence[ModelCall]) -> None:
+    for call in calls:
+        call.abort()
 
 
 def _failure(handler: EndpointHandler[Any], sample: ResponseSample) -> str:
-    """Why this whole response is no work done, else empty."""
+    """Why this response does not count as work done; empty if it does."""
     excerpt = sample.beginning[:_EXCERPT].decode("utf-8", "replace")
     if not 200 <= sample.status < 300:
         return f"status {sample.status}: {excerpt}"
@@ -249,53 +230,8 @@ def _failure(handler: EndpointHandler[Any], sample: ResponseSample) -> str:
     return failure and f"status {sample.status}, but {failure}: {excerpt}"
 
 
-def _at_once(
-    actions: Sequence[Callable[[], T]], timeout: float, give_up: Callable[[], None] = lambda: None
-) -> Sequence[T | BaseException | None]:
-    """What each action returned or raised, None if it did not end in time.
-
-    Each has a thread of its own. After `timeout` seconds `give_up` is called, which should make them end;
-    one that does not is left behind, and holds up neither the caller nor the end of the process.
-    """
-    done: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
-
-    def run(number: int, action: Callable[[], T]) -> None:
-        try:
-            done.put((number, action()))
-        except BaseException as error:  # noqa: BLE001 - whatever an author's code raises, SystemExit included
-            done.put((number, error))
-
-    threads = [
-        threading.Thread(target=run, args=pair, name=f"pyworker-benchmark-{pair[0]}", daemon=True)
-        for pair in enumerate(actions)
-    ]
-    for thread in threads:
-        thread.start()
-    results: list[T | BaseException | None] = [None] * len(actions)
-    _collect(done, results, len(actions), time.monotonic() + timeout)
-    missing = len(actions) - sum(result is not None for result in results)
-    if missing:
-        give_up()
-        _collect(done, results, missing, time.monotonic() + _GRACE)
-    for thread, result in zip(threads, results, strict=True):
-        if result is not None:
-            thread.join()
-    return results
-
-
-def _collect(
-    done: queue.SimpleQueue[tuple[int, T | BaseException]],
-    results: list[T | BaseException | None],
-    count: int,
-    deadline: float,
-) -> None:
-    """Put `count` results in their places, as far as they come before the deadline."""
-    for _ in range(count):
-        try:
-            number, result = done.get(timeout=max(deadline - time.monotonic(), 0))
-        except queue.Empty:
-            return
-        results[number] = result
+def _after(attempt: Attempt, elapsed: float) -> str:
+    return f"{attempt.problem}, after {elapsed:.1f} s"
 
 
 def _brief(error: BaseException) -> str:

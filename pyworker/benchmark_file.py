@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pyworker import __version__
+from pyworker import __version__, small_file
 from pyworker.data_types import EndpointHandler
 
 logger = logging.getLogger(__name__)
-
-_MAX_FILE = 4096
 
 
 def describe(handler: EndpointHandler[Any]) -> Mapping[str, str]:
@@ -33,14 +29,14 @@ def describe(handler: EndpointHandler[Any]) -> Mapping[str, str]:
 
 
 def load_result(path: Path, about: Mapping[str, str]) -> float | None:
-    """The stored result in workload per second; None if there is none that makes sense and is about this.
+    """The stored result in workload per second; None if there is none, or it is invalid or about something
+    else.
 
     Its first line is the number, its second a JSON object that says what was measured. A file of an earlier
     version, which holds the number only, is taken for right.
     """
     try:
-        with path.open("rb") as file:
-            number, _, name = file.read(_MAX_FILE).decode("utf-8").strip().partition("\n")
+        number, _, name = small_file.read(path).decode("utf-8").strip().partition("\n")
         result = float(number)
         measured = json.loads(name) if name.strip() else dict(about)
     except FileNotFoundError:
@@ -60,14 +56,10 @@ def load_result(path: Path, about: Mapping[str, str]) -> float | None:
 
 
 def store_result(path: Path, result: float, about: Mapping[str, str]) -> None:
-    """Write the result so that a crash leaves the old file or the new one; a failure is a warning."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    """Keep the result for the next process; a failure is logged as a warning."""
     try:
-        temporary.write_text(f"{result!r}\n{json.dumps(about, sort_keys=True)}\n", "utf-8")
-        temporary.replace(path)
+        small_file.write(path, f"{result!r}\n{json.dumps(about, sort_keys=True)}\n")
     except OSError as error:
         logger.warning(
             "the benchmark result cannot be kept in %s (%s); a restart measures again", path, error
         )
-        with contextlib.suppress(OSError):  # a read-only disk refuses this too
-            temporary.unlink()

@@ -1,11 +1,11 @@
-"""What well-known model servers write into their logs: phrases for the `log_actions` of a `Backend`.
+"""Log lines of well-known model servers, as phrases for the `log_actions` of a `Backend`.
 
     from pyworker.engines import VLLM
     Backend(..., log_actions=[*VLLM, (LogAction.Info, "a phrase of your own")])
 
-"…" in a phrase stands for anything within the line. An error phrase makes a loading worker errored, so each
-is one that the server, or what supervises it, writes when it gives up. Bare "Traceback", "CUDA out of memory"
-and "CUDA error:" are not among them: servers and their plugins survive some of those while they start.
+"…" in a phrase stands for any text within the line. An error phrase makes a loading worker errored, so each
+is one that the server or its supervisor writes when it gives up. "Traceback", "CUDA out of memory" and "CUDA
+error:" alone are not among them: servers and their plugins survive some of those while they start.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pyworker.log_lines import LogActions
 
 
 def _supervised(program: str) -> LogActions:
-    """What supervisord writes of a program that ended, into the log that both share on some images."""
+    """What supervisord writes about a program that ended. On some images both share a log."""
     return (
         (LogAction.ModelError, f"exited: {program}"),
         (LogAction.ModelError, f"gave up: {program}"),
     )
 
 
-#: A model that the hub does not give: said by transformers, before there is an engine that could fail.
+#: The hub refuses the model. Written by transformers, before the engine starts.
 _NO_MODEL: LogActions = (
     (LogAction.ModelError, "You are trying to access a gated repo."),
     (LogAction.ModelError, "is not a local folder and is not a valid model identifier"),
@@ -37,7 +37,7 @@ VLLM: LogActions = (
     (LogAction.ModelError, "RuntimeError: Engine process failed to start"),
     (LogAction.ModelError, "Application startup failed. Exiting."),
     (LogAction.ModelError, "EngineDeadError"),
-    # Its own bind, before the engine, and that of its web server.
+    # From its own bind before the engine starts, and from that of its web server.
     (LogAction.ModelError, "Address already in use"),
     (LogAction.ModelError, "address already in use"),
     *_NO_MODEL,
@@ -48,11 +48,11 @@ VLLM: LogActions = (
 
 SGLANG: LogActions = (
     (LogAction.ModelLoaded, "The server is fired up and ready to roll!"),
-    # Older releases write "proces."
+    # Older releases write "proces".
     (LogAction.ModelError, "Received sigquit from a child proces"),
     (LogAction.ModelError, "Scheduler hit an exception"),
     (LogAction.ModelError, "scheduler is dead"),
-    # Of a rank that was killed, which cannot say anything itself.
+    # About a rank that was killed and could not write anything itself.
     (LogAction.ModelError, "] Exit code: "),
     (LogAction.ModelError, "crashed with exit code"),
     (LogAction.ModelError, "Initialization failed. warmup error"),
@@ -65,7 +65,7 @@ SGLANG: LogActions = (
 
 LLAMA_CPP: LogActions = (
     (LogAction.ModelLoaded, "model loaded"),
-    # Without a model of its own: it loads one for a request, in a process of its own.
+    # In router mode: it loads a model in a child process when a request needs it.
     (LogAction.ModelLoaded, "router server is listening on"),
     (LogAction.ModelError, "error loading model"),
     (LogAction.ModelError, "failed to load model"),
@@ -77,7 +77,7 @@ LLAMA_CPP: LogActions = (
 TGI: LogActions = (
     # As JSON; without a closing quote: newer releases write text_generation_router::server.
     (LogAction.ModelLoaded, '"message":"Connected","target":"text_generation_router'),
-    # As text, which is the default: the file and the line stand in between.
+    # As text, which is the default: with file and line in between.
     (LogAction.ModelLoaded, "text_generation_router…: Connected"),
     (LogAction.ModelError, "Error: ShardCannotStart"),
     (LogAction.ModelError, "Error: ShardFailed"),
@@ -101,7 +101,7 @@ COMFYUI: LogActions = (
 )
 
 OLLAMA: LogActions = (
-    # It loads a model for a request, so that it listens is all there is to wait for.
+    # It loads a model when a request needs it, so it is ready once it listens.
     (LogAction.ModelLoaded, 'msg="Listening on '),
     (LogAction.ModelError, "Error: listen tcp"),
     (LogAction.ModelError, "Error: could not create directory"),

@@ -18,10 +18,10 @@ from pyworker.call import Aborted, ModelCall
 from pyworker.disconnect import DisconnectWatcher
 from pyworker.errors import NotReady, PyworkerError, RequestError
 from pyworker.log_limit import LogLimit
-from pyworker.metrics import RequestTracker
 from pyworker.model_response import LazyResponse
 from pyworker.reports import Outcome
 from pyworker.request_queue import Slot
+from pyworker.tracker import RequestTracker
 from pyworker.verdict import Verdict
 from pyworker.wsgi_extensions import PollableBody, Presence
 

@@ -1,29 +1,31 @@
-"""Is the model server healthy? Asked on a connection of its own, never on the busy ones."""
+"""Checks whether the model server is healthy, on a connection of its own."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState, ModelStatus
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two checks.
 INTERVAL = 10.0
-#: Between two looks whether the model is loaded, where its health says so.
+#: Seconds between two checks while the model loads, if its health says when it is loaded.
 LOADING_INTERVAL = 1.0
-#: After a suspicion came to nothing, the next one waits for the regular probe for so long.
+#: For this many seconds after a suspicion, further suspicions do not cause an extra check.
 SUSPICION_GAP = 5.0
 
 
 class Check(Protocol):
-    """Something that finds out whether the model server can serve."""
+    """Checks whether the model server can serve."""
 
     @property
     def name(self) -> str:
-        """What is asked, as people should read it."""
+        """What is checked, for log lines."""
         ...
 
     def problem(self) -> str:
@@ -32,10 +34,11 @@ class Check(Protocol):
 
 
 class HealthMonitor:
-    """Checks a model that should be serving. `step` belongs to one thread; `suspect` may come from any.
+    """Checks a model that should be serving. `step` belongs to one thread; any thread may call `suspect`.
 
-    regular: check every `INTERVAL`; False: only a suspicion, and what the check broke itself.
-    tells_loaded: a success also says that a model is loaded, and until then it is asked more often.
+    regular: check every `INTERVAL`; False: only after a suspicion, and until a failed check is mended.
+    tells_loaded: a success also means that the model is loaded; until then it is checked more often.
+    wake: makes the next step due at once.
     """
 
     def __init__(
@@ -46,12 +49,14 @@ class HealthMonitor:
         *,
         regular: bool = True,
         tells_loaded: bool = False,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._check = check
         self._lifecycle = lifecycle
         self._failures_allowed = failures_allowed
         self._regular = regular
         self._tells_loaded = tells_loaded
+        self._wake = wake
         self._failures = 0
         # Guards _suspicion and _suspected_at.
         self._lock = threading.Lock()
@@ -59,9 +64,9 @@ class HealthMonitor:
         self._suspected_at: float | None = None
 
     def suspect(self, reason: str) -> bool:
-        """Something speaks of an error: the next check decides, without further patience.
+        """There is a sign of an error: if the next check fails too, the model is errored at once.
 
-        True if the check should be made now; of a flood of suspicions that is the first.
+        True if that check is due now: for the first of a flood of suspicions.
         """
         now = time.monotonic()
         with self._lock:
@@ -69,15 +74,22 @@ class HealthMonitor:
             recent = self._suspected_at is not None and now - self._suspected_at < SUSPICION_GAP
             if not recent:
                 self._suspected_at = now
-            return not recent
+        if not recent:
+            self._wake()
+        return not recent
+
+    def requests_failed(self, reason: str) -> None:
+        """Several requests in a row failed: suspect a model that is ready."""
+        if self._lifecycle.state is ModelState.READY and self.suspect(reason):
+            logger.warning("%s; waiting for a health check to confirm", reason)
 
     def step(self) -> float:
-        """Check once if that means anything; seconds until the next check."""
+        """Check once, if the state calls for it. Returns the seconds until the next step."""
         status = self._lifecycle.status
         suspicion = self._take_suspicion()
         if not _should_serve(status) and not (suspicion and status.state is ModelState.BENCHMARKING):
             self._failures = 0
-            return self._look_for_loaded(status) if self._tells_loaded else INTERVAL
+            return self._check_loaded(status) if self._tells_loaded else INTERVAL
         if not (suspicion or self._regular or status.cause is Cause.HEALTH):
             return INTERVAL
         problem = self._check.problem()
@@ -102,9 +114,9 @@ class HealthMonitor:
         if self._lifecycle.recovered():
             logger.info("the model server is healthy again")
 
-    def _look_for_loaded(self, status: ModelStatus) -> float:
+    def _check_loaded(self, status: ModelStatus) -> float:
         if status.awaits_loading and not self._check.problem() and self._lifecycle.loaded(epoch=status.epoch):
-            logger.info("the model is loaded: %s is well", self._check.name)
+            logger.info("the model is loaded: %s is healthy", self._check.name)
         return LOADING_INTERVAL
 
 

@@ -1,4 +1,4 @@
-"""`/healthcheck`: the model server's own health for any number of clients, from one probe at a time."""
+"""`/healthcheck`: the model server's own health for any number of clients, with one probe at a time."""
 
 from __future__ import annotations
 
@@ -6,100 +6,100 @@ import threading
 import time
 
 from pyworker.errors import NotReady
-from pyworker.probe import HealthAnswer, HealthProbe, ProbeFailed
+from pyworker.probe import HealthProbe, HealthResponse, ProbeFailed
 from pyworker.thread_pool import waiting
 
-#: Seconds for which an answer serves others too.
+#: Seconds for which a response is shared.
 MAX_AGE = 1.0
-#: Clients that may wait for the probe of another: each of them holds a thread of the pool.
+#: Clients that may wait for another client's probe: each of them holds a pool thread.
 MAX_WAITING = 8
 
 
 class SharedHealth:
-    """What the probe says, shared. Thread-safe.
+    """Shares the responses of a probe among clients. Thread-safe.
 
-    The first client that needs an answer asks the model server, those that come meanwhile wait for the same
-    answer. After `close` nobody waits any more.
+    If the last response is too old, the next client sends a probe; clients that come meanwhile wait for its
+    response. After `close` nobody waits.
     """
 
     def __init__(self, probe: HealthProbe) -> None:
         self._probe = probe
-        # Guards everything below; notified at each answer and when closed.
+        # Guards everything below; notified at each response and when closed.
         self._changed = threading.Condition()
-        self._answer: HealthAnswer | str = ""
-        self._answered_at: float | None = None
-        self._answers = 0
+        self._response: HealthResponse | str = ""
+        self._responded_at: float | None = None
+        self._responses = 0
         self._is_asking = False
         self._waiting = 0
         self._is_closed = False
 
-    def get(self) -> HealthAnswer:
-        """An answer that is at most a second old; raises `NotReady` if there is none to be had."""
+    def get(self) -> HealthResponse:
+        """A response that is at most a second old; raises `NotReady` if there is none."""
         with self._changed:
             if self._is_closed:
                 raise _shutting_down()
             if self._is_fresh():
-                return _told(self._answer)
-            leads = not self._is_asking
-            seen = self._answers
-            if leads:
+                return _unless_failed(self._response)
+            is_first = not self._is_asking
+            seen = self._responses
+            if is_first:
                 self._is_asking = True
             elif self._waiting < MAX_WAITING:
                 self._waiting += 1
             else:
                 raise NotReady(
-                    "the model server's health is being asked, and enough clients wait for its answer",
+                    "a health probe is under way, and too many clients wait for it already",
                     retry_after=MAX_AGE,
                 )
         with waiting:
-            return self._ask() if leads else self._wait(seen)
+            return self._ask() if is_first else self._wait(seen)
 
     def close(self) -> None:
-        """End the probe under way and wake those who wait for it: the worker shuts down. Idempotent."""
+        """Abort the probe under way and wake the clients that wait: the worker shuts down. Idempotent."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         self._probe.close()
 
     def _is_fresh(self) -> bool:
-        return self._answered_at is not None and time.monotonic() - self._answered_at < MAX_AGE
+        return self._responded_at is not None and time.monotonic() - self._responded_at < MAX_AGE
 
-    def _ask(self) -> HealthAnswer:
-        answer: HealthAnswer | str = "the model server's health cannot be asked"
+    def _ask(self) -> HealthResponse:
+        response: HealthResponse | str = "the health probe failed"
         try:
-            answer = self._probe.fetch()
+            response = self._probe.fetch()
         except ProbeFailed as error:
-            answer = f"the model server's health cannot be asked: {error}"
+            response = f"the health probe failed: {error}"
         finally:
             with self._changed:
-                self._answer, self._answered_at = answer, time.monotonic()
-                self._answers += 1
+                self._response, self._responded_at = response, time.monotonic()
+                self._responses += 1
                 self._is_asking = False
                 is_closed = self._is_closed
                 self._changed.notify_all()
-        if is_closed and isinstance(answer, str):
+        if is_closed and isinstance(response, str):
             raise _shutting_down()
-        return _told(answer)
+        return _unless_failed(response)
 
-    def _wait(self, seen: int) -> HealthAnswer:
+    def _wait(self, seen: int) -> HealthResponse:
         with self._changed:
             try:
-                # Without a timeout, since the probe has its deadline.
-                self._changed.wait_for(lambda: self._is_closed or self._answers != seen)
+                # No timeout: the probe has its deadline.
+                self._changed.wait_for(lambda: self._is_closed or self._responses != seen)
             finally:
                 self._waiting -= 1
             if self._is_closed:
                 raise _shutting_down()
-            return _told(self._answer)
+            return _unless_failed(self._response)
 
     def __repr__(self) -> str:
         return f"<SharedHealth {self._probe!r} [{self._waiting} waiting]>"
 
 
-def _told(answer: HealthAnswer | str) -> HealthAnswer:
-    if isinstance(answer, str):
-        raise NotReady(answer)
-    return answer
+def _unless_failed(response: HealthResponse | str) -> HealthResponse:
+    if isinstance(response, str):
+        raise NotReady(response)
+    return response
 
 
 def _shutting_down() -> NotReady:

@@ -1,9 +1,8 @@
-"""Finished requests that the autoscaler has not accepted yet, in a file that outlives the process.
+"""The journal: finished requests that the autoscaler has not accepted yet, in memory and in a file.
 
-They are in memory, and each is written to the file as well, at the moment the request ends: one `pwrite` of
-forty bytes, after which they are in the kernel's hands even when the process is killed. The file is read at
-the start only. So whatever another program does to it (cuts it short, removes it, fills the disk) costs what
-it held at most. `journal_file` has its layout.
+Each record is written to the file when the request ends: one `pwrite` of 40 bytes, after which the kernel has
+it, even if the process is killed. The file is read at the start only, so another program that truncates it,
+removes it or fills the disk can destroy at most its content. `journal_file` has the layout.
 """
 
 from __future__ import annotations
@@ -36,41 +35,41 @@ from pyworker.reports import FinishedRequest
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until a file that could not be had is tried again, and between two looks at the one that is used.
+#: Seconds until a file that could not be opened is tried again, and between two checks of the open file.
 RETRY_SECONDS = 1.0
 CHECK_SECONDS = 10.0
 
-#: Records that are copied to the file before the lock is let go for a moment.
+#: Records that are written to the file before the lock is released for a moment.
 _AT_ONCE = 500
 
 
 class Journal:
     """A queue of finished requests; the oldest record comes first. Thread-safe.
 
-    In memory until `open`. If CAPACITY records wait, new ones are refused and counted as lost.
+    In memory only until `open`. Once it holds CAPACITY records, new ones are dropped and counted as lost.
     """
 
     def __init__(self) -> None:
-        # Guards everything below. It is held for the write of one record too, which does not release the GIL:
-        # the file has the records in the order of the queue.
+        # Guards everything below. Held for the write of a record too (which does not release the GIL), so
+        # that the file has the records in the order of the queue.
         self._lock = threading.Lock()
-        # Pages that are never written to cost nothing.
+        # A page takes memory once it is written to.
         self._ring = mmap.mmap(-1, CAPACITY * CONTENT_SIZE)
         self._epoch = secrets.randbits(63)
         self._first = 0
         self._next = 0
-        # Numbers between the two whose records were damaged on disk.
+        # Numbers of records between the two that were damaged on disk.
         self._gaps: set[int] = set()
         self._lost = 0
         self._descriptor: int | None = None
-        # Records below this number are in the file.
+        # Records with a smaller number are in the file.
         self._written = 0
 
     def __len__(self) -> int:
         return self._next - self._first - len(self._gaps)
 
     def append(self, record: FinishedRequest) -> bool:
-        """Note one more; False if there is no room."""
+        """Add a record; False if the journal is full."""
         content = content_of(record)
         with self._lock:
             number = self._next
@@ -83,7 +82,7 @@ class Journal:
                 try:
                     pwrite(self._descriptor, sealed(content, self._epoch, number), offset_of(number))
                 except OSError:
-                    pass  # `sync` tries again, and says so
+                    pass  # `sync` tries again, and raises
                 else:
                     self._written = number + 1
         return True
@@ -103,7 +102,7 @@ class Journal:
             self._gaps = {number for number in self._gaps if number >= self._first}
             self._written = max(self._written, self._first)
             if not len(self):
-                # The same few pages are used again and again.
+                # Use the same few pages again.
                 self._restart()
             lost, self._lost = self._lost, 0
             self._write_header()
@@ -111,10 +110,10 @@ class Journal:
             logger.error("%d finished requests could not be kept until the autoscaler was back", lost)
 
     def open(self, path: Path) -> int:
-        """From now on keep everything in this file too; returns how many records of another process it held.
+        """Keep all records in this file, too. Returns the number of records of another process in it.
 
-        What it held stays where it is, and what waits in memory is written behind it: a crash loses none.
-        Raises OSError if the file cannot be had: it all stays in memory then.
+        These stay in place, and the records in memory are written behind them, so that a crash loses none.
+        Raises OSError if the file cannot be opened; all records stay in memory then.
         """
         descriptor = take(path)
         try:
@@ -127,30 +126,30 @@ class Journal:
             before, self._descriptor = self._descriptor, descriptor
         if before is not None:
             os.close(before)
-        # It is this journal's from here on, even if it cannot be written to now: read again, it counts twice.
+        # Errors are ignored: the file was adopted, and opening it again would count its records twice.
         with contextlib.suppress(OSError):
             self.sync()
         return len(found.contents)
 
     def sync(self) -> None:
-        """Write what is not in the file, all of it if the file was cut short. Raises OSError.
+        """Write the records that are not in the file; all of them if it was truncated. Raises OSError.
 
         One thread calls this and `open`; others may append meanwhile.
         """
         if self._descriptor is None:
             return
-        is_cut = os.fstat(self._descriptor).st_size < FILE_SIZE
-        if is_cut:
+        is_truncated = os.fstat(self._descriptor).st_size < FILE_SIZE
+        if is_truncated:
             os.posix_fallocate(self._descriptor, 0, FILE_SIZE)
         with self._lock:
-            if is_cut:
+            if is_truncated:
                 self._written = self._first
             self._write_header(raises=True)
         while not self._write_some():
             pass
 
     def is_kept_in(self, path: Path) -> bool:
-        """Whether this very file is the one that is written to: another program may have removed it."""
+        """Whether the open file is still the one at this path: another program may have removed it."""
         if self._descriptor is None:
             return False
         try:
@@ -159,7 +158,7 @@ class Journal:
             return False
 
     def close(self) -> None:
-        """Give the file back; the journal is empty then, the file is not."""
+        """Close the file, which keeps its records, and empty the journal."""
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
             self._ring.close()
@@ -171,7 +170,7 @@ class Journal:
     # -- under the lock ----------------------------------------------------------------------------------
 
     def _adopt(self, found: Found) -> None:
-        """What the file held comes first, what waits here behind it."""
+        """Put the records of the file first, and the records in memory behind them."""
         waiting = [self._content(number) for number in self._numbers()]
         if found.is_current:
             self._epoch, self._first = found.epoch, found.first
@@ -194,7 +193,7 @@ class Journal:
         self._gaps = set()
 
     def _write_some(self) -> bool:
-        """Bring some more into the file; True once all is there."""
+        """Write some records to the file; True once all are in it."""
         with self._lock:
             descriptor, end = self._descriptor, min(self._next, self._written + _AT_ONCE)
             if descriptor is None:
@@ -215,7 +214,7 @@ class Journal:
                     raise
 
     def _numbers(self) -> Iterator[int]:
-        """Of the records that wait."""
+        """The numbers of all records."""
         return (number for number in range(self._first, self._next) if number not in self._gaps)
 
     def _keep(self, number: int, content: bytes) -> None:
@@ -231,7 +230,7 @@ class Journal:
 
 
 class JournalKeeper:
-    """Brings a journal into its file as soon as that can be had, and looks after it. One thread's."""
+    """Opens the file of a journal as soon as possible, and repairs it. One thread owns it."""
 
     def __init__(self, journal: Journal, path: Path, on_survivors: Callable[[], None]) -> None:
         self._journal = journal
@@ -240,7 +239,7 @@ class JournalKeeper:
         self._problem = ""
 
     def step(self) -> float:
-        """Open the file, or look after it; seconds until the next step."""
+        """Open or check the file. Returns the seconds until the next step."""
         try:
             if self._journal.is_kept_in(self._path):
                 self._journal.sync()
@@ -250,7 +249,7 @@ class JournalKeeper:
             problem = f"{self._path}: {error.strerror}"
             if problem != self._problem:
                 logger.warning(
-                    "finished requests are kept in memory only, a crash would lose them: %s; tried again",
+                    "finished requests are kept in memory only, a crash would lose them: %s; retrying",
                     problem,
                 )
             self._problem = problem
@@ -263,5 +262,5 @@ class JournalKeeper:
     def _open(self) -> None:
         survivors = self._journal.open(self._path)
         if survivors:
-            logger.warning("%d finished requests of an earlier process were not reported yet", survivors)
+            logger.warning("an earlier process left %d finished requests that were not reported", survivors)
             self._on_survivors()

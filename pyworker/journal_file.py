@@ -1,9 +1,9 @@
-"""The file of the journal: its layout, and how it is taken and read.
+"""The file of the journal: its layout, opening and reading.
 
 Little endian: a header of `_HEADER` (magic, epoch, number of the first record), then a ring of `CAPACITY`
-records (`_CONTENT`: request_idx, the three times, status; then a checksum). Record n lies in slot n modulo
-the capacity. Its checksum begins with epoch and n, so that nothing an earlier round or an earlier epoch left
-in a slot is taken for it, and no count of records has to be written with each.
+records (`_CONTENT`: request_idx, the three times, status; then a checksum). Record n is in slot n modulo the
+capacity. Its checksum includes the epoch and n, so that the record of an earlier round or epoch in this slot
+does not match, and no count of records has to be kept up to date.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pyworker.reports import FinishedRequest, Outcome
 
-#: Records that wait at most; 44 minutes without the autoscaler at 100 requests per second.
+#: Maximum number of records: 44 minutes without the autoscaler at 100 requests per second.
 CAPACITY = 2**18
 
 _MAGIC = b"pyworkr2"
@@ -29,11 +29,11 @@ _CHECKSUM = struct.Struct("<I")
 _RECORD_SIZE = _CONTENT.size + _CHECKSUM.size
 _SEED = struct.Struct("<QQ")
 FILE_SIZE = _HEADER.size + CAPACITY * _RECORD_SIZE
-#: The form before: a count of all records in place of the epoch, checksums that begin with nothing.
+#: The previous format: a count of all records in place of the epoch, and checksums of the content alone.
 _OLD_MAGIC = b"pyworker"
-#: Far from what is ever reached; above it, a header is garbage.
+#: Larger numbers are never reached: such a header is garbage.
 _MAX_NUMBER = 2**63
-# Records that are read at once.
+# Records per read.
 _BLOCK = 4096
 _OUTCOMES = dict(enumerate(Outcome, start=1))
 _NUMBERS = {outcome.value: number for number, outcome in _OUTCOMES.items()}
@@ -41,7 +41,7 @@ _NUMBERS = {outcome.value: number for number, outcome in _OUTCOMES.items()}
 
 @dataclass(frozen=True)
 class Found:
-    """What a file held: the contents of the whole records by their numbers, oldest first."""
+    """The content of a file: undamaged records by number, oldest first."""
 
     epoch: int
     first: int
@@ -50,12 +50,12 @@ class Found:
 
 
 def take(path: Path) -> int:
-    """The file, locked and as large as it will be; raises OSError."""
-    # Whatever is there is opened without waiting, as a pipe would.
+    """Open, lock and allocate the file; raises OSError."""
+    # O_NONBLOCK: opening a pipe would block.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     try:
         _lock(descriptor)
-        # A disk that is full says so here.
+        # Fails here if the disk is full.
         os.posix_fallocate(descriptor, 0, FILE_SIZE)
     except OSError:
         os.close(descriptor)
@@ -67,11 +67,11 @@ def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OSError(error.errno, "another worker keeps its own there") from error
+        raise OSError(error.errno, "another worker uses it") from error
 
 
 def read(descriptor: int) -> Found:
-    """What an earlier process left; a record that was damaged is left out."""
+    """The records of an earlier process, without damaged ones."""
     magic, second, first = _HEADER.unpack(_read_at(descriptor, 0, _HEADER.size))
     if magic == _MAGIC and max(second, first) < _MAX_NUMBER:
         records = dict(_whole_records(descriptor, first, CAPACITY, second))
@@ -85,12 +85,12 @@ def read(descriptor: int) -> Found:
 def _read_at(descriptor: int, offset: int, size: int) -> bytes:
     data = os.pread(descriptor, size, offset)
     if len(data) < size:
-        raise OSError(0, "it was cut short while it was read")
+        raise OSError(0, "it was truncated while it was read")
     return data
 
 
 def _whole_records(descriptor: int, first: int, count: int, epoch: int | None) -> Iterator[tuple[int, bytes]]:
-    """Read block by block, as all of the file would take its memory at once."""
+    """Reads block by block, to bound memory."""
     number, end = first, first + count
     while number < end:
         block = min(_BLOCK, CAPACITY - number % CAPACITY, end - number)
@@ -98,7 +98,7 @@ def _whole_records(descriptor: int, first: int, count: int, epoch: int | None) -
         for offset in range(0, len(data), _RECORD_SIZE):
             content = data[offset : offset + _CONTENT.size]
             status = content[-4]
-            # The first test spares the slots that were never used the second.
+            # 0 in a slot that was never used.
             if status and status in _OUTCOMES:
                 checksum = data[offset + _CONTENT.size : offset + _RECORD_SIZE]
                 if checksum == _checksum(content, epoch, number):
@@ -107,12 +107,12 @@ def _whole_records(descriptor: int, first: int, count: int, epoch: int | None) -
 
 
 def header(epoch: int, first: int) -> bytes:
-    """What the file begins with."""
+    """The header of the file."""
     return _HEADER.pack(_MAGIC, epoch, first)
 
 
 def content_of(record: FinishedRequest) -> bytes:
-    """A record as it is kept."""
+    """A record as bytes."""
     return _CONTENT.pack(
         record.request_idx,
         record.entered_queue_at,

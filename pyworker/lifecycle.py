@@ -7,16 +7,17 @@
                           ERRORED ◀─────────────┴───┘─┘
     any state ──drain──▶ DRAINING
 
-What the model is loaded by (MODEL_READINESS) decides who may say so, and who is believed:
+MODEL_READINESS decides what says that the model is loaded, and which error lines count:
 
-* logs: a loaded line of its log. An error line before it is ready is an error, until another loaded line.
-* health: the first success of its health endpoint. What the log says is a hint for people only.
-* either: whichever comes first. An error line before it is ready is an error, until another loaded line or a
-  success of the health endpoint.
+* logs: a loaded line in its log. An error line before the model is ready makes it errored, until another
+  loaded line.
+* health: the first success of its health endpoint. Lines of the log are hints for people only.
+* either: whichever comes first. An error line before the model is ready makes it errored, until another
+  loaded line or a success of the health endpoint.
 
-In each mode an error line of a loaded model is a suspicion that the health endpoint decides. Where there is
-none, a ready model is errored by its line at once, but not by one that was in the log before the worker
-started; one that is not ready yet has to answer a request.
+In each mode an error line of a loaded model is a suspicion, which the health endpoint has to confirm. Without
+a health endpoint, an error line makes a ready model errored at once, unless it was in the log before the
+worker started; a model that is not ready yet has to serve a request.
 
 Pure decisions: no I/O, no clock.
 """
@@ -36,7 +37,7 @@ _MAX_MESSAGE = 500
 
 
 class ModelState(Enum):
-    """What the worker can do right now. Closed set."""
+    """The states of the diagram above."""
 
     LOADING = "loading"
     BENCHMARKING = "benchmarking"
@@ -46,7 +47,7 @@ class ModelState(Enum):
 
 
 class Cause(Enum):
-    """Why the worker is errored: only the same source, or the model being loaded anew, ends it."""
+    """Why the worker is errored. Only the same source, or a newly loaded model, ends it."""
 
     LOG = "log"
     BENCHMARK = "benchmark"
@@ -55,7 +56,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One consistent view. `epoch` counts how often it was loaded: a result of an older epoch is stale."""
+    """A consistent snapshot. `epoch` counts how often the model was loaded: older results are stale."""
 
     state: ModelState
     error_msg: str = ""
@@ -72,14 +73,14 @@ class ModelStatus:
 
     @property
     def awaits_loading(self) -> bool:
-        """Whether nothing but a sign that the model is loaded would help."""
+        """Whether only a sign that the model is loaded leads on."""
         return self.state is ModelState.LOADING or (
             self.state is ModelState.ERRORED and self.cause is Cause.LOG
         )
 
 
 class Effect(Enum):
-    """What a matching line of the model's log does."""
+    """What a matching line of the model's log causes."""
 
     LOADED = "the model is loaded"
     FAILED = "the model failed"
@@ -96,9 +97,9 @@ def effect_of(
     has_health: bool,
     is_old: bool = False,
 ) -> Effect:
-    """What a line with this meaning does to a model in this state.
+    """What a line with this action causes in this state.
 
-    has_health: a probe can be asked; is_old: the line was in the log before the worker started.
+    has_health: there is a health endpoint; is_old: the line was in the log before the worker started.
     """
     if action is LogAction.Info:
         return Effect.COPY
@@ -110,12 +111,12 @@ def effect_of(
 
 
 class ModelLifecycle:
-    """Who may move the model from which state to which. Thread-safe; waiters wake at every change.
+    """The state machine. Thread-safe; waiting threads wake at every change.
 
-    on_change is called outside the lock after each change.
+    Each of on_change is called outside the lock after each change.
     """
 
-    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *on_change: Callable[[], None]) -> None:
         self._on_change = on_change
         # Guards _status and _closed; notified at each change.
         self._changed = threading.Condition()
@@ -131,32 +132,34 @@ class ModelLifecycle:
         return self._status.state
 
     def loaded(self, *, epoch: int | None = None) -> bool:
-        """The model is loaded. A ready worker stays ready; True where the state changed."""
+        """The model is loaded. A ready worker stays ready. True if the state changed."""
         return self._move(_loaded, epoch)
 
     def failed(self, cause: Cause, message: str, *, epoch: int | None = None) -> bool:
-        """The model cannot serve, for this cause. The first cause stays; an older epoch is ignored."""
+        """The model cannot serve, for this cause. The first cause stays. An older epoch is ignored."""
         return self._move(lambda old: _failed(old, cause, message), epoch)
 
     def benchmarked(self, throughput: float, *, epoch: int) -> bool:
-        """Benchmark and health are done: ready, unless something else broke the model meanwhile."""
+        """Benchmark and health check succeeded: ready, unless the model failed for another cause
+        meanwhile.
+        """
         return self._move(lambda old: _benchmarked(old, throughput), epoch)
 
     def recovered(self) -> bool:
-        """The health probe succeeded again: undoes what the health probe broke, nothing else.
+        """A health check succeeded: ends an error whose cause is a failed health check, and no other.
 
-        A model that had not been ready before is benchmarked now.
+        A model that was never ready is benchmarked next.
         """
         return self._move(_recovered)
 
     def drain(self) -> bool:
-        """The process is about to end; nothing leads out of here."""
+        """The process is about to end. There is no transition out of this state."""
         return self._move(_drained)
 
     def _move(
         self, transition: Callable[[ModelStatus], ModelStatus | None], epoch: int | None = None
     ) -> bool:
-        """Take a transition where it applies; its table is the functions at the end of this module."""
+        """Apply a transition (the functions at the end of this module), if there is one from this state."""
         with self._changed:
             old = self._status
             stale = epoch is not None and epoch != old.epoch
@@ -165,7 +168,8 @@ class ModelLifecycle:
                 return False
             self._status = new
             self._changed.notify_all()
-        self._on_change()
+        for notify in self._on_change:
+            notify()
         return True
 
     def wait_for_benchmark(self) -> int | None:
@@ -183,7 +187,7 @@ class ModelLifecycle:
             self._changed.wait_for(lambda: self._closed or not condition(self._status), timeout)
 
     def close(self) -> None:
-        """Wake every waiter for good."""
+        """Wake every waiting thread; nobody waits any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -224,5 +228,5 @@ def _recovered(old: ModelStatus) -> ModelStatus | None:
 def _drained(old: ModelStatus) -> ModelStatus | None:
     if old.state is ModelState.DRAINING:
         return None
-    # Without a message: what is reported as an error makes an autoscaler restart the instance.
+    # No message: a reported error makes the autoscaler restart the instance.
     return ModelStatus(ModelState.DRAINING, "", None, old.epoch, old.throughput)

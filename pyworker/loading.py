@@ -1,16 +1,16 @@
-"""When the model has been loading for long: what was looked for, and what is there instead."""
+"""Says in the worker's log why the model is still loading after a long time."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
 from pyworker.errors import shortened
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.log_lines import LogActions
-from pyworker.log_tail import LogGlance
+from pyworker.log_tail import LogTailer
 from pyworker.probe import HealthProbe
 
 logger = logging.getLogger(__name__)
@@ -20,11 +20,11 @@ _SHOWN_TEXT = 200
 
 
 class LoadingWatch:
-    """Tells the worker's log why a model is still loading; loading for long is no error, so nothing is
-    reported. `step` and `remember` belong to one thread each.
+    """Logs why a model is still loading. A long loading time is no error, so nothing is reported.
 
-    warn_after: seconds until it speaks; it does so again each time that loading took twice as long.
-    glance: what was seen of the model's log, None where none is followed.
+    `step` and `remember` belong to one thread each.
+    warn_after: seconds until the first warning; the next one comes each time that this time has doubled.
+    tailer: follows the model's log, if there is one.
     """
 
     def __init__(
@@ -34,14 +34,14 @@ class LoadingWatch:
         warn_after: float,
         source: ReadinessSource,
         log_actions: LogActions,
-        glance: Callable[[], LogGlance | None],
+        tailer: LogTailer | None,
         probe: HealthProbe | None,
     ) -> None:
         self._lifecycle = lifecycle
         self._warn_after = warn_after
         self._source = source
         self._log_actions = log_actions
-        self._glance = glance
+        self._tailer = tailer
         self._probe = probe
         self._began: float | None = None
         self._warn_next = warn_after
@@ -49,11 +49,11 @@ class LoadingWatch:
         self._error_line = ""
 
     def remember(self, error_line: str) -> None:
-        """The log spoke of an error that did not count; it may be the reason, so it is told."""
+        """Remember an error line that did not change the state: it may be the reason."""
         self._error_line = error_line
 
     def step(self, now: float) -> float | None:
-        """Speak if it is time to; seconds until the next step, None once it is loaded. Monotonic time."""
+        """Warn if it is time to. Returns seconds until the next step, None once loaded. now: monotonic."""
         if self._lifecycle.state is not ModelState.LOADING:
             return None
         if self._began is None:
@@ -65,33 +65,32 @@ class LoadingWatch:
         return self._warn_next - elapsed
 
     def _message(self, elapsed: float) -> str:
-        found = [f"still loading after {_duration(elapsed)}", self._health_says()]
+        found = [f"still loading after {_duration(elapsed)}", self._health()]
         if self._source.by_log:
             found.insert(1, f"{_phrases(self._log_actions)} in {self._log()}")
-        elif self._glance() is not None:
-            found.append(f"its log, which does not count with MODEL_READINESS=health, is {self._log()}")
+        elif self._tailer is not None:
+            found.append(f"its log, which MODEL_READINESS=health ignores, is {self._log()}")
         if self._error_line:
-            found.append(f"its log spoke of an error: {shortened(self._error_line, _SHOWN_TEXT)!r}")
+            found.append(f"error line in its log: {shortened(self._error_line, _SHOWN_TEXT)!r}")
         return "; ".join(found)
 
     def _log(self) -> str:
-        glance = self._glance()
-        return "no log: MODEL_LOG is not set" if glance is None else str(glance)
+        return "no log: MODEL_LOG is not set" if self._tailer is None else str(self._tailer.glance)
 
-    def _health_says(self) -> str:
+    def _health(self) -> str:
         if self._probe is None:
             return "no health endpoint is configured"
         problem = self._probe.problem()
         if problem:
             return f"health: {problem}"
-        advice = "" if self._source.by_health else " (MODEL_READINESS=either would take that for loaded)"
-        return f"health: {self._probe.name} is well{advice}"
+        advice = "" if self._source.by_health else " (with MODEL_READINESS=either that would mean loaded)"
+        return f"health: {self._probe.name} is healthy{advice}"
 
 
 def _phrases(log_actions: LogActions) -> str:
     patterns = loaded_patterns(log_actions)
     if not patterns:
-        return "the worker names no phrase of a loaded model to look for"
+        return "the worker has no phrase that says that the model is loaded"
     shown = [repr(shortened(pattern, _SHOWN_TEXT)) for pattern in patterns[:_SHOWN_PATTERNS]]
     if len(patterns) > _SHOWN_PATTERNS:
         shown.append(f"{len(patterns) - _SHOWN_PATTERNS} more")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
@@ -15,14 +14,14 @@ from pyworker.memory import ModelMemory
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after an error line was told for which further ones are only counted.
+#: For this many seconds after a log line, lines of the same kind are only counted.
 QUIET = 10.0
 
 
 class LogEffects:
-    """Moves the lifecycle, or raises a suspicion. Belongs to the thread that reads the log.
+    """Changes the model's state, or raises a suspicion. Belongs to the thread that reads the log.
 
-    has_health: a health endpoint can be asked; wake: makes the next check of the monitor due.
+    has_health: there is a health endpoint.
     """
 
     def __init__(
@@ -32,7 +31,6 @@ class LogEffects:
         *,
         has_health: bool,
         monitor: HealthMonitor,
-        wake: Callable[[], None],
         loading: LoadingWatch,
         memory: ModelMemory,
     ) -> None:
@@ -40,14 +38,13 @@ class LogEffects:
         self._source = source
         self._has_health = has_health
         self._monitor = monitor
-        self._wake = wake
         self._loading = loading
         self._memory = memory
-        # By what was told, of which there are few: when that was, and how many lines were not told since.
-        self._told: dict[str, tuple[float, int]] = {}
+        # By message, of which there are few: when it was logged last, and how many lines were left out since.
+        self._logged: dict[str, tuple[float, int]] = {}
 
     def take(self, action: LogAction, line: str, is_old: bool) -> None:
-        """Do what this line does. is_old: it was in the log before the worker started."""
+        """Act on a matching line. is_old: it was in the log before the worker started."""
         state = self._lifecycle.state
         effect = effect_of(action, state, self._source, has_health=self._has_health, is_old=is_old)
         if effect is Effect.COPY:
@@ -59,29 +56,32 @@ class LogEffects:
                 logger.info("the model is loaded: %s", line)
         elif effect is Effect.SUSPICION:
             if self._monitor.suspect(f"its log said: {line}"):
-                self._tell(logging.WARNING, "the model's log speaks of an error; a check decides", line)
-                self._wake()
+                self._log(
+                    logging.WARNING,
+                    "error line in the model's log; waiting for a health check to confirm",
+                    line,
+                )
         else:
             self._fail(line, is_old)
 
     def _hint(self, action: LogAction, line: str) -> None:
         if action is LogAction.ModelError:
             self._loading.remember(line)
-        self._tell(logging.INFO, f"the model's log says {action.name}, but MODEL_READINESS=health", line)
+        self._log(logging.INFO, f"the model's log says {action.name}, but MODEL_READINESS=health", line)
 
     def _fail(self, line: str, is_old: bool) -> None:
         if not is_old:
             self._memory.forget()
         if self._lifecycle.failed(Cause.LOG, line):
-            self._tell(logging.ERROR, "the model failed", line)
+            self._log(logging.ERROR, "the model failed", line)
 
-    def _tell(self, level: int, what: str, line: str) -> None:
-        """Once in a while: a model that is broken may write thousands of such lines."""
+    def _log(self, level: int, what: str, line: str) -> None:
+        """Log at most every `QUIET` seconds: a broken model may write thousands of such lines."""
         now = time.monotonic()
-        told_at, untold = self._told.get(what, (-QUIET, 0))
-        if now - told_at < QUIET:
-            self._told[what] = told_at, untold + 1
+        logged_at, omitted = self._logged.get(what, (-QUIET, 0))
+        if now - logged_at < QUIET:
+            self._logged[what] = logged_at, omitted + 1
             return
-        more = f" ({untold} more such lines before)" if untold else ""
-        self._told[what] = now, 0
+        more = f" ({omitted} more such lines before)" if omitted else ""
+        self._logged[what] = now, 0
         logger.log(level, "%s%s: %s", what, more, line)

@@ -1,4 +1,4 @@
-"""Bytes of a log to lines, and lines to what they mean, in linear time and bounded memory."""
+"""Splits the bytes of a log into lines and matches the lines, in linear time and bounded memory."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator, Sequence
 
 from pyworker.data_types import LogAction
 
-#: A longer line is looked at in pieces of this size, in bytes.
+#: Bytes of a line; a longer one is matched in pieces of this size.
 MAX_LINE = 64 * 1024
-#: In a phrase: anything within the line.
+#: In a phrase, stands for any text within the line.
 GAP = "…"
-# Colours and the like, and titles of terminals; each repeat is bounded.
+# ANSI escape sequences (colours, terminal titles); each repeat is bounded.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]{0,64}[@-~]|\][^\x07\x1b]{0,1024}(?:\x07|\x1b\\))")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 LogActions = Sequence[tuple[LogAction, str]]
-# Error before load before info, whatever the order in which the author wrote them.
+# The order of matching, independent of the author's order.
 _PRIORITY = (LogAction.ModelError, LogAction.ModelLoaded, LogAction.Info)
 
 
 def clean(line: str) -> str:
-    """A line without colour codes and control characters, as it is matched and shown."""
+    """A line without escape sequences and control characters, as it is matched and shown."""
     if line.isprintable():
         return line
     return _CONTROL.sub("", _ESCAPE.sub("", line))
@@ -30,9 +30,9 @@ def clean(line: str) -> str:
 class LineAssembler:
     """Bytes in, whole lines out; memory is bounded by `max_line`. Not thread-safe: one reader owns it.
 
-    A line ends at LF or CR (progress bars rewrite themselves with CR). Of a line longer than `max_line` the
-    pieces overlap by `overlap` bytes, so that a phrase across a seam is not missed. Invalid UTF-8 becomes
-    U+FFFD, NULs are dropped: a file that was truncated under its writer begins with them.
+    A line ends at LF or CR (progress bars use CR). A line longer than `max_line` is cut into pieces that
+    overlap by `overlap` bytes, so that no phrase is missed at a cut. Invalid UTF-8 becomes U+FFFD. NULs are
+    dropped: a file that was truncated under its writer begins with them.
     """
 
     def __init__(self, max_line: int = MAX_LINE, overlap: int = 1024) -> None:
@@ -41,11 +41,11 @@ class LineAssembler:
         self._max_line = max_line
         self._overlap = overlap
         self._partial = bytearray()
-        #: Of the line that is being read, as editors count: 1 at the beginning, one more after each LF.
+        #: Number of the line that is being read, from 1; CR does not count.
         self.number = 1
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """Take more bytes; yields each line they complete, without its end."""
+        """Add bytes; yields each line that they complete, without its line end."""
         *complete, rest = data.replace(b"\0", b"").split(b"\n")
         for line in complete:
             yield from self._take(line)
@@ -54,7 +54,7 @@ class LineAssembler:
         yield from self._take(rest)
 
     def flush(self) -> Iterator[str]:
-        """What is left is a line: the file ends here. Empty lines are dropped."""
+        """The file ends here: yields the rest as a line, unless it is empty."""
         if self._partial:
             line = self._partial.decode("utf-8", "replace")
             self._partial.clear()
@@ -67,12 +67,12 @@ class LineAssembler:
 
     @property
     def partial(self) -> str:
-        """The line that is being read, as far as it has come."""
+        """The line that is being read, as far as it has arrived."""
         return self._partial.decode("utf-8", "replace")
 
     @property
     def lines_so_far(self) -> int:
-        """How many lines there were so far, a partial one included."""
+        """Number of lines so far, including a partial one."""
         return self.number if self._partial else self.number - 1
 
     def _take(self, data: bytes) -> Iterator[str]:
@@ -95,14 +95,14 @@ class LineAssembler:
 
 
 class Phrase:
-    """What is looked for in a line. Immutable."""
+    """A text, with gaps, that is searched in a line. Immutable."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self._parts = tuple(part for part in text.split(GAP) if part)
 
     def is_in(self, line: str) -> bool:
-        """Whether its parts come in this line, in their order. Linear in the length of the line."""
+        """Whether the line contains the parts in this order. Linear in the length of the line."""
         place = 0
         for part in self._parts:
             place = line.find(part, place)
@@ -116,9 +116,9 @@ class Phrase:
 
 
 class LogMatcher:
-    """Looks for the configured phrases, case-sensitive. Immutable.
+    """Searches a line for the configured phrases, case-sensitive. Immutable.
 
-    `GAP` in a phrase stands for anything within the line, nothing included.
+    `GAP` in a phrase stands for any text within the line, including none.
     """
 
     def __init__(self, actions: LogActions) -> None:
@@ -130,7 +130,9 @@ class LogMatcher:
         ]
 
     def match(self, line: str) -> Iterator[LogAction]:
-        """What this line means: an error ends it; a load line may also be an info line."""
+        """The actions of this line. After an error there are no others; a load line may also be an info
+        line.
+        """
         seen: set[LogAction] = set()
         for action, phrase in self._actions:
             if action not in seen and phrase.is_in(line):

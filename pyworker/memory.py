@@ -1,35 +1,33 @@
-"""What a worker process knew of its model, kept for the next one: that it was loaded.
+"""Remembers over a restart of the worker that the model is loaded.
 
-The model's log may be rotated, and may hold old errors, so it cannot tell a new process what the model is
-doing now. A small file says that it was loaded; the model server itself has to confirm it.
+The model's log may have been rotated and may hold old errors, so a new process cannot learn the model's state
+from it. A small file says that the model was loaded, and the model server has to confirm it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from pyworker import small_file
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks whether the model server confirms what is remembered.
+#: Seconds between two tries to have the model server confirm the mark.
 LOOK_INTERVAL = 1.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FIRST_PROCESS = Path("/proc/1/stat")
-_MAX_FILE = 4096
-# Of the fields after the name in parentheses: the time of start, in clock ticks since boot.
+# Index of the start time (clock ticks since boot) among the fields after the name in parentheses.
 _START_TIME = 19
 
 
 class LoadedMark:
     """A file that says that a model is loaded. Belongs to one thread.
 
-    about: what the model is; a file that says something else, or was written before the instance started,
-    does not count.
+    about: which model; a file about another model, or from before the instance started, is ignored.
     """
 
     def __init__(self, path: Path, about: Mapping[str, str]) -> None:
@@ -41,23 +39,19 @@ class LoadedMark:
     def is_there(self) -> bool:
         """Whether an earlier process of this instance left it."""
         try:
-            with self._path.open("rb") as file:
-                return file.read(_MAX_FILE) == self._content.encode()
+            return small_file.read(self._path) == self._content.encode()
         except OSError:
             return False
 
     def write(self) -> None:
-        """Leave the mark; if that cannot be done, a restart has to wait for the model's log again."""
+        """Write the file. If that fails, a restarted worker has to wait for the model's log again."""
         if self._is_written is True:
             return
         self._is_written = True
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
-            temporary.write_text(self._content, "utf-8")
-            temporary.replace(self._path)
+            small_file.write(self._path, self._content)
         except OSError as error:
-            logger.warning("that the model is loaded cannot be kept in %s (%s)", self._path, error.strerror)
-            _remove(temporary)
+            logger.warning("cannot write to %s that the model is loaded (%s)", self._path, error.strerror)
 
     def remove(self) -> None:
         """The model is not loaded any more."""
@@ -70,9 +64,9 @@ class LoadedMark:
 
 
 class ModelMemory:
-    """Keeps the mark, and believes that of an earlier process once the model server confirms it.
+    """Keeps the mark, and acts on that of an earlier process once the model server confirms it.
 
-    `step` belongs to one thread, `forget` may come from any. check: empty if the model server answers;
+    `step` belongs to one thread; any thread may call `forget`. check: empty if the model server is healthy.
     is_current: whether the log was read up to where it ended when this process started.
     """
 
@@ -88,13 +82,13 @@ class ModelMemory:
         self._lifecycle = lifecycle
         self._check = check
         self._is_current = is_current
-        # Of the thread that steps; None before its first one.
+        # Used by `step` only; None before the first step.
         self._is_remembered: bool | None = None
         # Set once, by any thread.
         self._is_forgotten = False
 
     def step(self) -> float | None:
-        """Bring the mark in line with the state; seconds until the next step, None: once it changes."""
+        """Update the mark. Returns seconds until the next step, None: after the next change of state."""
         if self._is_remembered is None:
             self._is_remembered = self._mark.is_there
         if self._is_forgotten:
@@ -102,7 +96,7 @@ class ModelMemory:
         status = self._lifecycle.status
         if status.state in (ModelState.BENCHMARKING, ModelState.READY):
             self._mark.write()
-            # An old error line that is still to be read must not outweigh what was known.
+            # Until the old part of the log was read: an old error line must not remove the mark.
             self._is_remembered = self._is_remembered and not self._is_current()
         elif status.cause is Cause.HEALTH or (status.cause is Cause.LOG and not self._is_remembered):
             self._mark.remove()
@@ -111,11 +105,11 @@ class ModelMemory:
         if status.awaits_loading and self._is_current() and not self._check():
             self._is_remembered = False
             if self._lifecycle.loaded(epoch=status.epoch):
-                logger.info("the model was loaded before this process started, and answers")
+                logger.info("the model was loaded before this process started, and is healthy")
         return LOOK_INTERVAL
 
     def forget(self) -> None:
-        """The model's log spoke of an error just now."""
+        """The model's log has a new error line."""
         self._is_forgotten = True
 
     def __repr__(self) -> str:
@@ -123,7 +117,7 @@ class ModelMemory:
 
 
 def _instance() -> str:
-    """Names this run of the instance: another after a reboot, and after the container was started anew."""
+    """An id of this run of the instance; it changes if the machine or the container is restarted."""
     try:
         boot = _BOOT_ID.read_text("ascii").strip()
         started = _FIRST_PROCESS.read_text("utf-8").rpartition(")")[2].split()[_START_TIME]

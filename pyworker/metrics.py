@@ -1,24 +1,21 @@
-"""The ledger of requests, and the figures of the reports made from it.
+"""The ledger: counts requests and workload, and fills the reports.
 
 At any moment: received = served + errored + cancelled + rejected + in hand.
 
-Figures "since the last accepted report" follow snapshot, send, acknowledge: what a report carried is
-subtracted once it was accepted; what arrived meanwhile stays for the next one.
+Figures "since the last accepted report" go through snapshot, send, acknowledge: the figures of an accepted
+report are subtracted, so that what arrived in between is in the next report.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
-from pyworker.journal import Journal
 from pyworker.reports import (
     PROTOCOL_VERSION,
     FinishedRequest,
@@ -27,29 +24,10 @@ from pyworker.reports import (
     Outcome,
     StatusReport,
 )
+from pyworker.tracker import Clock, Kind, RequestTracker
 
-#: So many recent indices are remembered to tell a retry of a request from a new one.
+#: Number of recent indices that are remembered, to tell a retried request from a new one.
 _REMEMBERED_INDICES = 10_000
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Monotonic time for intervals, wall time (epoch seconds) for the wire only."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-
-
-class Kind(Enum):
-    """What an entry of the ledger is.
-
-    A session is reported like a request of its own, but does no work, so nobody waits for it. The requests in
-    it do work, but are reported as loads only: they bear the session's index, which is not done before it is.
-    """
-
-    REQUEST = "request"
-    SESSION = "session"
-    IN_SESSION = "request in a session"
 
 
 @dataclass(frozen=True)
@@ -66,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many entries, sessions and the requests in them included, came and how they ended."""
+    """Number of entries by outcome, including sessions and the requests in them."""
 
     received: int = 0
     served: int = 0
@@ -98,7 +76,7 @@ class _Since:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A report, and what to subtract once it was accepted."""
+    """A report, and the figures to subtract once it was accepted."""
 
     report: StatusReport
     since: _Since
@@ -106,61 +84,8 @@ class Snapshot:
     revision: int
 
 
-class RequestTracker:
-    """One request in the ledger, from admission to its one outcome. Thread-safe through the ledger's lock."""
-
-    def __init__(
-        self, metrics: Metrics, auth_data: AuthData, workload: float, clock: Clock, kind: Kind
-    ) -> None:
-        self.workload = workload
-        self.kind = kind
-        self.reqnum = auth_data.reqnum
-        # The first form has no index; its reqnum is as unique.
-        self.request_idx = auth_data.reqnum if auth_data.request_idx is None else auth_data.request_idx
-        self._metrics = metrics
-        self._clock = clock
-        self._entered = clock.monotonic()
-        self._entered_wall = clock.wall()
-        self._started: float | None = None
-        self.admitted = False
-        self.outcome: Outcome | None = None
-
-    def start_work(self) -> None:
-        """The request is on its way to the model."""
-        self._started = self._clock.monotonic()
-
-    def end(self, outcome: Outcome, *, worked: bool = True) -> bool:
-        """Give the request its outcome; only the first one counts (True).
-
-        worked: False for a success that was no work of the model's.
-        """
-        return self._metrics.end(self, outcome, worked=worked)
-
-    def close(self) -> None:
-        """Whatever has no outcome by now was given up by its client."""
-        self.end(Outcome.CANCELLED)
-
-    def record(self, outcome: Outcome) -> FinishedRequest:
-        """What is reported. Later times are counted from the first by the monotonic clock."""
-        completed = outcome in (Outcome.SUCCESS, Outcome.ERROR)
-        return FinishedRequest.of(
-            outcome,
-            self.request_idx,
-            self._entered_wall,
-            self._wall_at(self._started),
-            self._wall_at(self._clock.monotonic() if completed else None),
-        )
-
-    def _wall_at(self, moment: float | None) -> float:
-        return 0.0 if moment is None else self._entered_wall + moment - self._entered
-
-    def __repr__(self) -> str:
-        state = self.outcome.value if self.outcome else "working" if self._started else "queued"
-        return f"<RequestTracker {self.kind.value} {self.request_idx} {state} workload={self.workload:g}>"
-
-
 class _Open:
-    """Trackers without an outcome, and their workload in all. The ledger's lock guards it."""
+    """The trackers without an outcome, and their total workload. Guarded by the ledger's lock."""
 
     def __init__(self) -> None:
         self.trackers: dict[int, RequestTracker] = {}
@@ -172,22 +97,28 @@ class _Open:
 
     def remove(self, tracker: RequestTracker) -> None:
         del self.trackers[id(tracker)]
-        # Exact again whenever nothing is open, whatever the rounding of floats did.
+        # Exactly 0 if nothing is open, so that rounding errors do not add up.
         self.load = self.load - tracker.workload if self.trackers else 0.0
 
 
 class Metrics:
     """The ledger. Thread-safe: one lock, held for arithmetic only.
 
-    on_change is called outside the lock after each change that a status report should carry.
+    on_finished is called outside the lock with the record of each request that ended, and on_change after
+    each change that a status report should carry.
     """
 
-    def __init__(self, clock: Clock | None = None, on_change: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        on_finished: Callable[[FinishedRequest], object],
+        clock: Clock | None = None,
+        *,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self.clock = clock or Clock()
+        self._on_finished = on_finished
         self._on_change = on_change
         self._started_at = self.clock.monotonic()
-        #: The requests that ended and whose end was not accepted yet. It has a lock of its own.
-        self.journal = Journal()
         # Guards everything below.
         self._lock = threading.Lock()
         self._requests = _Open()
@@ -216,7 +147,7 @@ class Metrics:
         A session is held against the open sessions, a request against the requests in hand. Decided and
         counted in one step, so that a burst cannot slip past the limits together.
         """
-        tracker = RequestTracker(self, auth_data, workload, self.clock, kind)
+        tracker = RequestTracker(auth_data, workload, self.clock, kind, self.end)
         with self._lock:
             if kind is not Kind.IN_SESSION:
                 self._count_distinct(tracker.request_idx)
@@ -227,7 +158,7 @@ class Metrics:
                 open_entries.add(tracker)
                 self._since.received += workload
             else:
-                self._count_end(tracker, Outcome.REJECTED)
+                self._count_end(tracker, Outcome.REJECTED, worked=False)
             self._received += 1
             self._revision += 1
         if not tracker.admitted:
@@ -236,8 +167,8 @@ class Metrics:
         self._on_change()
         return tracker
 
-    def end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool = True) -> bool:
-        """Close a tracker's entry; False where it has an outcome already. worked: as in `RequestTracker`."""
+    def end(self, tracker: RequestTracker, outcome: Outcome, worked: bool) -> bool:
+        """Close a tracker's entry; False if it has an outcome already. worked: as in `RequestTracker.end`."""
         with self._lock:
             if tracker.outcome is not None:
                 return False
@@ -250,7 +181,7 @@ class Metrics:
     def _open(self, tracker: RequestTracker) -> _Open:
         return self._sessions if tracker.kind is Kind.SESSION else self._requests
 
-    def _count_end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool = False) -> None:
+    def _count_end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool) -> None:
         tracker.outcome = outcome
         self._ended[outcome] += 1
         if outcome is Outcome.SUCCESS:
@@ -259,13 +190,13 @@ class Metrics:
             self._since.cancelled += tracker.workload
         elif outcome is Outcome.REJECTED:
             self._since.rejected += tracker.workload
-            if tracker.admitted:  # it was never this worker's: taken back
+            if tracker.admitted:  # it was counted as received, and is not this worker's after all
                 self._since.received -= tracker.workload
 
     def _note_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
-        """Outside the lock, as it writes to a file."""
+        """Called outside the lock, as it writes to a file."""
         if tracker.kind is not Kind.IN_SESSION:
-            self.journal.append(tracker.record(outcome))
+            self._on_finished(tracker.record(outcome))
         self._on_change()
 
     def _count_distinct(self, request_idx: int) -> None:
@@ -278,7 +209,7 @@ class Metrics:
             self._recent.popitem(last=False)
 
     def in_hand(self) -> tuple[float, int]:
-        """The workload of the requests queued or working, and how many there are."""
+        """The workload and the number of the requests that are queued or working."""
         with self._lock:
             return self._requests.load, len(self._requests.trackers)
 
@@ -299,7 +230,7 @@ class Metrics:
     # -- reports -----------------------------------------------------------------------------------------
 
     def model_ready(self) -> None:
-        """The model can serve; the first time this sets the load time of the next report."""
+        """The model can serve. The first call sets the load time of the next report."""
         with self._lock:
             if not self._ready_before:
                 self._ready_before = True
@@ -307,19 +238,19 @@ class Metrics:
                 self._since.loadtime += loadtime
 
     def touch(self) -> None:
-        """Something a report carries changed outside the ledger."""
+        """Something in the report changed outside the ledger."""
         with self._lock:
             self._revision += 1
         self._on_change()
 
     @property
     def changed(self) -> bool:
-        """Whether anything happened since the last accepted report."""
+        """Whether anything changed since the last accepted report."""
         with self._lock:
             return self._revision != self._reported_revision
 
     def snapshot(self, identity: Identity, model: ModelFigures, disk_usage: float) -> Snapshot:
-        """A report of this moment; `disk_usage` in GiB. Pass it to `acknowledge` once it was accepted."""
+        """A report of now, to be passed to `acknowledge` if it is accepted. disk_usage: GiB."""
         with self._lock:
             since, revision = dataclasses.replace(self._since), self._revision
             trackers = [*self._sessions.trackers.values(), *self._requests.trackers.values()]
@@ -347,9 +278,9 @@ class Metrics:
         return Snapshot(report, since, disk_usage, revision)
 
     def acknowledge(self, snapshot: Snapshot) -> None:
-        """The report was accepted: subtract what it carried."""
+        """The report was accepted: subtract its figures."""
         with self._lock:
-            # At rest the exact zero, so that rounding never piles up.
+            # Exactly 0 if nothing arrived meanwhile, so that rounding errors do not add up.
             unchanged = self._since == snapshot.since
             self._since = _Since() if unchanged else self._since.minus(snapshot.since)
             self._disk_usage = snapshot.disk_usage

@@ -33,11 +33,12 @@ from pyworker.errors import (
 from pyworker.exchange import Exchange, OpenExchanges
 from pyworker.lifecycle import ModelLifecycle, ModelState
 from pyworker.log_limit import LogLimit
-from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
+from pyworker.metrics import Limits, Metrics
 from pyworker.model_client import ModelClient
 from pyworker.reports import Outcome
 from pyworker.request_queue import Admission
 from pyworker.suspicion import FailureStreak
+from pyworker.tracker import Kind, RequestTracker
 from pyworker.verdict import Judge, Verdict
 from pyworker.wsgi_extensions import HELD, PRESENCE, Presence
 

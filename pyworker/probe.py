@@ -1,4 +1,4 @@
-"""One small GET to the model server: its health. One deadline for all of it, and a bound for what is read."""
+"""A small GET that asks the model server for its health, with one deadline and a bounded response."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import http.client
 import io
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, requote_uri
+from requests.utils import requote_uri
 
+from pyworker.call import Aborted, ModelCall
 from pyworker.errors import PyworkerError
+from pyworker.origin import Origin
 
-#: Seconds for all of a probe: connecting, asking and the answer.
+#: Seconds for a whole probe: connecting, request and response.
 TIMEOUT = 10.0
 #: Bytes of a body that are passed on.
 MAX_BODY = 256 * 1024
-# Bytes of header blocks, those of interim responses included.
+# Bytes of all header blocks, including those of interim responses.
 _MAX_HEAD = 256 * 1024
 _MAX_LINE = 64 * 1024
 _STATUS_LINE = re.compile(rb"HTTP/\d\.\d (\d{3})(?=\s|$)")
@@ -33,14 +34,14 @@ _RELAYED = ("Content-Type", "Content-Encoding", "Retry-After")
 
 
 class ProbeFailed(PyworkerError):
-    """The model server gave no answer; the message says so and names the URL."""
+    """There was no response; the message says so and names the URL."""
 
 
 @dataclass(frozen=True)
-class HealthAnswer:
-    """What the model server said of its health.
+class HealthResponse:
+    """What the model server responded.
 
-    body: None if it did not end within the deadline, broke off, or is longer than `MAX_BODY`.
+    body: None if it was incomplete at the deadline, broke off, or is longer than `MAX_BODY`.
     """
 
     status: int
@@ -49,31 +50,25 @@ class HealthAnswer:
 
 
 class HealthProbe:
-    """Asks one URL. Thread-safe: each call has a connection of its own, and `close` ends them all."""
+    """Asks one URL. Thread-safe: each call uses its own connection, and `close` aborts them all."""
 
     def __init__(
         self, url: str, api_key: str = "", *, ca_file: Path | None = None, timeout: float = TIMEOUT
     ) -> None:
-        """ca_file: the certificates that may sign the model server's; default: those that come with
-        requests.
-        """
+        """ca_file: as for `Origin`, whose `ConfigError` goes on."""
+        self._origin = Origin(url, ca_file)
         parts = urlsplit(url)
-        self._is_tls = parts.scheme == "https"
-        self._ca_file = str(ca_file or DEFAULT_CA_BUNDLE_PATH)
-        self._host = parts.hostname or "localhost"
-        self._port = parts.port or (443 if self._is_tls else 80)
-        authority = parts.netloc.rpartition("@")[2]
         #: The URL without what may be a secret: user, password and query.
-        self.name = f"{parts.scheme}://{authority}{parts.path}"
-        self._request = _request(url, authority, api_key)
+        self.name = f"{parts.scheme}://{self._origin.host}{parts.path}"
+        self._request = _request(parts, self._origin.host, api_key)
         self._timeout = timeout
-        # Guards _open and _is_closed.
+        # Guards _calls and _is_closed.
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._calls: set[ModelCall] = set()
         self._is_closed = False
 
     def problem(self) -> str:
-        """Empty if the model server is healthy, else why not. The status line alone decides."""
+        """Empty if the model server is healthy, else why not. Reads the status line only."""
         try:
             with self._asked() as reader:
                 status = _final_status(reader.buffer)
@@ -81,87 +76,54 @@ class HealthProbe:
             return str(error)
         return "" if 200 <= status < 300 else f"{self.name} answered {status}"
 
-    def fetch(self) -> HealthAnswer:
-        """The model server's own answer; raises `ProbeFailed`."""
+    def fetch(self) -> HealthResponse:
+        """The whole response; raises `ProbeFailed`."""
         with self._asked() as reader:
-            # All are kept, since one that is thrown away closes the buffer that they share.
+            # Interim responses are kept: one that is garbage-collected closes the shared buffer.
             responses = [_next_response(reader)]
             while responses[-1].status < 200:
                 responses.append(_next_response(reader))
             final = responses[-1]
             headers = [(name, value) for name, value in final.getheaders() if name.title() in _RELAYED]
-            return HealthAnswer(final.status, headers, _whole_body(final))
+            return HealthResponse(final.status, headers, _whole_body(final))
 
     def close(self) -> None:
-        """End every probe under way, and refuse others from now on."""
+        """Abort every probe under way, and refuse others from now on."""
         with self._lock:
             self._is_closed = True
-            # Under the lock, so that none of them is closed meanwhile; never blocks.
-            for connection in self._open:
-                with contextlib.suppress(OSError):  # not connected yet, or gone already
-                    connection.shutdown(socket.SHUT_RDWR)
+            for call in self._calls:
+                call.abort()
 
     @contextlib.contextmanager
     def _asked(self) -> Generator[_TimedReader]:
-        """A connection on which the request was sent; every way to fail becomes `ProbeFailed`."""
+        """A connection on which the request was sent; every failure becomes `ProbeFailed`."""
         deadline = time.monotonic() + self._timeout
+        call = ModelCall()
+        with self._lock:
+            self._calls.add(call)
+            if self._is_closed:
+                call.abort()
         try:
-            with contextlib.ExitStack() as ending:
-                connection = self._connect(deadline, ending)
+            with self._origin.connect(call.attach, self._timeout) as connection:
                 connection.settimeout(_left(deadline))
                 connection.sendall(self._request)
                 yield _TimedReader(connection, deadline)
         except TimeoutError as error:
             raise ProbeFailed(f"{self.name} did not answer in {self._timeout:g} s") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (Aborted, OSError, http.client.HTTPException, ValueError) as error:
             raise ProbeFailed(f"{self.name} cannot be reached") from error
-
-    def _connect(self, deadline: float, ending: contextlib.ExitStack) -> socket.socket:
-        problem = OSError("no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM
-        ):
-            connection = ending.enter_context(socket.socket(family, kind, protocol))
-            ending.enter_context(self._registered(connection))
-            try:
-                connection.settimeout(_left(deadline))
-                connection.connect(address)
-            except OSError as error:
-                problem = error
-                continue
-            if not self._is_tls:
-                return connection
-            context = ssl.create_default_context(cafile=self._ca_file)
-            secured = ending.enter_context(
-                context.wrap_socket(connection, server_hostname=self._host, do_handshake_on_connect=False)
-            )
-            ending.enter_context(self._registered(secured))
-            secured.settimeout(_left(deadline))
-            secured.do_handshake()
-            return secured
-        raise problem
-
-    @contextlib.contextmanager
-    def _registered(self, connection: socket.socket) -> Generator[None]:
-        """Let `close` end what happens on this socket meanwhile."""
-        with self._lock:
-            if self._is_closed:
-                raise OSError("the worker is shutting down")
-            self._open.add(connection)
-        try:
-            yield
         finally:
             with self._lock:
-                self._open.discard(connection)
+                self._calls.discard(call)
 
     def __repr__(self) -> str:
-        return f"<HealthProbe {self.name} [{len(self._open)} open]>"
+        return f"<HealthProbe {self.name} [{len(self._calls)} open]>"
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads a socket until one deadline for all reads, and no more than a bounded number of bytes.
+    """Reads a bounded number of bytes from a socket, with one deadline for all reads.
 
-    It stands in for the socket where `http.client.HTTPResponse` makes itself a file of one.
+    `http.client.HTTPResponse` gets it in place of the socket, of which it only calls `makefile`.
     """
 
     def __init__(self, connection: socket.socket, deadline: float) -> None:
@@ -178,11 +140,11 @@ class _TimedReader(io.RawIOBase):
         count = self._connection.recv_into(target)
         self._allowed -= count
         if self._allowed < 0:
-            raise http.client.HTTPException("the answer is too long")
+            raise http.client.HTTPException("the response is too long")
         return count
 
     def makefile(self, _mode: str) -> BinaryIO:
-        """The one buffer, however often it is asked for."""
+        """The same buffer at each call."""
         return self.buffer
 
 
@@ -193,12 +155,11 @@ def _left(deadline: float) -> float:
     return left
 
 
-def _request(url: str, authority: str, api_key: str) -> bytes:
-    parts = urlsplit(url)
+def _request(parts: SplitResult, host: str, api_key: str) -> bytes:
     target = requote_uri((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
     lines = [
         f"GET {target} HTTP/1.1",
-        f"Host: {authority}",
+        f"Host: {host}",
         "User-Agent: pyworker",
         "Accept: */*",
         "Accept-Encoding: identity",
@@ -213,7 +174,7 @@ def _request(url: str, authority: str, api_key: str) -> bytes:
 
 
 def _final_status(file: BinaryIO) -> int:
-    """The status of the response; what comes after its first line is not waited for."""
+    """The status of the final response; does not wait for what follows the status line."""
     while True:
         found = _STATUS_LINE.match(file.readline(_MAX_LINE))
         if found is None:
@@ -234,7 +195,7 @@ def _next_response(reader: _TimedReader) -> http.client.HTTPResponse:
 def _whole_body(response: http.client.HTTPResponse) -> bytes | None:
     try:
         body = response.read(MAX_BODY + 1)
-        # One more look tells an end from a length that was promised and did not come.
+        # `length` is what Content-Length promised and has not arrived.
         is_whole = len(body) <= MAX_BODY and not response.length
     except (OSError, http.client.HTTPException, ValueError):
         return None

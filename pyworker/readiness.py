@@ -1,4 +1,4 @@
-"""From "the log says it is loaded" to ready: prepare, measure or remember, wait for health."""
+"""Brings a loaded model to ready: `prepare` of the payloads, benchmark (or its stored result), health."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEALTH_PAUSE = 1.0
 class Readiness:
     """Brings the model to ready each time it was loaded. `step` belongs to one thread.
 
-    about: names what the benchmark measures, for the file that keeps its result.
+    about: what the benchmark measures, for the file with its result.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Readiness:
         return self._settings.benchmark_file
 
     def step(self) -> float:
-        """Wait until the model was loaded, then work until it is ready or loaded anew."""
+        """Wait until the model is loaded, then try until it is ready or loaded again."""
         with contextlib.suppress(BenchmarkFailed):
-            self._prepare()  # early, while the model loads; where it fails it is tried again below
+            self._prepare()  # while the model loads; if that fails, it is tried again below
         epoch = self._lifecycle.wait_for_benchmark()
         pause = _FIRST_PAUSE
         while epoch is not None and self._is_due(epoch):
@@ -79,12 +79,12 @@ class Readiness:
         self._stopping.set()
         preparation = self._preparation
         if preparation is not None:
-            preparation.let_go()
+            preparation.abandon()
         self._benchmark.abort()
         self._lifecycle.close()
 
     def _ready_throughput(self) -> float:
-        """Everything between loaded and ready; raises `BenchmarkFailed` whatever went wrong."""
+        """Everything between loaded and ready. Raises `BenchmarkFailed`, whatever the cause."""
         try:
             self._prepare()
             throughput = self._throughput()
@@ -101,11 +101,11 @@ class Readiness:
     def _prepare(self) -> None:
         while self._unprepared:
             payload_class = self._unprepared[0]
-            # One that is stuck is not begun a second time, which would be stuck as well.
+            # A call that is stuck is waited for again, not repeated: that would be stuck as well.
             preparation = self._preparation or _Preparation(payload_class, self._settings)
             self._preparation = preparation
             if self._stopping.is_set():
-                preparation.let_go()
+                preparation.abandon()
             limit = self._settings.model_ready_timeout
             if not preparation.wait(limit):
                 raise BenchmarkFailed(f"{payload_class.__name__}.prepare did not end within {limit:g} s")
@@ -142,9 +142,7 @@ class Readiness:
         deadline = time.monotonic() + limit
         while problem := problem_now():
             if time.monotonic() >= deadline or self._stopping.wait(_HEALTH_PAUSE):
-                raise BenchmarkFailed(
-                    f"not well within {limit:g} s of its log saying it is loaded: {problem}"
-                )
+                raise BenchmarkFailed(f"not healthy within {limit:g} s of being loaded: {problem}")
 
     def _fail(self, message: str, epoch: int, pause: float) -> None:
         if self._stopping.is_set():
@@ -154,9 +152,9 @@ class Readiness:
 
 
 class _Preparation:
-    """An author's `prepare` on a thread of its own, since it may fetch things from anywhere.
+    """An author's `prepare` on its own thread, as it may block in a download.
 
-    It holds up neither the readiness's thread nor the end of the process.
+    It delays neither the benchmark thread's end nor that of the process.
     """
 
     def __init__(self, payload_class: type[ApiPayload], settings: Settings) -> None:
@@ -165,23 +163,23 @@ class _Preparation:
         self._is_done = False
         #: Why it failed, once it has.
         self.error: BaseException | None = None
-        # Set when it is done, and when nobody waits any more.
+        # Set once it is done or abandoned.
         self._over = threading.Event()
         threading.Thread(target=self._run, name="pyworker-prepare", daemon=True).start()
 
     def wait(self, seconds: float) -> bool:
-        """Until it is done (True), its time is up, or `let_go`."""
+        """Wait until it is done (True), the time is up, or `abandon` is called."""
         self._over.wait(seconds)
         return self._is_done
 
-    def let_go(self) -> None:
-        """Wake who waits: the worker shuts down."""
+    def abandon(self) -> None:
+        """Wake the waiting thread: the worker shuts down."""
         self._over.set()
 
     def _run(self) -> None:
         try:
             self._payload_class.prepare(self._settings)
-        except BaseException as error:  # noqa: BLE001 - whatever it raises, the worker says so and goes on
+        except BaseException as error:  # noqa: BLE001 - the code of an author may raise SystemExit, too
             self.error = error
         finally:
             self._is_done = True

@@ -1,4 +1,4 @@
-"""What is told to the autoscaler. The only home of the wire's spellings."""
+"""The messages to the autoscaler, with the field names of the wire."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Outcome(Enum):
 
 
 class FinishedRequest(NamedTuple):
-    """One entry of `/delete_requests/`. Times are epoch seconds, 0 where not reached."""
+    """One entry of `/delete_requests/`. Times are epoch seconds, 0 if not reached."""
 
     request_idx: int
     success: bool
@@ -32,18 +32,18 @@ class FinishedRequest(NamedTuple):
     def of(
         cls, outcome: Outcome, request_idx: int, entered: float, started: float, completed: float
     ) -> FinishedRequest:
-        """Of a request that ended so: the autoscaler takes a cancelled one for a success."""
+        """The entry of a request with this outcome. To the autoscaler, cancelled is a success."""
         success = outcome in (Outcome.SUCCESS, Outcome.CANCELLED)
         return cls(request_idx, success, outcome.value, entered, started, completed)
 
     def to_wire(self) -> dict[str, object]:
-        """The JSON object that is sent."""
+        """The JSON object on the wire."""
         return self._asdict()
 
 
 @dataclass(frozen=True)
 class StatusReport:
-    """The body of `/worker_status/`, field by field as PROTOCOL names it. Loads are workload units."""
+    """The body of `/worker_status/`, with the fields of PROTOCOL.md. Loads are in units of workload."""
 
     id: int
     mtoken: str = field(repr=False)
@@ -65,13 +65,13 @@ class StatusReport:
     max_capacity: int = 0
 
     def to_wire(self) -> dict[str, object]:
-        """The JSON object that is sent."""
+        """The JSON object on the wire."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who reports."""
+    """Who sends the report."""
 
     container_id: int
     master_token: str = field(repr=False)
@@ -80,7 +80,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What a report says of the model: `max_perf` in workload per second."""
+    """What a report says about the model. max_perf: workload per second, 0 unless the model can serve."""
 
     max_perf: float
     error_msg: str

@@ -12,6 +12,14 @@ _CRASH_PAUSE = 1.0
 _JOIN_TIMEOUT = 10.0
 
 
+class Wake(threading.Event):
+    """Calling it makes the next step of a loop due now. Made before the loop, for those that wake it."""
+
+    def __call__(self) -> None:
+        if not self.is_set():  # setting takes a lock
+            self.set()
+
+
 class Loop:
     """Runs `step` again and again on a thread of its own. Thread-safe.
 
@@ -25,6 +33,7 @@ class Loop:
         name: str,
         step: Callable[[], float | None],
         *,
+        wake: Wake | None = None,
         hold: float = 0.0,
         on_stop: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
@@ -35,20 +44,16 @@ class Loop:
         self._on_stop = on_stop
         self._on_end = on_end
         self._stopping = threading.Event()
-        self._wake = threading.Event()
+        #: Makes the next step due now.
+        self.wake = wake or Wake()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """Make the next step due now. Cheap if it is already."""
-        if not self._wake.is_set():
-            self._wake.set()
-
     def stop(self) -> None:
         self._stopping.set()
-        self._wake.set()
+        self.wake()
         self._on_stop()
 
     def join(self, timeout: float) -> bool:
@@ -58,13 +63,13 @@ class Loop:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            # Before the step: a change during the step wakes the loop once more.
-            self._wake.clear()
+            # Before the step: what changes during it wakes the loop once more.
+            self.wake.clear()
             pause = self._guarded(self._step)
             if self._hold:
                 self._stopping.wait(self._hold if pause is None else min(self._hold, pause))
             if not self._stopping.is_set():
-                self._wake.wait(pause)
+                self.wake.wait(pause)
         self._guarded(self._end)
 
     def _end(self) -> None:
@@ -100,14 +105,15 @@ class Runtime:
         for loop in self._loops:
             loop.start()
 
-    def stop(self) -> None:
-        """Ask every thread to end, and wait for each."""
+    def stop(self, unblock: Callable[[], None] = lambda: None) -> None:
+        """Ask every thread to end, and wait for it. unblock: ends what the steps may be blocked in."""
         with self._lock:
             if not self._started or self._stopped:
                 return
             self._stopped = True
         for loop in self._loops:
             loop.stop()
+        unblock()
         for loop in self._loops:
             if not loop.join(_JOIN_TIMEOUT):
                 logger.error("%s did not end within %.0f s", loop.name, _JOIN_TIMEOUT)

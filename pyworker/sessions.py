@@ -25,8 +25,9 @@ from pyworker.errors import (
     UnknownSession,
 )
 from pyworker.exchange import AbortReason, OpenExchanges
-from pyworker.metrics import Kind, Limits, Metrics, RequestTracker
+from pyworker.metrics import Limits, Metrics
 from pyworker.reports import Outcome
+from pyworker.tracker import Kind, RequestTracker
 from pyworker.validation import STRICT
 
 _MAX_LIFETIME = 7 * 24 * 3600.0

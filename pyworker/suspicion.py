@@ -1,4 +1,4 @@
-"""How requests end says something of the model server: several failures in a row are a suspicion."""
+"""Several requests in a row that fail raise the suspicion that the model server is broken."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pyworker.errors import PyworkerError
 from pyworker.reports import Outcome
 
-#: So many failures without a success in between raise the suspicion, and so many more raise it again.
+#: Failures without a success in between that raise the suspicion; the same number again raises it again.
 FAILURES = 3
 
 
 class FailureStreak:
-    """Counts failures since the last success. Thread-safe, and next to nothing for a success.
+    """Counts failures since the last success. Thread-safe; a success costs next to nothing.
 
     on_suspicion(reason) is called outside the lock for each `FAILURES` in a row; it must not block.
     """
@@ -30,9 +30,9 @@ class FailureStreak:
         return self._failures
 
     def ended(self, outcome: Outcome | None, error: BaseException | None = None) -> None:
-        """A request ended so. Cancelled and rejected ones say nothing of the model."""
+        """Count a request. Cancelled and rejected requests say nothing about the model."""
         if outcome is Outcome.SUCCESS:
-            if self._failures:  # without the lock: a failure at the same moment may be counted or not
+            if self._failures:  # read without the lock: a failure at the same moment may be counted or not
                 with self._lock:
                     self._failures = 0
         elif outcome is Outcome.ERROR:
@@ -48,6 +48,6 @@ class FailureStreak:
 
 def _brief(error: BaseException | None) -> str:
     if error is None:
-        return "the model server answered with an error or broke off its answer"
-    # Only our own errors are known to say nothing of the request.
+        return "the model server responded with an error or broke off its response"
+    # Only our own errors are known to contain nothing of the request.
     return str(error) if isinstance(error, PyworkerError) else type(error).__name__

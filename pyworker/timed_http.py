@@ -1,8 +1,8 @@
-"""HTTP of the requests library in which a whole exchange has a deadline.
+"""requests, with one deadline for a whole HTTP call.
 
-The timeouts of requests are for one wait each: connecting, and every read. A server that drips one byte at a
-time, in its header block or in a TLS record, begins them anew for ever. Here the time that is left is given
-to the socket before each wait. Only the look-up of a host's name is left to the system's resolver.
+The timeouts of requests restart at each read, so that a server which drips one byte at a time, in its header
+block or in a TLS record, is never timed out. Here the socket timeout is set to the remaining time before each
+wait. Only the lookup of the host name is left to the system's resolver.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: What is left of a deadline that has passed: the next wait ends at once, with the library's own error.
+#: Seconds left of a deadline that has passed: the next wait times out at once, with the library's own error.
 _AT_ONCE = 0.001
 
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """When an exchange has to be over, in monotonic seconds.
+    """The deadline of a call, in monotonic seconds.
 
-    silence: None if that includes the body of the response; else how many seconds the body of a good one
-    (2xx) may be silent, however long it takes.
+    silence: None if the deadline includes the response's body. Otherwise the body of a 2xx response may take
+    any time, with at most this many seconds between two reads.
     """
 
     end: float
@@ -44,7 +44,7 @@ class TimeLimit:
         return max(_AT_ONCE, self.end - time.monotonic())
 
 
-#: Of the exchange that this thread is about to make: from the adapter, through urllib3, to the connection.
+#: The limit of this thread's call. Passed from the adapter, through urllib3, to the connection.
 _current: ContextVar[TimeLimit] = ContextVar("_current")
 
 
@@ -63,7 +63,7 @@ class TimedAdapter(HTTPAdapter):
         connect: float,
         verify: bool | str = True,
     ) -> requests.Response:
-        """Send a request; the body of the response is still to be read. `connect`: seconds to connect in."""
+        """Send a request and read the response's header block. connect: seconds to connect."""
         token = _current.set(limit)
         left = limit.left()
         try:
@@ -72,7 +72,7 @@ class TimedAdapter(HTTPAdapter):
             _current.reset(token)
 
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """As a session calls it. `timeout` is for connecting, and for all of the exchange with its body."""
+        """As a session calls it. timeout: seconds to connect, and for the whole call with the body."""
         connect, whole = kwargs["timeout"]
         token = _current.set(TimeLimit(time.monotonic() + whole))
         try:
@@ -82,9 +82,9 @@ class TimedAdapter(HTTPAdapter):
 
 
 def timed_session() -> requests.Session:
-    """A session whose every call needs `timeout=(seconds to connect, seconds for the whole exchange)`.
+    """A session that ignores the environment and .netrc.
 
-    It asks neither the environment nor .netrc.
+    Every call needs `timeout=(seconds to connect, seconds for the whole call)`.
     """
     session = requests.Session()
     session.trust_env = False
@@ -94,7 +94,7 @@ def timed_session() -> requests.Session:
 
 
 class _Timed(HTTPConnection):
-    """Gives the socket what is left before it waits."""
+    """Sets the socket timeout to the remaining time before each wait."""
 
     def _new_conn(self) -> socket.socket:
         made = super()._new_conn()
@@ -126,7 +126,7 @@ class _TimedTlsPool(HTTPSConnectionPool):
 
 
 class _TimedResponse(http.client.HTTPResponse):
-    """Reads its header block, and its body if that is part of the limit, within the time of the exchange."""
+    """Reads its header block, and its body if the limit includes that, before the deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, limit: TimeLimit, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
@@ -141,7 +141,7 @@ class _TimedResponse(http.client.HTTPResponse):
 
 
 class _TimedSource(io.RawIOBase):
-    """The bytes of a socket, until a deadline."""
+    """Reads a socket until a deadline."""
 
     def __init__(self, sock: socket.socket, source: io.RawIOBase, limit: TimeLimit) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class _TimedSource(io.RawIOBase):
         self._limit: TimeLimit | None = limit
 
     def allow(self, silence: float) -> None:
-        """From now on only silence counts."""
+        """From now on, limit only the seconds between two reads."""
         self._limit = None
         self._sock.settimeout(silence)
 

@@ -1,6 +1,6 @@
-"""Environment variables, and what their text may say.
+"""Reads environment variables, and parses their text.
 
-Each parser returns the value, or raises `ValueError` with what is expected instead.
+Each parser returns the value, or raises `ValueError` with what is expected.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 T = TypeVar("T")
 
-# Four months: longer than anybody waits, and short enough for every clock of the system.
+# Four months; every clock of the system can represent that.
 _MAX_SECONDS = 10_000_000
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class VariableReader:
-    """Reads variables of one mapping; an empty value counts as not set, a wrong one becomes a problem."""
+    """Reads variables of a mapping. An empty value counts as not set; an invalid one becomes a problem."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -35,7 +35,7 @@ class VariableReader:
         try:
             return parse(text)
         except ValueError as error:
-            # What is no URL may hold a password anywhere before its last @.
+            # The user part of an invalid URL cannot be located reliably, and may contain a password.
             shown = "(hidden)" if secret or ("@" in text and "/" in text) else repr(text)
             self.problems.append(f"{name}={shown} is not valid: {error}")
             return default
@@ -105,7 +105,7 @@ def base_urls(text: str) -> tuple[str, ...]:
 
 
 def url_host(text: str) -> str:
-    """A host as it stands in a URL: IPv6 in brackets."""
+    """A host in the form of a URL: IPv6 in brackets."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if _HOST_NAME.fullmatch(bare):
         return bare
@@ -117,7 +117,7 @@ def url_host(text: str) -> str:
 
 
 def host_name(text: str) -> str:
-    """A host as the system's resolver wants it: IPv6 without brackets."""
+    """A host in the form of the resolver: IPv6 without brackets."""
     return url_host(text).strip("[]")
 
 
@@ -144,7 +144,7 @@ def existing_folder(text: str) -> Path:
     path = Path(text)
     try:
         there = path.is_dir()
-    except OSError:  # it cannot even be looked at
+    except OSError:  # no permission, or the name is too long
         there = False
     if not there:
         raise ValueError("expected a folder that exists")

@@ -51,7 +51,7 @@ ALLOWED = {
     },
     "werkzeug": {"app", "body", "local", "responses"},
     "requests": {
-        "autoscaler",
+        "autoscaler_client",
         "callbacks",
         "client",
         "doctor",
@@ -70,7 +70,7 @@ ALLOWED = {
         "verdict",
     },
     "urllib3": {
-        "autoscaler",
+        "autoscaler_client",
         "client_http",
         "client_options",
         "model_response",
@@ -84,8 +84,8 @@ ALLOWED = {
     "pydantic": {"data_types", "envelope", "loadtest", "local", "sessions", "validation"},
     "hdrh": {"loadtest"},
     "rich": {"loadtest"},
-    "pydantic_core": {"autoscaler", "body", "data_types", "encoding", "envelope", "session_routes"},
-    "gunicorn": {"client_request", "client_response", "heads", "worker_class"},
+    "pydantic_core": {"autoscaler_client", "body", "data_types", "encoding", "envelope", "session_routes"},
+    "gunicorn": {"turn", "worker_class"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},

@@ -194,9 +194,9 @@ def test_a_model_that_hangs_is_told_in_time(
     scripted_model: ScriptedServer, client: ModelClient, handler: Handler
 ) -> None:
     scripted_model.script(PATH, Act.HANG)
-    assert "no answer in 1 s" in failure(handler, client)
+    assert "no response in 1 s" in failure(handler, client)
     scripted_model.script(PATH, head("Transfer-Encoding: chunked"), chunk(b"half"), Act.HANG)
-    assert "no whole answer in 1 s" in failure(handler, client)
+    assert "no complete response in 1 s" in failure(handler, client)
 
 
 def test_a_model_that_nobody_can_connect_to_is_told_in_time(handler: Handler) -> None:
@@ -214,7 +214,7 @@ def test_a_model_that_nobody_can_connect_to_is_told_in_time(handler: Handler) ->
                 other.connect_ex(full.getsockname())
             message = failure(handler, client)
         client.close()
-    assert "no answer in 1 s" in message
+    assert "no response in 1 s" in message
 
 
 @pytest.mark.parametrize("place", ["making", "generating", "judging"])
@@ -253,7 +253,7 @@ def test_a_handler_that_hangs_does_not_hold_up_the_end_of_the_process(scripted_m
         timeout=30,
         check=True,
     )
-    assert "no answer in 1 s" in done.stdout
+    assert "no response in 1 s" in done.stdout
 
 
 def test_abort_ends_it_at_once(scripted_model: ScriptedServer, client: ModelClient, handler: Handler) -> None:
@@ -283,7 +283,7 @@ def test_who_accepts_a_connection_has_to_answer_too(
     check = ServingCheck(client, benchmark(handler, client))
     assert check.problem() == ""
     scripted_model.script(PATH, Act.HANG)
-    assert f"{PATH}: no answer in 1 s" in check.problem()
+    assert f"{PATH}: no response in 1 s" in check.problem()
     scripted_model.close()
     assert "cannot be reached" in check.problem()
     assert check.name == client.base_url

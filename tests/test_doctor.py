@@ -140,7 +140,7 @@ def test_an_instance_on_which_all_is_well(instance: Instance) -> None:
     examined.expect("public key", "ok ")
     examined.expect("clock", "ok within 1 s")
     examined.expect("model server", f"ok {instance.model.url} accepts connections")
-    examined.expect("health", f"ok {instance.model.url}/health is well")
+    examined.expect("health", f"ok {instance.model.url}/health is healthy")
     examined.expect("model log", f"ok {instance.log}: ")
     examined.expect("model log", f"ok ModelLoaded '{LOADED_LINE}' once, in line 2")
     examined.expect("state folder", "ok ")

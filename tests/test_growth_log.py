@@ -83,7 +83,7 @@ def test_a_file_of_one_line_without_end(tmp_path: Path) -> None:
 
     def tail(data: bytes) -> None:
         log.write_bytes(data)
-        tailer = LogTailer(log, ACTIONS, lambda _action, _line: None)
+        tailer = LogTailer(log, ACTIONS, lambda _action, _line, _is_old: None)
         while tailer.tail_once(0.0):
             pass
         tailer.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyworker import journal_file
-from pyworker.autoscaler import AutoscalerClient
+from pyworker.autoscaler_client import AutoscalerClient
 from pyworker.client import Client
 from pyworker.client_http import data_of
 from pyworker.errors import AutoscalerError

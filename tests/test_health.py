@@ -6,7 +6,7 @@ import pytest
 
 from pyworker.health import INTERVAL, LOADING_INTERVAL, HealthMonitor
 from pyworker.lifecycle import Cause, ModelLifecycle, ModelState
-from pyworker.probe import HealthAnswer, HealthProbe
+from pyworker.probe import HealthProbe, HealthResponse
 from tests.support.scripted import Act, ScriptedServer, head, whole
 
 PATH = "/health"
@@ -78,7 +78,7 @@ def test_the_whole_answer_is_had(scripted_model: ScriptedServer, probe: HealthPr
     scripted_model.script(
         PATH, whole(b"details", "Content-Type: text/x-gpu", "Set-Cookie: a=b", status="503 Busy")
     )
-    assert probe.fetch() == HealthAnswer(503, [("Content-Type", "text/x-gpu")], b"details")
+    assert probe.fetch() == HealthResponse(503, [("Content-Type", "text/x-gpu")], b"details")
 
 
 def test_failures_in_a_row_make_an_error_and_one_success_mends_it(

@@ -49,7 +49,7 @@ def test_one_probe_answers_all_who_wait(scripted_model: ScriptedServer, shared: 
         gate.set()
         answers = [future.result(DEADLINE) for future in (first, *others)]
     assert answers.count("fine") == MAX_WAITING + 1
-    assert sum("enough clients wait" in answer for answer in answers) == 4
+    assert sum("too many clients wait" in answer for answer in answers) == 4
     assert len(scripted_model.requests(PATH)) == 1
 
 

@@ -174,13 +174,14 @@ def test_a_full_journal_refuses_and_says_so(
     assert [found.request_idx for found in opened.oldest(2)] == [3, 4]
     opened.close()
 
-    metrics = Metrics()
-    assert metrics.journal.open(file) == journal_file.CAPACITY
+    journal = Journal()
+    metrics = Metrics(journal.append)
+    assert journal.open(file) == journal_file.CAPACITY
     auth = AuthData("s", "http://a:1", "e", 1, 0, 7)
     metrics.admit(auth, 1.0, Limits()).end(Outcome.SUCCESS)
-    metrics.journal.drop(1)
+    journal.drop(1)
     assert "1 finished requests could not be kept" in caplog.text
-    metrics.journal.close()
+    journal.close()
 
 
 def test_two_workers_do_not_share_a_file(file: Path, opened: Journal) -> None:
@@ -200,8 +201,9 @@ def test_where_the_file_cannot_be_had_memory_must_do(
     file = {"no folder": tmp_path / "none" / "file", "a folder": tmp_path, "a full disk": tmp_path / "file"}[
         fault
     ]
-    metrics = Metrics()
-    keeper = JournalKeeper(metrics.journal, file, metrics.touch)
+    journal = Journal()
+    metrics = Metrics(journal.append)
+    keeper = JournalKeeper(journal, file, metrics.touch)
     if fault == "a full disk":
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
@@ -214,16 +216,16 @@ def test_where_the_file_cannot_be_had_memory_must_do(
     assert "a crash would lose them" in caplog.text
     assert str(file) in caplog.text
     serve_one(metrics)
-    assert len(metrics.journal) == 1
+    assert len(journal) == 1
     if fault == "a full disk":
         assert keeper.step() == CHECK_SECONDS, "there is room again"
-        metrics.journal.close()
+        journal.close()
         assert Journal().open(file) == 1
     else:
         caplog.clear()
         assert keeper.step() == RETRY_SECONDS
         assert caplog.text == "", "said once"
-        metrics.journal.close()
+        journal.close()
 
 
 def serve_one(metrics: Metrics, index: int = 7) -> None:
@@ -235,9 +237,10 @@ def test_the_file_is_taken_when_the_worker_before_gives_it_back(
 ) -> None:
     """As after a restart while the process before still finishes its requests."""
     opened.append(record(1))
-    metrics = Metrics()
+    journal = Journal()
+    metrics = Metrics(journal.append)
     told: list[int] = []
-    keeper = JournalKeeper(metrics.journal, file, lambda: told.append(1))
+    keeper = JournalKeeper(journal, file, lambda: told.append(1))
     assert keeper.step() == RETRY_SECONDS
     assert "another worker" in caplog.text
     serve_one(metrics, 2)
@@ -245,9 +248,9 @@ def test_the_file_is_taken_when_the_worker_before_gives_it_back(
     opened.close()
     assert keeper.step() == CHECK_SECONDS
     assert told == [1]
-    assert [found.request_idx for found in metrics.journal.oldest(9)] == [1, 3, 2]
+    assert [found.request_idx for found in journal.oldest(9)] == [1, 3, 2]
     # All of it is in the file now, what was in memory too: a crash here would lose nothing.
-    metrics.journal.close()
+    journal.close()
     heir = Journal()
     assert heir.open(file) == 3
     assert [found.request_idx for found in heir.oldest(9)] == [1, 3, 2]
@@ -335,10 +338,11 @@ def test_what_an_earlier_round_left_in_a_slot_is_not_taken_for_a_record(file: Pa
 
 def test_a_pipe_in_its_place_holds_nobody_up(file: Path) -> None:
     os.mkfifo(file)
-    metrics = Metrics()
-    keeper = JournalKeeper(metrics.journal, file, metrics.touch)
+    journal = Journal()
+    metrics = Metrics(journal.append)
+    keeper = JournalKeeper(journal, file, metrics.touch)
     assert keeper.step() == RETRY_SECONDS
-    metrics.journal.close()
+    journal.close()
 
 
 def test_a_file_of_the_form_before_is_read(file: Path) -> None:
@@ -419,7 +423,7 @@ def test_a_killed_worker_process_comes_back_and_nothing_is_lost(new_stack: NewSt
     wait_until(lambda: len(stack.reports) > seen and stack.reports[-1]["max_perf"] > 0, "a report")
     assert time.monotonic() - began < 20
     assert stack.worker.worker_pid != killed
-    assert "10 finished requests of an earlier process were not reported yet" in stack.worker.log
+    assert "an earlier process left 10 finished requests that were not reported" in stack.worker.log
     stack.wait_ready()  # the new process may report before it has the public key
     assert stack.post("/pass").status == 200
 

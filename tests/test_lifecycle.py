@@ -114,7 +114,7 @@ TRANSITIONS: dict[tuple[str, str], ModelStatus] = {
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_each_event_in_each_situation(situation: Callable[[ModelLifecycle], None], event: str) -> None:
     changes: list[ModelStatus] = []
-    model = ModelLifecycle(on_change=lambda: changes.append(model.status))
+    model = ModelLifecycle(lambda: changes.append(model.status))
     situation(model)
     before = model.status
     changes.clear()
@@ -206,7 +206,7 @@ def test_the_lifecycle_can_be_used_from_the_callback() -> None:
                 assert pool.submit(model.wait_for_benchmark).result(DEADLINE) == 1
                 moves.append(pool.submit(model.benchmarked, 60.0, epoch=1).result(DEADLINE))
 
-    model = ModelLifecycle(on_change=use_it_from_another_thread)
+    model = ModelLifecycle(use_it_from_another_thread)
 
     assert model.loaded()
     assert moves == [True]

@@ -184,7 +184,9 @@ class Tail:
     def __init__(self, path: Path, actions: Sequence[tuple[LogAction, str]] = ((INFO, ""),)) -> None:
         self.path = path
         self.matches: list[tuple[LogAction, str]] = []
-        self.tailer = LogTailer(path, actions, lambda action, line: self.matches.append((action, line)))
+        self.tailer = LogTailer(
+            path, actions, lambda action, line, _is_old: self.matches.append((action, line))
+        )
 
     def step(self) -> list[str]:
         """The lines matched by one step."""
@@ -471,7 +473,7 @@ def test_a_link_that_is_pointed_elsewhere(log: Path, tail: Tail, tmp_path: Path)
 def test_what_a_match_calls_may_fail_and_the_next_step_goes_on(log: Path) -> None:
     lines: list[str] = []
 
-    def fail_once(action: LogAction, line: str) -> None:
+    def fail_once(action: LogAction, line: str, _is_old: bool) -> None:
         lines.append(line)
         if len(lines) == 1:
             raise ZeroDivisionError
@@ -600,7 +602,7 @@ def test_what_is_no_file_is_refused_by_name(
 
 def test_what_was_there_before_is_told_from_what_is_new(log: Path) -> None:
     seen: list[tuple[str, bool]] = []
-    tailer = LogTailer(log, [(INFO, "line")], lambda _, line: seen.append((line, tailer.is_old)))
+    tailer = LogTailer(log, [(INFO, "line")], lambda _, line, is_old: seen.append((line, is_old)))
     append(log, "line 1\nline 2\nline 3 is not")
     assert not tailer.is_current
     tailer.tail_once()
@@ -626,7 +628,7 @@ def test_what_was_there_before_is_told_from_what_is_new(log: Path) -> None:
 
 def test_a_log_that_appears_late_is_all_new(log: Path) -> None:
     seen: list[bool] = []
-    tailer = LogTailer(log, [(INFO, "line")], lambda _action, _line: seen.append(tailer.is_old))
+    tailer = LogTailer(log, [(INFO, "line")], lambda _action, _line, is_old: seen.append(is_old))
     tailer.tail_once()
     assert tailer.is_current
     append(log, "line 1\n")

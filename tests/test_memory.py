@@ -186,7 +186,7 @@ def test_a_model_that_is_gone_as_well_is_waited_for(new_stack: NewStack) -> None
         stack.start_ready()
     stack.worker.model_log.write_text("")
     kill(stack)
-    stack.worker.wait_for_log("public key is here")
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
     stack.wait_for_next_report(lambda report: report["max_perf"] == 0, "a report of a model that loads")
     with ScriptedServer(port=model.port) as again:
         again.script("/health", whole(b"fine"))

@@ -19,8 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
-from pyworker.metrics import Clock, Counts, Kind, Limits, Metrics, RequestTracker, Snapshot
+from pyworker.journal import Journal
+from pyworker.metrics import Counts, Limits, Metrics, Snapshot
 from pyworker.reports import FinishedRequest, Identity, ModelFigures, Outcome, StatusReport
+from pyworker.tracker import Clock, Kind, RequestTracker
 
 DEADLINE = 60  # seconds; only a failing test waits so long
 IDENTITY = Identity(17, "s3cret", "http://203.0.113.7:40123")
@@ -80,7 +82,8 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.time = FakeClock()
         self.changes = 0
-        self.metrics = self.ledger(self.time.clock(), self._count_change)
+        self.journal = Journal()
+        self.metrics = self.ledger(self.journal.append, self.time.clock(), on_change=self._count_change)
         self.in_hand: list[RequestTracker] = []
         self.events: list[Event] = []
         self.accepted_up_to = 0
@@ -225,11 +228,11 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 5), accepted=st.booleans())
     def deliver_finished(self, limit: int, accepted: bool) -> None:
-        batch = self.metrics.journal.oldest(limit)
+        batch = self.journal.oldest(limit)
         waiting = len(self.finished) - len(self.delivered)
         assert len(batch) == min(limit, waiting)
         if accepted:
-            self.metrics.journal.drop(len(batch))
+            self.journal.drop(len(batch))
             self.delivered.extend(batch)
 
     @invariant()
@@ -258,7 +261,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert with_loadtime == [event.loadtime for event in self.events if event.loadtime]
         assert len(with_loadtime) == (self.ready_at is not None)
         assert last.report.cur_load == 0.0
-        self.delivered.extend(self.metrics.journal.oldest(10**6))
+        self.delivered.extend(self.journal.oldest(10**6))
         told = [(record.request_idx, record.status, record.success) for record in self.delivered]
         assert told == self.finished
         nothing = report_of(self.metrics)
@@ -275,7 +278,8 @@ TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, 
 
 def test_nothing_is_lost_between_threads() -> None:
     """Eight threads of requests, one that reports and loses every third report."""
-    metrics = Metrics()
+    journal = Journal()
+    metrics = Metrics(journal.append)
     start = threading.Barrier(9)
     done = threading.Event()
     reports: list[StatusReport] = []
@@ -308,8 +312,8 @@ def test_nothing_is_lost_between_threads() -> None:
         if not lost:
             metrics.acknowledge(snapshot)
             reports.append(snapshot.report)
-            batch = metrics.journal.oldest(10**9 if last else 7)
-            metrics.journal.drop(len(batch))
+            batch = journal.oldest(10**9 if last else 7)
+            journal.drop(len(batch))
             delivered.extend(batch)
 
     def keep_reporting() -> None:
@@ -345,7 +349,7 @@ def test_nothing_is_lost_between_threads() -> None:
 
 
 def test_one_of_many_threads_gives_the_outcome() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
     for number in range(50):
         tracker = metrics.admit(auth(number), 1.0, Limits())
         barrier = threading.Barrier(8)
@@ -362,7 +366,7 @@ def test_one_of_many_threads_gives_the_outcome() -> None:
 
 
 def test_a_burst_cannot_slip_past_the_limit_together() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
     barrier = threading.Barrier(16)
 
     def arrive(number: int) -> bool:
@@ -389,7 +393,7 @@ def test_the_callback_runs_outside_the_lock() -> None:
         with ThreadPoolExecutor(1) as pool:
             seen.append(pool.submit(report_of, metrics).result(DEADLINE).num_requests_working)
 
-    metrics = Metrics(on_change=look_from_another_thread)
+    metrics = Metrics(Journal().append, on_change=look_from_another_thread)
     tracker = metrics.admit(auth(), 1.0, Limits())
     tracker.close()
     reject(metrics, 2, 1.0)
@@ -404,7 +408,8 @@ def test_the_callback_runs_outside_the_lock() -> None:
 @pytest.mark.parametrize("jump", [0.0, 3600.0, -3600.0])
 def test_a_jump_of_the_wall_clock_changes_no_interval(jump: float) -> None:
     time = FakeClock()
-    metrics = Metrics(time.clock())
+    journal = Journal()
+    metrics = Metrics(journal.append, time.clock())
     tracker = metrics.admit(auth(5), 1.0, Limits())
     entered = time.wall
     time.wall += jump
@@ -414,15 +419,13 @@ def test_a_jump_of_the_wall_clock_changes_no_interval(jump: float) -> None:
     time.advance(3)
     tracker.end(Outcome.SUCCESS)
 
-    assert metrics.journal.oldest(10) == [
-        FinishedRequest(5, True, "Success", entered, entered + 2, entered + 5)
-    ]
+    assert journal.oldest(10) == [FinishedRequest(5, True, "Success", entered, entered + 2, entered + 5)]
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_a_jump_of_the_wall_clock_changes_no_load_time(jump: float) -> None:
     time = FakeClock()
-    metrics = Metrics(time.clock())
+    metrics = Metrics(Journal().append, time.clock())
     time.advance(42)
     time.wall += jump
     metrics.model_ready()
@@ -432,7 +435,7 @@ def test_a_jump_of_the_wall_clock_changes_no_load_time(jump: float) -> None:
 
 def test_a_model_that_is_ready_at_once_has_a_load_time_all_the_same() -> None:
     time = FakeClock()
-    metrics = Metrics(time.clock())
+    metrics = Metrics(Journal().append, time.clock())
     metrics.model_ready()
 
     assert report_of(metrics).loadtime > 0
@@ -452,7 +455,8 @@ def test_a_finished_request_says_what_it_reached(
     outcome: Outcome, started: bool, success: bool, times: Sequence[int | None]
 ) -> None:
     time = FakeClock()
-    metrics = Metrics(time.clock())
+    journal = Journal()
+    metrics = Metrics(journal.append, time.clock())
     entered = time.wall
     tracker = metrics.admit(auth(9), 1.0, Limits())
     time.advance(1)
@@ -462,24 +466,23 @@ def test_a_finished_request_says_what_it_reached(
     tracker.end(outcome)
 
     told = [0.0 if moment is None else entered + moment for moment in times]
-    assert metrics.journal.oldest(1) == [
-        FinishedRequest(9, success, outcome.value, told[0], told[1], told[2])
-    ]
+    assert journal.oldest(1) == [FinishedRequest(9, success, outcome.value, told[0], told[1], told[2])]
 
 
 def test_a_rejected_request_is_finished_at_once() -> None:
     time = FakeClock()
-    metrics = Metrics(time.clock())
+    journal = Journal()
+    metrics = Metrics(journal.append, time.clock())
     reject(metrics, 4, 5.0)
 
-    assert metrics.journal.oldest(1) == [FinishedRequest(4, False, "Rejected", time.wall, 0.0, 0.0)]
+    assert journal.oldest(1) == [FinishedRequest(4, False, "Rejected", time.wall, 0.0, 0.0)]
 
 
 # -- what goes on the wire -------------------------------------------------------------------------------
 
 
 def test_the_status_report_has_exactly_the_fields_of_the_contract() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
     metrics.admit(auth(7), 12.5, Limits())
 
     wire = metrics.snapshot(IDENTITY, ModelFigures(50.0, "no"), 3.25).report.to_wire()
@@ -510,10 +513,11 @@ def test_the_status_report_has_exactly_the_fields_of_the_contract() -> None:
 
 
 def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
-    metrics = Metrics()
+    journal = Journal()
+    metrics = Metrics(journal.append)
     metrics.admit(auth(7), 1.0, Limits()).close()
 
-    [record] = metrics.journal.oldest(5)
+    [record] = journal.oldest(5)
 
     assert list(record.to_wire()) == [
         "request_idx",
@@ -527,7 +531,7 @@ def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
 
 
 def test_the_first_form_is_known_by_its_reqnum() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
     tracker = metrics.admit(auth(None, reqnum=33), 1.0, Limits())
 
     assert tracker.request_idx == 33
@@ -535,7 +539,7 @@ def test_the_first_form_is_known_by_its_reqnum() -> None:
 
 
 def test_a_retry_of_a_request_is_received_once() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
     for request_idx in (1, 2, 1, 1, 3):
         metrics.admit(auth(request_idx), 1.0, Limits()).close()
 
@@ -544,12 +548,13 @@ def test_a_retry_of_a_request_is_received_once() -> None:
 
 
 def test_what_tells_retries_from_requests_stays_small() -> None:
-    metrics = Metrics()
+    journal = Journal()
+    metrics = Metrics(journal.append)
 
     def receive(indices: range) -> None:
         for request_idx in indices:
             metrics.admit(auth(request_idx), 1.0, Limits()).close()
-            metrics.journal.drop(1)
+            journal.drop(1)
 
     receive(range(20_000))
     before = sys.getallocatedblocks()
@@ -561,7 +566,7 @@ def test_what_tells_retries_from_requests_stays_small() -> None:
 
 
 def test_the_load_in_hand_is_exact_again_when_idle() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
     trackers = [metrics.admit(auth(number), 0.1 * number, Limits()) for number in range(50)]
     for tracker in reversed(trackers):
         tracker.end(Outcome.SUCCESS)
@@ -570,7 +575,7 @@ def test_the_load_in_hand_is_exact_again_when_idle() -> None:
 
 
 def test_a_refusal_opens_no_entry() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
 
     reject(metrics, 7, 5.0)
 
@@ -581,7 +586,7 @@ def test_a_refusal_opens_no_entry() -> None:
 
 
 def test_no_secret_in_a_repr() -> None:
-    metrics = Metrics()
+    metrics = Metrics(Journal().append)
     tracker = metrics.admit(auth(8), 2.5, Limits())
     snapshot = metrics.snapshot(IDENTITY, FIGURES, 1.0)
 

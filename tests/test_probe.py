@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pyworker.probe import MAX_BODY, HealthAnswer, HealthProbe, ProbeFailed
+from pyworker.probe import MAX_BODY, HealthProbe, HealthResponse, ProbeFailed
 from tests.support.scripted import Act, ScriptedServer, Step, chunk, head, whole
 from tests.support.waiting import wait_event
 
@@ -76,7 +76,7 @@ def test_interim_responses_are_passed_over(scripted_model: ScriptedServer, probe
     interim = head("X-Progress: 1", status="102 Processing")
     scripted_model.script(PATH, interim * 20 + whole(b"fine", status="503 Busy"))
     assert probe.problem() == f"{probe.name} answered 503"
-    assert probe.fetch() == HealthAnswer(503, [], b"fine")
+    assert probe.fetch() == HealthResponse(503, [], b"fine")
 
 
 def test_a_body_of_three_hundred_megabytes_costs_no_memory(scripted_model: ScriptedServer) -> None:
@@ -108,7 +108,7 @@ def test_a_body_that_is_not_whole_is_not_handed_out(
     scripted_model: ScriptedServer, probe: HealthProbe, script: list[Step]
 ) -> None:
     scripted_model.script(PATH, *script)
-    assert probe.fetch() == HealthAnswer(200, [], None)
+    assert probe.fetch() == HealthResponse(200, [], None)
 
 
 def test_bodies_with_and_without_a_length(scripted_model: ScriptedServer, probe: HealthProbe) -> None:
@@ -119,7 +119,7 @@ def test_bodies_with_and_without_a_length(scripted_model: ScriptedServer, probe:
     ]
     for script in scripts:
         scripted_model.script(PATH, *script)
-        assert probe.fetch() == HealthAnswer(200, [], b"fine")
+        assert probe.fetch() == HealthResponse(200, [], b"fine")
 
 
 def test_headers_without_end_are_not_kept(scripted_model: ScriptedServer) -> None:

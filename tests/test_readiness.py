@@ -45,7 +45,7 @@ def test_by_health_no_log_is_needed(new_stack: NewStack) -> None:
     stack.model.script("/health", WELL)
     stack.wait_ready()
     assert stack.post("/pass").status == 200
-    stack.worker.wait_for_log("/health is well")
+    stack.worker.wait_for_log("/health is healthy")
     # Its own connection each time, never one of those that carry requests.
     probing = [request.connection for request in stack.model.requests("/health")]
     assert len(set(probing)) == len(probing)
@@ -101,7 +101,7 @@ def test_either_by_health_after_an_error_line(new_stack: NewStack) -> None:
     stack.model.script("/health", WELL)
     stack.wait_ready()
     assert stack.post("/pass").status == 200
-    stack.worker.wait_for_log("/health is well")
+    stack.worker.wait_for_log("/health is healthy")
 
 
 # -- loading for long ------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ WARN_AFTER = 300.0
 LOADED_PATTERN = [(LogAction.ModelLoaded, "is ready"), (LogAction.ModelError, "Traceback")]
 
 
-def _ignore(_action: LogAction, _line: str) -> None:
+def _ignore(_action: LogAction, _line: str, _is_old: bool) -> None:
     """What a line means is not looked at here."""
 
 
@@ -140,7 +140,7 @@ class Loading:
             warn_after=WARN_AFTER,
             source=source,
             log_actions=log_actions,
-            glance=lambda: None if tailer is None else tailer.glance,
+            tailer=tailer,
             probe=probe,
         )
         assert watch.step(1000.0) == WARN_AFTER
@@ -189,7 +189,7 @@ def test_long_lines_and_many_phrases_are_cut(loading: Loading) -> None:
 
 def test_a_worker_that_knows_no_phrase(loading: Loading) -> None:
     message = loading.message(loading.watch(log_actions=[]))
-    assert "the worker names no phrase of a loaded model to look for" in message
+    assert "the worker has no phrase that says that the model is loaded" in message
 
 
 def test_a_log_that_is_not_there(loading: Loading) -> None:
@@ -200,7 +200,7 @@ def test_a_log_that_is_not_there(loading: Loading) -> None:
 def test_a_log_that_is_empty(loading: Loading) -> None:
     loading.log.touch()
     watch = loading.watch()
-    assert f"{loading.log}, which holds no whole line yet;" in loading.message(watch)
+    assert f"{loading.log}, which has no complete line yet;" in loading.message(watch)
 
 
 def test_a_log_that_cannot_be_read(loading: Loading) -> None:
@@ -216,7 +216,7 @@ def test_what_health_says(loading: Loading, scripted_model: ScriptedServer) -> N
     assert loading.message(watch).endswith(f"; health: {url} answered 503")
     scripted_model.script("/health", WELL)
     assert loading.message(watch).endswith(
-        f"; health: {url} is well (MODEL_READINESS=either would take that for loaded)"
+        f"; health: {url} is healthy (with MODEL_READINESS=either that would mean loaded)"
     )
     scripted_model.close()
     assert loading.message(watch).endswith(f"; health: {url} cannot be reached")
@@ -230,9 +230,9 @@ def test_by_health_the_log_and_its_errors_are_named_as_hints(
     watch = loading.watch(ReadinessSource.HEALTH, probe=HealthProbe(scripted_model.url + "/health"))
     watch.remember("Traceback")
     assert loading.message(watch) == (
-        f"still loading after 5 min; health: {scripted_model.url}/health answered 503; its log, which does "
-        f"not count with MODEL_READINESS=health, is {loading.log} (1 line; last: 'Traceback'); its log spoke "
-        "of an error: 'Traceback'"
+        f"still loading after 5 min; health: {scripted_model.url}/health answered 503; its log, which "
+        f"MODEL_READINESS=health ignores, is {loading.log} (1 line; last: 'Traceback'); "
+        "error line in its log: 'Traceback'"
     )
 
 

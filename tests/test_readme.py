@@ -5,7 +5,6 @@ The demo's commands are run by test_start_server.py.
 
 from __future__ import annotations
 
-import ast
 import functools
 import os
 import re
@@ -13,10 +12,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
+
+from pyworker.config import Settings
+from tests.test_config import VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -166,23 +168,48 @@ def test_the_settings_table_is_what_the_configuration_reads() -> None:
     assert documented - {"HF_TOKEN"} == _variables_read()
 
 
+#: What the table says of a setting that is not set, and the value it has then.
+UNSET = {
+    "\N{EN DASH}": (None, 0),
+    "empty": ("",),
+    "none": (None,),
+    "the worker's own": (None,),
+    "the worker's own (10)": (None,),
+    "the public authorities": (None,),
+    "made of the two above": (None,),
+    "current folder": (Path(),),
+    "`WORKER_PORT` + 1": (Settings().worker_port + 1,),
+}
+
+
+@pytest.mark.parametrize(("variable", "field"), [row[:2] for row in VARIABLES])
+def test_the_settings_table_tells_the_default(variable: str, field: str) -> None:
+    default = getattr(Settings(), field)
+    told = _defaults_told()[variable]
+    if told in UNSET:
+        assert default in UNSET[told]
+    else:
+        assert getattr(Settings.from_env({variable: told.strip("`")}), field) == default
+
+
+def _defaults_told() -> dict[str, str]:
+    """Each variable of the table with its default, as it is written there."""
+    defaults: dict[str, str] = {}
+    for line in _section("Settings").splitlines():
+        if line.startswith("| `"):
+            _, names, told, *_ = (cell.strip() for cell in line.split("|"))
+            variables = re.findall(r"`([A-Z_]+)`", names)
+            # In parentheses: what start_server.sh has instead.
+            values = told.partition(" (`start")[0].split(", ")
+            defaults.update(zip(variables, values * len(variables), strict=False))
+    return defaults
+
+
 def _variables_read() -> set[str]:
-    """Names given to `env.get(…)` in config.py; of a name with a part filled in, what stands before it."""
-    names: set[str] = set()
-    tree = ast.parse((ROOT / "pyworker" / "config.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        match node:
-            case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="env"), attr="get"),
-                args=[
-                    ast.Constant(value=str(name)) | ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]),
-                    *_,
-                ],
-            ):
-                names.add(name)
-            case _:
-                pass
-    return names
+    """Of the fields of `Settings`, and given to `env.get` in config.py; of an f-string, its beginning."""
+    source = (ROOT / "pyworker" / "config.py").read_text(encoding="utf-8")
+    extra = re.findall(r'env\.get\(f?"([A-Z_]+)', source)
+    return {field.metadata["name"] for field in fields(Settings) if field.metadata} | set(extra)
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)

@@ -17,10 +17,13 @@ import pytest
 from Crypto.PublicKey import RSA
 
 from pyworker.auth import SignatureVerifier
-from pyworker.autoscaler import MAX_INTERVAL, MIN_INTERVAL, AutoscalerClient, KeyFetcher, Reporter
+from pyworker.autoscaler_client import AutoscalerClient
 from pyworker.data_types import AuthData
 from pyworker.errors import AutoscalerError
+from pyworker.journal import Journal
 from pyworker.metrics import Limits, Metrics
+from pyworker.public_key import KeyFetcher
+from pyworker.reporter import MAX_INTERVAL, MIN_INTERVAL, Reporter
 from pyworker.reports import Identity, ModelFigures, Outcome
 from pyworker.runtime import Loop
 from tests.support.dripping import DRIPS, Dripping
@@ -153,9 +156,10 @@ class Bench:
 
     def __init__(self, *addresses: str) -> None:
         self.client = AutoscalerClient(addresses)
-        self.metrics = Metrics()
+        self.journal = Journal()
+        self.metrics = Metrics(self.journal.append)
         self.figures = ModelFigures(50.0, "")
-        self.reporter = Reporter(self.client, self.metrics, IDENTITY, lambda: self.figures)
+        self.reporter = Reporter(self.client, self.metrics, self.journal, IDENTITY, lambda: self.figures)
         self._next = 0
 
     def __enter__(self) -> Bench:
@@ -352,7 +356,7 @@ def test_finished_requests_are_told_exactly_once_across_outages(autoscaler: Fake
         for _ in range(12):
             bench.serve(300)
             now += bench.reporter.report_once(now)
-        while bench.metrics.journal.oldest(1):
+        while bench.journal.oldest(1):
             now += bench.reporter.report_once(now)
 
     outcomes = [no, yes, no, no, yes, yes, no]
@@ -400,7 +404,7 @@ def test_pauses_grow_and_end_with_the_first_success(
     autoscaler.answer("/worker_status/", Answer(503))
     now = 1000.0
     pauses: list[float] = []
-    with Bench(autoscaler.url) as bench, caplog.at_level(logging.INFO, "pyworker.autoscaler"):
+    with Bench(autoscaler.url) as bench, caplog.at_level(logging.INFO, "pyworker.reporter"):
         for _ in range(7):
             before = len(autoscaler.calls)
             pauses.append(bench.reporter.report_once(now))
@@ -440,7 +444,7 @@ def test_flush_sends_what_is_left_whatever_the_pause(autoscaler: FakeAutoscaler)
 
 
 def test_a_flush_that_fails_says_what_is_lost(nobody: str, caplog: pytest.LogCaptureFixture) -> None:
-    with Bench(nobody) as bench, caplog.at_level(logging.WARNING, "pyworker.autoscaler"):
+    with Bench(nobody) as bench, caplog.at_level(logging.WARNING, "pyworker.reporter"):
         bench.serve(3)
         bench.reporter.flush()
 
@@ -462,7 +466,7 @@ class KeyBench:
     def __init__(self, *addresses: str) -> None:
         self.client = AutoscalerClient(addresses)
         self.verifier = SignatureVerifier(URL, now=lambda: 0.0, on_stale_key=lambda: None)
-        self.fetcher = KeyFetcher(self.client, self.verifier)
+        self.fetcher = KeyFetcher(self.client, self.verifier.set_public_key)
 
     def __enter__(self) -> KeyBench:
         return self
@@ -505,7 +509,7 @@ def test_an_answer_without_a_key_is_tried_again(
     autoscaler.answer("/pubkey/", answer)
     autoscaler.answer("/key-elsewhere/", Answer(200, pem))
     with KeyBench(autoscaler.url) as bench:
-        with caplog.at_level(logging.WARNING, "pyworker.autoscaler"):
+        with caplog.at_level(logging.WARNING, "pyworker.reporter"):
             pauses = [bench.fetcher.fetch_once() for _ in range(3)]
         assert pauses == [0.5, 1.0, 2.0]
         assert not bench.verifier.has_key
@@ -581,7 +585,7 @@ def test_a_status_does_not_wait_for_many_finished_requests(autoscaler: FakeAutos
             loop.wake()
             wait_until(lambda: total(autoscaler, "cur_perf") == 60_007, "the next status", 5)
             # Not one batch a second, but one after the other.
-            wait_until(lambda: not len(bench.metrics.journal), "the end of all batches", 40)
+            wait_until(lambda: not len(bench.journal), "the end of all batches", 40)
             assert len(autoscaler.received("/worker_status/")) >= 2
         finally:
             loop.stop()

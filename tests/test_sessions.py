@@ -9,9 +9,11 @@ import pytest
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached, SessionClosed, TooManySessions, Unauthorized, UnknownSession
-from pyworker.metrics import Clock, Counts, Kind, Limits, Metrics
+from pyworker.journal import Journal
+from pyworker.metrics import Counts, Limits, Metrics
 from pyworker.reports import Identity, ModelFigures, Outcome, StatusReport
 from pyworker.sessions import Session, Sessions, Terms
+from pyworker.tracker import Clock, Kind
 
 AUTH = AuthData("c2lnbmF0dXJl", "http://203.0.113.7:40123", "echo", 7, 3, 42)
 OTHER = dataclasses.replace(AUTH, request_idx=43)
@@ -24,7 +26,8 @@ class Setting:
     def __init__(self, limit: int = 10) -> None:
         self.now = 1000.0
         self.wall = 1_700_000_000.0
-        self.metrics = Metrics(Clock(lambda: self.now, lambda: self.wall))
+        self.journal = Journal()
+        self.metrics = Metrics(self.journal.append, Clock(lambda: self.now, lambda: self.wall))
         self.closed: list[Session] = []
         self.sessions = Sessions(self.metrics, limit, on_close=self.closed.append)
 
@@ -35,7 +38,7 @@ class Setting:
         return self.metrics.snapshot(IDENTITY, ModelFigures(1.0, ""), 1.0).report
 
     def records(self) -> list[tuple[int, str]]:
-        return [(record.request_idx, record.status) for record in self.metrics.journal.oldest(100)]
+        return [(record.request_idx, record.status) for record in self.journal.oldest(100)]
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_an_open_session_is_one_request_in_hand_with_its_cost(setting: Setting) 
     report = setting.report()
     assert (report.num_requests_working, report.cur_load, report.cur_perf) == (0, 0, 7)
     assert setting.records() == [(42, "Success")]
-    [record] = setting.metrics.journal.oldest(9)
+    [record] = setting.journal.oldest(9)
     assert record.entered_queue_at == record.work_started_at == setting.wall
 
 

@@ -489,7 +489,7 @@ def test_the_workers_redirects_and_cookies_of_the_model_are_not_followed(stack: 
 def test_a_worker_that_still_loads_says_so(new_stack: NewStack) -> None:
     stack = new_stack()
     stack.worker.start()
-    stack.worker.wait_for_log("public key is here")
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
     answer = stack.post("/pass")
     assert answer.status == 503
     assert answer.header("Retry-After")
@@ -517,7 +517,7 @@ def test_without_the_public_key_nobody_is_served(new_stack: NewStack) -> None:
     assert "public key" in error_of(answer)
     # The key comes late, and without a restart; the report that says ready comes with it.
     stack.autoscaler.faults.clear()
-    stack.worker.wait_for_log("public key is here")
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
     assert stack.post("/pass").status == 200
     stack.wait_for_report(
         lambda report: report["max_perf"] == 100 and report["loadtime"] > 0, "a report of a ready worker", 5
@@ -536,6 +536,6 @@ def test_a_report_that_was_accepted_brings_the_key(new_stack: NewStack) -> None:
         if len(stack.reports) > seen:  # what changes is reported at once
             seen = len(stack.reports)
             stack.worker.say(f"{ERROR_LINE}: {seen}")
-        return "public key is here" in stack.worker.log
+        return "fetched the autoscaler's public key" in stack.worker.log
 
     wait_until(key_is_there, "the public key")

@@ -48,7 +48,7 @@ def test_the_log_appears_late_and_a_loaded_line_mends_an_error(new_stack: NewSta
     stack = new_stack()
     stack.keep_benchmark(500.0)
     stack.worker.start()
-    stack.worker.wait_for_log("public key is here")
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
     assert not stack.worker.model_log.exists()
     assert "loading" in refusal(stack.post("/pass"))
 
@@ -178,7 +178,7 @@ def test_the_loaded_line_comes_before_the_port_listens(tmp_path: Path, new_stack
         stack = new_stack({"MODEL_SERVER_URL": late.url})
         stack.worker.say(LOADED_LINE)
         stack.worker.start()
-        stack.worker.wait_for_log("public key is here")
+        stack.worker.wait_for_log("fetched the autoscaler's public key")
         stack.worker.wait_for_log("the model is loaded")
         assert "benchmarking" in refusal(stack.post("/pass"))
         late.listen()

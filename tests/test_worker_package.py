@@ -111,7 +111,7 @@ def test_a_package_outside_the_repository_serves(tmp_path: Path, new_stack: NewS
     stack.model.once("/v1/ask.json", whole(b'{"answer": 43}', "Content-Type: application/json"))
     request_idx = next_request_idx()
     body = stack.envelope(request_idx=request_idx, text="why?", times=2)
-    wait_until(lambda: "public key is here" in stack.worker.log, "the public key")
+    wait_until(lambda: "fetched the autoscaler's public key" in stack.worker.log, "the public key")
     answer = ask(stack.url, "POST", "/ask", body)
     assert (answer.status, answer.object()) == (200, {"answer": 43})
     assert answer.header("X-Asked-From") == "/ask"
@@ -135,7 +135,7 @@ def test_hello_world_serves_beside_its_local_model(new_stack: NewStack, local_mo
     stack.worker.say('{"message":"infer server has started on a port"}')
     stack.worker.start()
     stack.wait_for_report(lambda report: report["max_perf"] > 0, "a report of a ready worker", 60)
-    stack.worker.wait_for_log("public key is here")
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
     request_idx = next_request_idx()
     answer = ask(
         stack.url,

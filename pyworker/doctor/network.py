@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 import requests
 
 from pyworker.auth import SignatureVerifier
-from pyworker.autoscaler import AutoscalerClient
+from pyworker.autoscaler_client import AutoscalerClient
 from pyworker.config import Settings
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import AutoscalerError
@@ -150,4 +150,4 @@ def health(examination: Examination) -> Finding:
             problem,
             "look into the model's log, or set MODEL_HEALTH_ENDPOINT to what answers 2xx when it is well",
         )
-    return ok(f"{probe.name} is well")
+    return ok(f"{probe.name} is healthy")

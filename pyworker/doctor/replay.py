@@ -35,7 +35,7 @@ class Replay:
         self._write(f"{lines} lines; at their end the worker is {self._end()}")
         return self._lifecycle.state is ModelState.READY
 
-    def _matched(self, action: LogAction, line: str) -> None:
+    def _matched(self, action: LogAction, line: str, _is_old: bool) -> None:
         before = self._lifecycle.state
         outcome = self._take(action, line, before)
         shown = shortened("".join(sign if sign.isprintable() else "?" for sign in line), _SHOWN_LINE)
