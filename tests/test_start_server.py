@@ -294,9 +294,7 @@ def test_root_gets_python_installed(bare: Path, tmp_path: Path, start: Start) ->
             case "$1" in install) ln -s '{real}' '{programs}/python3' ;; esac
             """,
     }.items():
-        (programs / name).write_text(
-            f"#!/bin/sh\nPATH={os.environ['PATH']}\n{textwrap.dedent(script)}\n"
-        )
+        (programs / name).write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\n{textwrap.dedent(script)}\n")
         (programs / name).chmod(0o755)
     model_log = tmp_path / "model.log"
     model_log.write_text("a line of an earlier run\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NoReturn, cast
 from pyworker.client import Client
 from pyworker.client_options import add_client_options, client_from, positive
 from pyworker.errors import ConfigError
+from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
 from pyworker.loadtest.arrivals import Arrival, Rate
 from pyworker.loadtest.objective import Objective
 
@@ -95,12 +95,12 @@ def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentP
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how much", "one of -n, --duration and --ramp is needed")
-    group.add_argument("-n", type=_whole, metavar="COUNT", help="end after so many requests")
+    group.add_argument("-n", type=whole, metavar="COUNT", help="end after so many requests")
     group.add_argument("--duration", type=positive, metavar="SECONDS", help="end sending after so long")
     group.add_argument("-rps", type=positive, metavar="RATE", help="requests started per second (default: 1)")
     group.add_argument(
         "--ramp",
-        type=_ramp,
+        type=ramp,
         metavar="FROM:TO:SECONDS",
         help="raise the rate in a straight line, such as 1:50:600, and end there unless told otherwise",
     )
@@ -112,7 +112,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--concurrency",
-        type=_whole,
+        type=whole,
         metavar="N",
         help="instead of a rate: N users, each sending its next request when the last one has ended",
     )
@@ -131,7 +131,7 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--retries",
-        type=_not_negative,
+        type=not_negative,
         default=0,
         metavar="N",
         help="ask again so often after 408, 429, 5xx or a lost connection, as clients do (default: 0)",
@@ -155,7 +155,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what comes out")
     group.add_argument(
         "--slo",
-        type=_slo,
+        type=slo,
         default=Objective({}),
         metavar="NAME=TIME,…",
         help="what a good answer is, such as ttft=500ms,total=10s; names: total, ttfb (first byte), "
@@ -163,7 +163,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-error-rate",
-        type=_share,
+        type=share,
         default=0.0,
         metavar="SHARE",
         help="failures, or misses of the objective, that are still fine, such as 0.01 or 1%% (default: 0)",
@@ -252,48 +252,6 @@ def _auth_data(path: Path) -> dict[str, object]:
             f"--auth-data {path} has a signature of the first form, which is good for one request"
         )
     return fields
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
-
-
-def _not_negative(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-    return int(text)
-
-
-def _ramp(text: str) -> Rate:
-    fault = f"{text} is no ramp; it is FROM:TO:SECONDS, such as 1:50:600"
-    try:
-        first, last, seconds = (float(part) for part in text.split(":"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(fault) from error
-    finite = all(math.isfinite(number) and number >= 0 for number in (first, last, seconds))
-    if not finite or first + last <= 0 or seconds <= 0:
-        raise argparse.ArgumentTypeError(fault)
-    return Rate(first, last, seconds)
-
-
-def _slo(text: str) -> Objective:
-    try:
-        return Objective.parsed(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _share(text: str) -> float:
-    number, percent, rest = text.partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest or not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share; it is from 0 to 1, or from 0% to 100%")
-    return share
 
 
 def checked_files(parser: argparse.ArgumentParser, files: Sequence[Path | None]) -> None:

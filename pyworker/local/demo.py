@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pyworker.instance import ports
 from pyworker.instance.children import Children, exit_on_signals, shell_status
@@ -119,7 +118,10 @@ class Demo:
         autoscaler = ("pyworker.local.autoscaler", "--port", self._autoscaler_port)
         self._spawn("The local autoscaler", "autoscaler.log", *autoscaler)
         # The worker's first report and the public key need the autoscaler, hence this order.
-        self._await(f"waiting for the local autoscaler on port {self._autoscaler_port}", self._workers)
+        self._await(
+            f"waiting for the local autoscaler on port {self._autoscaler_port}",
+            lambda: self._workers() is not None,
+        )
         app = f'pyworker:create_app("{self._worker}")'
         self._spawn(f"The worker {self._worker}", _WORKER_LOG.name, "gunicorn", "-c", "gunicorn.conf.py", app)
         self._await(f"waiting for the worker on port {self._worker_port}", self._worker_responds)
@@ -163,10 +165,10 @@ class Demo:
                 ended = f"ended by itself (status {status}). {_MEND}"
                 raise self._failure(f"{name} {signalled if status > 128 else ended}", self._logs[name])
 
-    def _workers(self) -> Any:
-        """The autoscaler's list of workers, None if it does not respond."""
+    def _workers(self) -> list[dict[str, str]] | None:
+        """The workers that the autoscaler knows; None if it does not respond."""
         body = _get(self._autoscaler_port, "/workers/")
-        return json.loads(body) if body else None
+        return None if body is None else json.loads(body)["workers"]
 
     def _worker_responds(self) -> bool:
         """Raises `StartError` if the worker only runs on to report that it cannot start."""
@@ -176,7 +178,7 @@ class Demo:
 
     def _worker_is_ready(self) -> bool:
         """Raises `StartError` if the worker has reported an error."""
-        for worker in (self._workers() or {"workers": []})["workers"]:
+        for worker in self._workers() or []:
             if worker["state"] == "errored":
                 raise self._failure(f"The worker reports an error: {' '.join(worker['error_msg'].split())}")
             return worker["state"] == "ready"

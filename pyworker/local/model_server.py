@@ -8,7 +8,6 @@ n-gram model on the CPU.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import queue
@@ -32,10 +31,10 @@ from pyworker.errors import ConfigError, NotReady, RequestError, Unprocessable
 from pyworker.local.generation import Generation
 from pyworker.local.language_model import CorruptedModelError, LanguageModel
 from pyworker.local.model_log import ModelLog
+from pyworker.local.model_options import Options, parse_options
 from pyworker.local.serving import LocalServer
 from pyworker.request_queue import RequestQueue
 
-DEFAULT_PORT = 5001
 DOWNLOAD_FILES = 3  # what loading pretends to fetch
 
 
@@ -246,84 +245,7 @@ def _cut_answer(error: ConnectionAbortedError) -> tuple[flask.Response, int]:
     return flask.jsonify(error=str(error)), 503
 
 
-# -- the command line ------------------------------------------------------------------------------------
-
-
-def _number(kind: Callable[[str], float], minimum: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not minimum <= value < float("inf"):
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} of at least {minimum:g}")
-        return value
-
-    return parse
-
-
-class _Options(argparse.Namespace):
-    """What the command line gives."""
-
-    host: str
-    port: int
-    log_file: str
-    tokens_per_second: float
-    parallel: int
-    load_seconds: float
-    seed: int | None
-    model: Path | None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pyworker.local.model_server",
-        description="A stand-in for hello_world's inference server. It answers POST /generate, "
-        "POST /generate_stream and GET /healthcheck with the words of a small language model.",
-    )
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    add("--port", type=_number(int, 0), default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
-    add(
-        "--log-file",
-        default="./model.log",
-        metavar="PATH",
-        help="where to log, besides the terminal; an older file is kept as PATH.old; - for the terminal "
-        "only (default: %(default)s)",
-    )
-    add(
-        "--tokens-per-second",
-        type=_number(float, 0),
-        default=50.0,
-        metavar="N",
-        help="speed of one answer; 0 for no delay (default: %(default)s)",
-    )
-    add(
-        "--parallel",
-        type=_number(int, 1),
-        default=4,
-        metavar="N",
-        help="answers that are generated at once; further requests wait in line (default: %(default)s)",
-    )
-    add(
-        "--load-seconds",
-        type=_number(float, 0),
-        default=2.0,
-        metavar="N",
-        help="how long loading takes before the server is ready (default: %(default)s)",
-    )
-    add("--seed", type=int, metavar="N", help="give the same answer to the same prompt (default: vary)")
-    add(
-        "--model",
-        type=Path,
-        metavar="PATH",
-        help="UTF-8 text to learn the language from (default: the handbook that ships)",
-    )
-    return parser
-
-
-def _serve(options: _Options) -> int:
+def _serve(options: Options) -> int:
     """Run until a signal comes or the model fails; the exit status."""
     # Unlike an Event, this queue may be filled by a signal handler while the same thread waits on it.
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -350,7 +272,7 @@ def _serve(options: _Options) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    options = _parser().parse_args(arguments, _Options())
+    options = parse_options(arguments)
     try:
         return _serve(options)
     except ConfigError as error:
