@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,15 @@ from tests.support.console import FAULT, GARBAGE, HANG, OTHER_KEY, REDIRECT, Con
 from tests.support.ports import free_port
 from tests.support.sandbox import Sandbox
 from tests.support.scripted import ScriptedServer, whole
-from tests.support.starting import INSTALL_SECONDS, STOP_SECONDS, Installed, Run, Start, copy_project
+from tests.support.starting import (
+    INSTALL_SECONDS,
+    STOP_SECONDS,
+    Installed,
+    Run,
+    Start,
+    copy_project,
+    link_tree,
+)
 from tests.support.waiting import wait_until
 
 START_SECONDS = 60.0
@@ -207,8 +216,11 @@ def test_the_first_start_and_a_restart(instance: Instance) -> None:
 
 
 def test_a_first_start_is_killed_and_the_next_one_goes_on(instance: Instance, tmp_path: Path) -> None:
-    """With real packages, into a workspace that is made."""
-    instance.folder = copy_project(tmp_path / "checkout")
+    """With real packages, of which some are installed already, into a workspace that is made."""
+    instance.folder = link_tree(instance.folder, tmp_path / "checkout")
+    (instance.folder / ".venv" / ".requirements-installed").unlink()
+    pip = (str(instance.folder / ".venv" / "bin" / "python"), "-m", "pip", "--disable-pip-version-check")
+    subprocess.run([*pip, "uninstall", "--yes", "--quiet", "flask", "gunicorn"], check=True)
     run = instance.start(USE_SSL="false")
     run.read_until("installing requirements.txt", INSTALL_SECONDS)
     instance.kill(run)

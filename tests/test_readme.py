@@ -20,7 +20,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-READMES = [README, *sorted(ROOT.glob("workers/*/README.md"))]
+READMES = [README, *sorted(ROOT.glob("workers/*/README.md")), *sorted(ROOT.glob("pyworker/*/README.md"))]
 PROCESS_SECONDS = 60.0
 
 SHELLS = ("bash", "sh", "console")
@@ -166,19 +166,29 @@ def test_the_settings_table_is_what_the_configuration_reads() -> None:
     assert documented - {"HF_TOKEN"} == _variables_read()
 
 
-def _variables_read() -> set[str]:
-    """Names given to `env.get(…)` in config.py; of a name with a part filled in, what stands before it."""
+def test_the_settings_of_the_start_are_what_the_launcher_reads() -> None:
+    text = (ROOT / "pyworker" / "instance" / "README.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
+    own = _variables_read("instance/launcher.py", "reader")
+    assert own
+    assert documented == own | {"WORKSPACE_DIR", "PYWORKER_UPDATE_FLAG"}
+    usage = (ROOT / "pyworker" / "instance" / "usage.txt").read_text(encoding="utf-8")
+    assert documented == set(re.findall(r"^  ([A-Z_]+) ", usage, re.MULTILINE))
+
+
+def _variables_read(file: str = "config.py", reader: str = "env") -> set[str]:
+    """Names given to `env.get(…)` in a module; of a name with a part filled in, what stands before it."""
     names: set[str] = set()
-    tree = ast.parse((ROOT / "pyworker" / "config.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "pyworker" / file).read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         match node:
             case ast.Call(
-                func=ast.Attribute(value=ast.Name(id="env"), attr="get"),
+                func=ast.Attribute(value=ast.Name(id=name_of_reader), attr="get"),
                 args=[
                     ast.Constant(value=str(name)) | ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]),
                     *_,
                 ],
-            ):
+            ) if name_of_reader == reader:
                 names.add(name)
             case _:
                 pass

@@ -1,22 +1,7 @@
-"""A load test: `python -m pyworker.loadtest -w NAME …`, or `run` from a worker's `test_load.py`.
+"""A load test: `python -m pyworker.loadtest -w NAME …`, or `run` from a worker's `test_load.py`. See
+README.md here.
 
-    options      the command line → a plan
-    payloads     what is sent, made before the test begins
-    arrivals     when requests are due
-    engine       starts them then, on as many threads as it takes
-    sender       sends one and writes down what became of it
-    record       what is known of one request, and the kinds of failure
-    histogram    times with three digits in bounded memory
-    objective    what a good answer is
-    measurement  counts records while the test runs
-    live         what is shown meanwhile
-    result       the figures afterwards, as JSON keeps them
-    report       … as text
-    compare      … beside those of an earlier test
-    charts       … as plots
-    html         … as a page
-
-None of these is imported before `run` is called: a worker's package must be importable without the
+No other module is imported before `run` is called: a worker's package must be importable without the
 libraries that only a load test needs.
 """
 
