@@ -568,11 +568,11 @@ def test_a_worker_that_cannot_start_is_reported_until_the_script_is_ended(instan
     run.read_until("this is reported every 10 s until process ", START_SECONDS)
     instance.autoscaler.wait_for(lambda: len(instance.failures) == 2, "the second report", 30.0)
     assert instance.stop(run) == 1
-    reason = "there is no worker 'nowhere'; workers here: hello_world."
+    reason = "cannot start: there is no worker 'nowhere'; workers here: hello_world."
     assert instance.failures[0] == instance.failures[1]
-    assert instance.failures[0]["error_msg"] == f"the worker ended by itself (status 1): {reason}"
+    assert instance.failures[0]["error_msg"].startswith(f"the worker ended by itself (status 4): {reason}")
     assert instance.failures[0]["url"] == f"http://127.0.0.1:{instance.port}"
-    assert run.said.count(reason) == 2, "once by the worker, once by the script"
+    assert run.said.count(reason) == 2, "once by the worker, once by the launcher"
     assert instance.read("/workspace/pyworker.log").count(reason) == 1
 
 

@@ -52,29 +52,19 @@ def require_certificate(
     if _is_good(certificate, key, LASTING) and not _is_for_another(certificate, address):
         return
     try:
-        _renew(key, certificate, address, sign, patience, say)
+        if not _public_key(key):
+            size = f"rsa_keygen_bits:{_BITS}"
+            with _replacing(key, "SSL_KEYFILE") as new:
+                _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", size, "-out", str(new))
+        # Opened before the console is asked: a folder that cannot be written must not cost a signature.
+        with _replacing(certificate, "SSL_CERTFILE") as new:
+            request = _signing_request(key, address)
+            _retry(lambda: _fetch(new, sign, request, _public_key(key)), patience, say)
+            new.chmod(_PLAIN)
     except NotSigned as error:
         if not _is_good(certificate, key, 0):
             raise
         say(f"  the certificate is not renewed, but still valid: {error}")
-
-
-def _renew(
-    key: Path,
-    certificate: Path,
-    address: str,
-    sign: Callable[[bytes], bytes],
-    patience: float,
-    say: Callable[[str], None],
-) -> None:
-    if not _public_key(key):
-        with _replacing(key, "SSL_KEYFILE") as new:
-            _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", f"rsa_keygen_bits:{_BITS}", "-out", str(new))
-    # Opened before the console is asked: a folder that cannot be written must not cost a signature.
-    with _replacing(certificate, "SSL_CERTFILE") as new:
-        request = _signing_request(key, address)
-        _retry(lambda: _fetch(new, sign, request, _public_key(key)), patience, say)
-        new.chmod(_PLAIN)
 
 
 def _is_for_another(certificate: Path, address: str) -> bool:

@@ -35,13 +35,13 @@ class Children:
 
     def __init__(self, output: Output, environ: Mapping[str, str], log: Path) -> None:
         """log: where the output of `run` goes."""
+        self.output = output
         self.environ = environ
         self.log = log
         #: Open files that each child inherits.
         self.inherited: tuple[int, ...] = ()
         #: By the name of each in messages, oldest first.
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        self._output = output
 
     def start(
         self, name: str, *command: str, stdout: IO[bytes] | None = None, stderr: IO[bytes] | None = None
@@ -77,10 +77,10 @@ class Children:
 
     def run(self, text: str, *command: str) -> None:
         """One step with a line of progress; raises `StartError` if it fails."""
-        with self._output.step(text), self.log.open("ab") as log:
+        with self.output.step(text), self.log.open("ab") as log:
             process = self.start(text, *command, stdout=log, stderr=log)
             while process.poll() is None:
-                self._output.tick()
+                self.output.tick()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(_TICK)
             if status := self.wait(text):

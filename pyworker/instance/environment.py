@@ -1,4 +1,4 @@
-"""The folder .venv: made and filled when that is needed, also if an earlier start was interrupted."""
+"""The folder .venv: made and filled if that is needed, also if an earlier start was interrupted."""
 
 from __future__ import annotations
 
@@ -11,66 +11,62 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pyworker.instance.children import Children
-from pyworker.instance.output import Output, StartError
+from pyworker.instance.output import StartError
 
 PYTHON = ".venv/bin/python"
-_REQUIREMENTS = Path("requirements.txt")
+REQUIREMENTS = Path("requirements.txt")
 #: Says for which Python and which requirements everything was installed.
 _STAMP = Path(".venv/.requirements-installed")
-_INSTALL = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check")
+_INSTALL = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-r")
 
 
-class Environment:
-    """The project's .venv, in the current folder."""
+def prepare(children: Children) -> None:
+    """Make .venv and install requirements.txt, unless that is done already; raises `StartError`."""
+    if _STAMP.is_file() and _STAMP.read_text().strip() == _fingerprint():
+        return
+    _require_pip(children)
+    try:
+        text = "installing requirements.txt into .venv (a minute or two)"
+        children.run(text, *_INSTALL, str(REQUIREMENTS))
+    except StartError as error:
+        children.output.show_tail(children.log)
+        raise StartError(
+            "pip could not install requirements.txt. Is the network there, and space on the disk?",
+            "Start again: what is installed already is kept.",
+        ) from error
+    stamp()
 
-    def __init__(self, children: Children, output: Output) -> None:
-        self._children = children
-        self._output = output
 
-    def prepare(self) -> None:
-        """Make it and install requirements.txt unless that is done already; raises `StartError`."""
-        if _STAMP.is_file() and _STAMP.read_text().strip() == _fingerprint():
-            return
-        self._require_pip()
-        try:
-            text = "installing requirements.txt into .venv (a minute or two)"
-            self._children.run(text, *_INSTALL, "-r", str(_REQUIREMENTS))
-        except StartError as error:
-            self._output.show_tail(self._children.log)
-            raise StartError(
-                "pip could not install requirements.txt. Is the network there, and space on the disk?",
-                "Start again: what is installed already is kept.",
-            ) from error
-        self.stamp()
+def upgrade(children: Children, requirements: Path) -> None:
+    """Install the newest versions that these requirements allow; raises `StartError`."""
+    _require_pip(children)
+    children.run("updating what is installed", *_INSTALL, str(requirements), "--upgrade")
 
-    def upgrade(self, requirements: Path) -> None:
-        """Install the newest versions that these requirements allow; raises `StartError`."""
-        self._require_pip()
-        self._children.run("updating what is installed", *_INSTALL, "--upgrade", "-r", str(requirements))
 
-    def _require_pip(self) -> None:
-        # Without the stamp, the next start takes an interrupted installation up again.
-        _STAMP.unlink(missing_ok=True)
-        if output_of(PYTHON, "-m", "pip", "--version"):
-            return
-        try:
-            # --clear: an earlier attempt may have left half of it, or its Python is gone.
-            self._children.run("making .venv", "python3", "-m", "venv", "--clear", ".venv")
-        except StartError as error:
-            self._output.show_tail(self._children.log)
-            raise StartError(
-                f"{shutil.which('python3')} -m venv does not work. Install your system's package of Python's "
-                "venv module, then start again:",
-                "    sudo apt-get update && sudo apt-get install -y python3 python3-venv",
-            ) from error
+def stamp() -> None:
+    """Everything is installed."""
+    _STAMP.write_text(_fingerprint() + "\n")
 
-    def stamp(self) -> None:
-        """Everything is installed."""
-        _STAMP.write_text(_fingerprint() + "\n")
+
+def _require_pip(children: Children) -> None:
+    # Without the stamp, the next start takes an interrupted installation up again.
+    _STAMP.unlink(missing_ok=True)
+    if output_of(PYTHON, "-m", "pip", "--version"):
+        return
+    try:
+        # --clear: an earlier attempt may have left half of it, or its Python is gone.
+        children.run("making .venv", "python3", "-m", "venv", "--clear", ".venv")
+    except StartError as error:
+        children.output.show_tail(children.log)
+        raise StartError(
+            f"{shutil.which('python3')} -m venv does not work. Install your system's package of Python's "
+            "venv module, then start again:",
+            "    sudo apt-get update && sudo apt-get install -y python3 python3-venv",
+        ) from error
 
 
 def install_packages(children: Children, *names: str) -> None:
-    """Install packages of Debian or Ubuntu if this user may; what is still missing then, the caller sees."""
+    """Install packages of Debian or Ubuntu if this user may; the caller sees what is still missing then."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return
     install = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", *names)
@@ -94,5 +90,5 @@ def output_of(*command: str, environ: Mapping[str, str] | None = None) -> str:
 
 def _fingerprint() -> str:
     """What .venv was made for and of."""
-    digest = hashlib.sha256(_REQUIREMENTS.read_bytes()).hexdigest()
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     return f"{output_of(PYTHON, '-V')}\n{digest}  -"

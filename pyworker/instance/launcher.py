@@ -18,7 +18,7 @@ from types import FrameType
 from pyworker.beacon import INTERVAL, Beacon, addresses_of, failure_of
 from pyworker.config import ReadinessSource, Settings
 from pyworker.errors import ConfigError
-from pyworker.instance import certificate, lock, logs, ports
+from pyworker.instance import certificate, environment, lock, logs, ports
 from pyworker.instance.children import (
     FORWARDED,
     Children,
@@ -26,7 +26,6 @@ from pyworker.instance.children import (
     handle_signals,
     signals_held,
 )
-from pyworker.instance.environment import PYTHON, Environment, install_packages
 from pyworker.instance.output import Output, StartError
 from pyworker.instance.update import update
 from pyworker.variables import VariableReader, base_url, boolean, seconds
@@ -38,7 +37,6 @@ _DEFAULTS = {
     "WORKSPACE_DIR": "/workspace",
 }
 _WORKER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_DRAIN_TIMEOUT = 25.0
 #: How much longer than the drain timeout the worker of an earlier start may take to end, in seconds.
 _LOCK_MARGIN = 15.0
 
@@ -80,20 +78,23 @@ class Launcher:
         """Everything before the worker runs; raises `StartError`."""
         self._open_workspace()
         settings, problems = self._read_settings()
-        self._take_lock(settings.drain_timeout if settings else _DRAIN_TIMEOUT)
+        self._take_lock((settings or Settings).drain_timeout)
         for log in (self._debug_log, self._worker_log):
             logs.set_aside_if_large(log, self._output)
         if settings is None or problems:
             raise StartError(*problems)
         ports.require_free(settings.worker_host, {"WORKER_PORT": self._environ["WORKER_PORT"]})
-        # Before the installation, which takes minutes: what a model logs meanwhile is for this worker.
-        self._set_model_log_aside(settings)
-        environment = Environment(self._children, self._output)
-        if settings.update_flag.exists() and update(
-            settings.update_flag, self._workspace, self._children, environment, self._output
-        ):
-            self._become_the_new_version()
-        environment.prepare()
+        # The worker reads the log from its beginning, and lines of an earlier run would mislead it. What the
+        # model logs during the installation, which takes minutes, is for this worker.
+        if settings.model_log is not None and not self._keep_model_log:
+            logs.set_aside_unless_empty(settings.model_log, self._output)
+        flag = settings.update_flag
+        if flag.exists() and update(flag, self._workspace, self._children):
+            self._output.say("The new version takes over.")
+            # It takes the lock itself, and keeps what the model has logged since this start.
+            environ = {**self._environ, "KEEP_MODEL_LOG": "true"}
+            os.execve("/bin/sh", ["sh", "./start_server.sh"], environ)
+        environment.prepare(self._children)
         if settings.use_ssl:
             self._require_certificate(settings)
         return settings
@@ -160,20 +161,10 @@ class Launcher:
             raise StartError(f"this instance is started already: {holders}", advice, reported=False)
         self._children.inherited = (self._lock,)
 
-    def _set_model_log_aside(self, settings: Settings) -> None:
-        """The worker reads the log from its beginning, and lines of an earlier run would mislead it."""
-        if settings.model_log is not None and not self._keep_model_log:
-            logs.set_aside_unless_empty(settings.model_log, self._output)
-
-    def _become_the_new_version(self) -> None:
-        """The new version begins anew: it takes the lock itself, and keeps the model's log of this run."""
-        self._output.say("The new version takes over.")
-        os.execve("/bin/sh", ["sh", "./start_server.sh"], {**self._environ, "KEEP_MODEL_LOG": "true"})
-
     def _require_certificate(self, settings: Settings) -> None:
         if shutil.which("openssl") is None:
             # A bare system also lacks the root certificates that the TLS of the console needs.
-            install_packages(self._children, "openssl", "ca-certificates")
+            environment.install_packages(self._children, "openssl", "ca-certificates")
         if shutil.which("openssl") is None:
             raise StartError(
                 "the command openssl is missing, which USE_SSL=true needs. Install it and start again:",
@@ -194,7 +185,14 @@ class Launcher:
     def _serve(self, backend: str) -> int:
         """Run the worker; the exit status. If it ends by itself, report why until a signal ends this."""
         begin = self._worker_log.stat().st_size
-        command = (PYTHON, "-m", "gunicorn", "-c", "gunicorn.conf.py", f'pyworker:create_app("{backend}")')
+        command = (
+            environment.PYTHON,
+            "-m",
+            "gunicorn",
+            "-c",
+            "gunicorn.conf.py",
+            f'pyworker:create_app("{backend}")',
+        )
         end_requested = False
         with logs.copied_to(self._worker_log) as output:
             with signals_held():
@@ -223,9 +221,6 @@ class Launcher:
             self._output.note(f"the failure cannot be reported: {error}")
         else:
             how(Beacon(addresses_of(self._environ), failure, self._output.note))
-
-    def __repr__(self) -> str:
-        return f"<Launcher {self._workspace}>"
 
 
 if __name__ == "__main__":

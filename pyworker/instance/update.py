@@ -5,27 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from pyworker.instance.children import Children
-from pyworker.instance.environment import Environment, output_of
-from pyworker.instance.output import Output, StartError
+from pyworker.instance.environment import REQUIREMENTS, output_of, stamp, upgrade
+from pyworker.instance.output import StartError
 
 _FETCH = ("env", "GIT_TERMINAL_PROMPT=0", "timeout", "120", "git", "fetch")
 _UPSTREAM = "@{upstream}"
 
 
-def update(flag: Path, workspace: Path, children: Children, environment: Environment, output: Output) -> bool:
+def update(flag: Path, workspace: Path, children: Children) -> bool:
     """Update the project and remove the flag that asks for it; whether there is a new version now.
 
     If that fails, the present version serves.
     """
+    output = children.output
     output.say(f"An update is asked for by {flag}:")
     before = _git("rev-parse", "HEAD")
     try:
         if _git("rev-parse", _UPSTREAM):
-            _take_newest(workspace / ".requirements.new", children, environment)
+            _take_newest(workspace / ".requirements.new", children)
         else:
             output.say("  no git checkout that follows a branch: only what is installed is updated")
-            environment.upgrade(Path("requirements.txt"))
-        environment.stamp()
+            upgrade(children, REQUIREMENTS)
+        stamp()
     except (StartError, OSError) as error:
         output.note(
             f"the update failed ({error}), {children.log} says why; the present version is started, "
@@ -40,7 +41,7 @@ def update(flag: Path, workspace: Path, children: Children, environment: Environ
     return _git("rev-parse", "HEAD") != before
 
 
-def _take_newest(requirements: Path, children: Children, environment: Environment) -> None:
+def _take_newest(requirements: Path, children: Children) -> None:
     """What the new version requires is installed before it is taken over: the checkout works at any
     moment.
     """
@@ -49,7 +50,7 @@ def _take_newest(requirements: Path, children: Children, environment: Environmen
     if not wanted:
         raise StartError("the newest version has no requirements.txt")
     requirements.write_text(f"{wanted}\n")
-    environment.upgrade(requirements)
+    upgrade(children, requirements)
     requirements.unlink()
     children.run("taking over the newest version", "git", "merge", "--ff-only", _UPSTREAM)
 

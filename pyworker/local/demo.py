@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pyworker.instance import ports
 from pyworker.instance.children import Children, exit_on_signals, shell_status
-from pyworker.instance.environment import PYTHON, Environment, output_of
+from pyworker.instance.environment import PYTHON, output_of, prepare
 from pyworker.instance.output import Output, StartError
 
 _HOST = "127.0.0.1"
@@ -104,7 +104,7 @@ class Demo:
             # The log and the measured speed of an earlier demo must not count for this one.
             shutil.rmtree(_FOLDER, ignore_errors=True)
             _FOLDER.mkdir(exist_ok=True)
-            Environment(self._children, self._output).prepare()
+            prepare(self._children)
         except OSError as error:
             raise StartError(f"the demo cannot be prepared: {error}") from error
 
