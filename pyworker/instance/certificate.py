@@ -161,18 +161,18 @@ def _alternative_name(address: str) -> str:
 
 
 def _key_of_certificate(certificate: Path) -> bytes:
-    """The public key in it; empty where it is none."""
+    """The public key in it; empty if it is none."""
     return _openssl_or_nothing("x509", "-in", str(certificate), "-noout", "-pubkey")
 
 
 def _public_key(key: Path) -> bytes:
-    """The public half; empty where this is no key."""
+    """The public half; empty if this is no key."""
     # An empty password, or a key with one would be asked for at the terminal.
     return _openssl_or_nothing("pkey", "-in", str(key), "-pubout", "-passin", "pass:")
 
 
 def _is_good(certificate: Path, key: Path, seconds: int) -> bool:
-    """Whether the two belong together and that for so long."""
+    """Whether the two belong together and the certificate is valid for so many seconds."""
     public_key = _public_key(key)
     return (
         bool(public_key) and _key_of_certificate(certificate) == public_key and _lasts(certificate, seconds)
@@ -191,7 +191,7 @@ def _openssl_or_nothing(*arguments: str) -> bytes:
 
 
 def _openssl(*arguments: str) -> bytes:
-    """What the command printed; raises `NotSigned` where it failed."""
+    """What the command printed; raises `NotSigned` if it failed."""
     try:
         done = subprocess.run(
             ["openssl", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False

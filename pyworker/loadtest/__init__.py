@@ -20,7 +20,7 @@ def run(
     """Run the load test that the command line asks for and exit: status 1 when too many requests failed.
 
     A payload class makes the payloads, an instance is sent as it is. `endpoint` is the worker's route,
-    such as "/generate"; `stream_endpoint` the one for --stream, where that is another.
+    such as "/generate"; `stream_endpoint` the one for --stream, if that is another.
     """
     sys.exit(execute(payload, endpoint, sys.argv[1:], stream_endpoint))
 

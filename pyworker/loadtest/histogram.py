@@ -14,7 +14,7 @@ DIGITS = 3
 
 
 class Histogram:
-    """Not thread-safe: whoever owns it has a lock."""
+    """Not thread-safe: the owner has a lock."""
 
     def __init__(self) -> None:
         self._inner: Any = HdrHistogram(1, LONGEST, DIGITS)
@@ -44,7 +44,7 @@ class Histogram:
         return float(self._inner.get_mean_value()) / MICROSECONDS if self.count else 0.0
 
     def percentiles(self, percents: Iterable[float]) -> dict[float, float]:
-        """The values that so many percent did not exceed; 0 where nothing was counted."""
+        """The values that so many percent did not exceed; 0 if nothing was counted."""
         wanted = list(percents)
         if not self.count:
             return dict.fromkeys(wanted, 0.0)

@@ -1,7 +1,7 @@
 """A local autoscaler, for development and tests: `python -m pyworker.local.autoscaler`.
 
-It answers workers and clients as the public service does, with real signatures, but keeps its fleet
-in memory and starts no machines.
+It behaves towards workers and clients like the public service, with real signatures, but keeps its fleet in
+memory and starts no machines.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Autoscaler:
     """A local autoscaler in this process. `start` and `stop` belong to one thread; the rest to any.
 
     `endpoints` empty accepts any endpoint name; `api_key` and `master_token` None accept any.
-    `signature_form="first"` signs and answers as the first form of the contract has it.
+    `signature_form="first"` signs and responds in the first form of the contract.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Autoscaler:
     def _app(self) -> Flask:
         app = Flask("pyworker.local.autoscaler", static_folder=None)
         app.before_request(self._apply_faults)
-        app.register_error_handler(RequestError, _error_answer)
-        app.register_error_handler(HTTPException, _http_error_answer)
+        app.register_error_handler(RequestError, _error_response)
+        app.register_error_handler(HTTPException, _http_error_response)
         app.add_url_rule("/pubkey/", view_func=self._pubkey)
         app.add_url_rule("/route/", view_func=self._route, methods=["POST"])
         app.add_url_rule("/worker_status/", view_func=self._worker_status, methods=["POST"])
@@ -131,9 +131,9 @@ class Autoscaler:
             served = ", ".join(self._endpoints)
             raise UnknownEndpoint(f"endpoint: {asked.endpoint!r} is not served here, only {served}")
         route = self.fleet.route(asked.cost, asked.request_idx, time.monotonic())
-        return _json(self._route_answer(asked, route))
+        return _json(self._route_response(asked, route))
 
-    def _route_answer(self, asked: RouteRequest, route: Route) -> dict[str, object]:
+    def _route_response(self, asked: RouteRequest, route: Route) -> dict[str, object]:
         if route.url is None:
             return {"request_idx": route.request_idx, "status": route.status}
         answer: dict[str, object] = {
@@ -231,11 +231,11 @@ def _json(value: object, status: int = 200, *, indent: int | None = None) -> Res
     return Response(json.dumps(value, indent=indent) + "\n", status, mimetype="application/json")
 
 
-def _error_answer(error: RequestError) -> Response:
+def _error_response(error: RequestError) -> Response:
     return _json(dict(error.body()), error.status)
 
 
-def _http_error_answer(error: HTTPException) -> Response:
+def _http_error_response(error: HTTPException) -> Response:
     return _json({"error": error.name}, error.code or 500)
 
 

@@ -58,14 +58,14 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         type=_number(float, 0),
         default=50.0,
         metavar="N",
-        help="speed of one answer; 0 for no delay (default: %(default)s)",
+        help="speed of one response; 0 for no delay (default: %(default)s)",
     )
     add(
         "--parallel",
         type=_number(int, 1),
         default=4,
         metavar="N",
-        help="answers that are generated at once; further requests wait in line (default: %(default)s)",
+        help="responses that are generated at once; further requests are queued (default: %(default)s)",
     )
     add(
         "--load-seconds",
@@ -74,7 +74,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         metavar="N",
         help="how long loading takes before the server is ready (default: %(default)s)",
     )
-    add("--seed", type=int, metavar="N", help="give the same answer to the same prompt (default: vary)")
+    add("--seed", type=int, metavar="N", help="give the same response to the same prompt (default: vary)")
     add(
         "--model",
         type=Path,

@@ -52,8 +52,8 @@ class ModelServer:
     """The server, for use within a process. Thread-safe; can be started once.
 
     `with ModelServer() as server:` serves on a free port, at once and without delay, when the block begins.
-    tokens_per_second: of one answer, 0 for no delay; parallel: answers at once, the others wait in line;
-    load_seconds: from the start until ready; with a seed the same prompt always gets the same answer.
+    tokens_per_second: of one response, 0 for no delay; parallel: responses at once, others are queued;
+    load_seconds: from the start until ready; with a seed the same prompt always gets the same response.
     on_failure is called, on the loading thread, when the model cannot be loaded.
     """
 
@@ -110,9 +110,11 @@ class ModelServer:
         return self._model is not None and not self._stopping.is_set()
 
     def start(self) -> None:
-        """Listen, and begin to load. Raises `ConfigError` where the port or the log file cannot be had."""
+        """Listen, and begin to load. Raises `ConfigError` if the port is taken or the log file cannot be
+        written.
+        """
         self._server.start()
-        # Only with the port in hand: until then the file may be the log of the server that has it.
+        # Only once the port is bound: until then the file may be the log of another server.
         try:
             self._log = ModelLog(self._log_file, echo=self._echo)
         except ConfigError:
@@ -128,7 +130,7 @@ class ModelServer:
             raise self._failure
 
     def stop(self) -> None:
-        """End streams, connections and threads; what is generated now is cut off. May be called again."""
+        """End streams, connections and threads; unfinished responses are aborted. May be called again."""
         self._stopping.set()
         self._server.stop()
         if self._loader.ident is not None:
@@ -170,10 +172,10 @@ class ModelServer:
         app.add_url_rule("/healthcheck", view_func=self._health, methods=["GET"])
         app.add_url_rule("/generate", view_func=self._generate, methods=["POST"])
         app.add_url_rule("/generate_stream", view_func=self._generate_stream, methods=["POST"])
-        app.register_error_handler(RequestError, _error_answer)
-        app.register_error_handler(HTTPException, _http_error_answer)
-        app.register_error_handler(ConnectionAbortedError, _cut_answer)
-        app.after_request(self._log_answer)
+        app.register_error_handler(RequestError, _error_response)
+        app.register_error_handler(HTTPException, _http_error_response)
+        app.register_error_handler(ConnectionAbortedError, _aborted_response)
+        app.after_request(self._log_response)
         return app
 
     def _health(self) -> flask.Response:
@@ -186,9 +188,9 @@ class ModelServer:
             return flask.jsonify(response="".join(tokens), tokens=generation.count)
 
     def _generate_stream(self) -> flask.Response:
-        answer = flask.Response(self._begin().events(), mimetype="text/event-stream")
-        answer.headers["Cache-Control"] = "no-cache"
-        return answer
+        response = flask.Response(self._begin().events(), mimetype="text/event-stream")
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
     def _begin(self) -> Generation:
         model = self._loaded_model()
@@ -210,7 +212,7 @@ class ModelServer:
             raise NotReady(f"the model {'is loading' if self._failure is None else 'could not be loaded'}")
         return self._model
 
-    def _log_answer(self, response: flask.Response) -> flask.Response:
+    def _log_response(self, response: flask.Response) -> flask.Response:
         # A generation writes its own line when it ends. A path that has no route may hold anything, so it
         # is not copied.
         if "generates" not in flask.g:
@@ -233,15 +235,15 @@ def _json_object(body: bytes) -> dict[str, object]:
     return fields
 
 
-def _error_answer(error: RequestError) -> tuple[flask.Response, int]:
+def _error_response(error: RequestError) -> tuple[flask.Response, int]:
     return flask.jsonify(error.body()), error.status
 
 
-def _http_error_answer(error: HTTPException) -> tuple[flask.Response, int]:
+def _http_error_response(error: HTTPException) -> tuple[flask.Response, int]:
     return flask.jsonify(error=error.name.lower()), error.code or 500
 
 
-def _cut_answer(error: ConnectionAbortedError) -> tuple[flask.Response, int]:
+def _aborted_response(error: ConnectionAbortedError) -> tuple[flask.Response, int]:
     return flask.jsonify(error=str(error)), 503
 
 
