@@ -79,14 +79,14 @@ def _is_for_another(certificate: Path, address: str) -> bool:
     return b":" in named and b"does match" not in said
 
 
-def ask_console(console: str, instance: str, request: bytes) -> bytes:
-    """One call to the console; raises `NotSigned`."""
+def ask_console(console: str, instance: str, request: bytes, deadline: float = _DEADLINE) -> bytes:
+    """One call to the console, of at most `deadline` seconds; raises `NotSigned`."""
     console = _without_user(console)
     url = f"{console.rstrip('/')}/api/v0/sign_cert/?instance_id={instance}"
     headers = {"Content-Type": "application/octet-stream"}
     try:
         call = urllib.request.Request(url, request, headers, method="POST")
-        with _at_most(_DEADLINE), urllib.request.urlopen(call, timeout=_TIMEOUT) as response:
+        with _at_most(deadline), urllib.request.urlopen(call, timeout=_TIMEOUT) as response:
             return response.read(_MAX_RESPONSE)
     except urllib.error.HTTPError as error:
         with error:
