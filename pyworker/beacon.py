@@ -1,7 +1,7 @@
-"""What a worker that cannot start still says: why, to every address that expects its reports.
+"""Reports why a worker cannot start, to every address that expects its reports.
 
-The standard library alone is used, so that `python3 -I pyworker/beacon.py` works where nothing is installed:
-that an installation failed is one of the things to report. Older versions of Python are among the rest.
+The standard library alone is used, so that `python3 -I pyworker/beacon.py` works if nothing is installed:
+a failed installation is one of the things to report, an old version of Python another.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ class Failure:
 
 
 class Beacon:
-    """Reports one failure to all addresses; each turn for better or worse is said once."""
+    """Reports one failure to all addresses; says once if an address fails, and once if it works again."""
 
     def __init__(self, addresses: Sequence[str], failure: Failure, say: Callable[[str], None]) -> None:
         self._body = json.dumps(failure.to_wire()).encode()
         self._say = say
-        # By address, what went wrong with the last report. Belongs to the thread that reports.
+        # By address, the error of the last report. Belongs to the thread that reports.
         self._problems = dict.fromkeys(addresses, "")
 
     def report_once(self) -> bool:
@@ -79,11 +79,11 @@ class Beacon:
     def report_until_ended(self, wanted: Callable[[], bool] = lambda: True) -> int | None:
         """Report at once and every 10 s until SIGTERM, SIGINT or SIGQUIT, which is returned.
 
-        For the main thread only. wanted: asked every second; False ends it too, and None is returned.
+        For the main thread only. wanted: called every second; False ends it too, and None is returned.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
         ended = threading.Event()
-        # A thread, so that no address that is slow to fail can delay the end.
+        # A thread, so that a slow address cannot delay the end.
         thread = threading.Thread(target=self._report, args=(ended,), name="pyworker-beacon", daemon=True)
         thread.start()
         signalled = None
@@ -104,7 +104,7 @@ class Beacon:
 
 
 def failure_of(environ: Mapping[str, str], reason: str) -> Failure:
-    """The failure of the worker that `environ` describes; raises ValueError where it has no id.
+    """The failure of the worker that `environ` describes; raises ValueError if it has no id.
 
     Read leniently, since what is wrong with these very variables may be the failure.
     """
@@ -121,7 +121,7 @@ def addresses_of(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _public_url(environ: Mapping[str, str]) -> str:
-    """As `Settings.public_url`; empty where that is not known."""
+    """As `Settings.public_url`; empty if that is not known."""
     given = environ.get("PYWORKER_PUBLIC_URL", "").strip()
     host = environ.get("PUBLIC_IPADDR", "").strip()
     worker_port = environ.get("WORKER_PORT", "").strip() or "3000"
@@ -139,7 +139,7 @@ def _post(address: str, body: bytes) -> str:
         connection = _connection(parts.scheme, parts.hostname or "", parts.port)
     except ValueError:
         return "it is no URL such as https://run.vast.ai"
-    # A timeout of the socket is for each wait: an answer that drips would keep all other addresses waiting.
+    # The socket's timeout is for each wait: a response that drips would delay all other addresses.
     limit = threading.Timer(_EXCHANGE, _break_off, (connection,))
     limit.name, limit.daemon = "pyworker-beacon-limit", True
     limit.start()
@@ -156,7 +156,7 @@ def _post(address: str, body: bytes) -> str:
 
 
 def _break_off(connection: http.client.HTTPConnection) -> None:
-    """Wake whoever waits for this connection."""
+    """Wake the thread that waits for this connection."""
     found = connection.sock
     if found is not None:
         with contextlib.suppress(OSError):
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         prog="beacon.py",
         description="Report to each REPORT_ADDR that this worker cannot start, every 10 s until SIGTERM.",
         epilog="Who reports is read from the environment: CONTAINER_ID, MASTER_TOKEN and what the "
-        "public URL is made of. Exit status: 0 where --once was accepted by an address, 1 otherwise.",
+        "public URL is made of. Exit status: 0 if --once was accepted by an address, 1 otherwise.",
     )
     parser.add_argument("--once", action="store_true", help="report once and end")
     parser.add_argument("reason", nargs="?", help="why it cannot start (default: what stdin says)")

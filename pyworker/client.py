@@ -1,7 +1,7 @@
 """A client of the service: asks the autoscaler for a worker and calls it.
 
     with Client("https://run.vast.ai", key, "my-endpoint") as client:
-        answer = client.call("/generate", {"prompt": "Hello"}, cost=8).json()
+        response = client.call("/generate", {"prompt": "Hello"}, cost=8).json()
         for token in client.stream("/generate_stream", {"prompt": "Hello"}, cost=8): ...
         with client.session(lifetime=60) as session:
             session.call("/generate", {"prompt": "Hello again"})
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 ABOUT_SECONDS = 10.0
-"""How long the worker may take to answer what is asked about a session."""
+"""Seconds for a request about a session."""
 
 
 class ClientSettings(TypedDict, total=False):
@@ -74,11 +74,10 @@ class ClientSettings(TypedDict, total=False):
 class Client:
     """Calls workers of one endpoint. Any thread may call any method; they share one connection pool.
 
-    `timeout` bounds a whole call in seconds: waiting for a worker, retries and the answer; a stream may
-    take longer as long as it is never silent for `timeout`. `retries` says how often a busy, failing or
-    unreachable worker is tried again; None is until the deadline. `verify` is the worker's and the
-    autoscaler's TLS check; `ca` the file of a root certificate that is trusted too, such as the one that
-    signs workers.
+    `timeout`: seconds for a whole call, with the wait for a worker and retries; a stream may take longer if
+    it is never silent for so long. `retries`: of a call whose worker is busy, failing or unreachable; None
+    for as many as fit before the deadline. `verify`: check the TLS certificates of the autoscaler and the
+    worker; `ca`: a file with a root certificate to trust as well, such as the one that signs workers.
     """
 
     def __init__(
@@ -107,26 +106,26 @@ class Client:
         auth_data: Mapping[str, object] | None = None,
         **settings: Unpack[ClientSettings],
     ) -> Self:
-        """A client of one worker, past the autoscaler.
+        """A client of one worker, without an autoscaler.
 
-        `auth_data` is an answer of the autoscaler's that named this worker; without it the worker has to
-        run with UNSECURED=true.
+        `auth_data`: a response of the autoscaler that named this worker; without it the worker has to run
+        with UNSECURED=true.
         """
         client = cls("", "", "", **settings)
         client._caller.routing = OneWorker(worker_url, auth_data)
         return client
 
     def route(self, cost: float) -> AuthData:
-        """The `auth_data` of a ready worker for a request of this workload, waited for if need be."""
+        """The `auth_data` of a ready worker for a request of this workload; waits for one."""
         return self._caller.routing.route(cost, 0, self._caller.deadline(), Trace())
 
     def call(
         self, route_path: str, payload: Mapping[str, object], cost: float, *, trace: Trace | None = None
     ) -> requests.Response:
-        """POST `payload` to a worker and read its answer, whatever its status.
+        """POST `payload` to a worker and read its response, whatever its status.
 
-        Busy and failing workers (408, 429, 5xx, connection errors) are asked again, as `retries` says.
-        `trace` is filled in while the call goes on.
+        Retried after 408, 429, 5xx and connection errors, as `retries` says.
+        `trace` is filled in during the call.
         """
         call = Call(route_path, payload, cost, self._caller.deadline(), trace or Trace())
         response, _ = self._caller.ask(call, whole=True)
@@ -135,10 +134,10 @@ class Client:
     def stream(
         self, route_path: str, payload: Mapping[str, object], cost: float, *, trace: Trace | None = None
     ) -> Iterator[str]:
-        """The data of a streamed answer, each item as soon as it arrives: SSE `data:` or lines of JSON.
+        """The data of a streamed response, each item as soon as it arrives: SSE `data:` or lines of JSON.
 
-        Raises `WorkerAnswerError` for an error status and `StreamBroken` when the stream is cut short.
-        Closing the iterator hangs up.
+        Raises `WorkerAnswerError` for an error status and `StreamBroken` if the stream is truncated.
+        Closing the iterator closes the connection.
         """
         call = Call(route_path, payload, cost, self._caller.deadline(), trace or Trace())
         response, _ = self._caller.ask(call, whole=False)
@@ -155,9 +154,9 @@ class Client:
     ) -> Generator[Session]:
         """One worker for several requests: `with client.session() as session: session.call(…)`.
 
-        Each request lets the session live for one more `lifetime` in seconds; leaving the block ends it.
-        `cost` is the workload it counts with while it is open. The model server gets `on_close_payload` at
-        `on_close_route` when it is over.
+        Each request extends the session by `lifetime` seconds; leaving the block ends it.
+        `cost`: its workload while it is open. When it is over, the model server gets `on_close_payload` at
+        `on_close_route`.
         """
         terms = {
             "lifetime": lifetime,
@@ -166,12 +165,12 @@ class Client:
         }
         call = Call("/session/create", terms, cost, self._caller.deadline())
         response, auth_data = self._caller.ask(call, whole=True)
-        answer = self._caller.object_of(response)
-        session = Session(self._caller, Membership(str(answer.get("session_id")), auth_data))
+        created = self._caller.object_of(response)
+        session = Session(self._caller, Membership(str(created.get("session_id")), auth_data))
         try:
             yield session
         finally:
-            # What cannot be ended now expires by itself.
+            # A session that cannot be ended now expires by itself.
             with contextlib.suppress(ClientError):
                 session.end()
 
@@ -192,7 +191,7 @@ class Client:
 class Session:
     """Requests that go to one worker, made by `Client.session`. Any thread may call any method.
 
-    A session that is over makes a call raise `SessionClosed`. A busy worker is asked again, no other one.
+    A call raises `SessionClosed` if the session is over. If its worker is busy, the call is retried there.
     """
 
     def __init__(self, caller: Caller, membership: Membership) -> None:
@@ -219,11 +218,11 @@ class Session:
         yield from self._caller.items(response, call.trace)
 
     def is_open(self) -> bool:
-        """Whether the worker still has it; asking does not make it live longer."""
+        """Whether the worker still has it; this does not extend its lifetime."""
         return self._caller.about(self._membership, "health", ABOUT_SECONDS).get("ok") is True
 
     def end(self) -> None:
-        """End it now; harmless when it is over already. Raises `ClientError` where that cannot be told."""
+        """End it now; does nothing if it is over. Raises `ClientError` if the worker does not confirm."""
         try:
             self._caller.about(self._membership, "end", ABOUT_SECONDS)
         except WorkerAnswerError as error:
@@ -231,7 +230,7 @@ class Session:
                 raise
 
     def _of(self, route_path: str, payload: Mapping[str, object], trace: Trace | None) -> Call:
-        # The session was paid for when it was opened.
+        # The session's own workload counts for its requests.
         return Call(route_path, payload, 0.0, self._caller.deadline(), trace or Trace(), self._membership)
 
     def __repr__(self) -> str:

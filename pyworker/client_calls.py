@@ -1,4 +1,4 @@
-"""One request of a client: a worker is found, called, and called again where that may help."""
+"""One request of a client: find a worker, call it, and retry if a retry may succeed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pyworker.client_routing import (
 
 @dataclass(frozen=True)
 class Membership:
-    """What makes a request part of a session."""
+    """The session that a request belongs to."""
 
     session_id: str
     auth_data: AuthData
@@ -43,7 +43,7 @@ class Membership:
 
 @dataclass
 class Call:
-    """What is asked, by when, and what became of it; belongs to the thread that makes the call."""
+    """One request and its deadline; belongs to the thread that makes the call."""
 
     route_path: str
     payload: Mapping[str, object]
@@ -56,7 +56,8 @@ class Call:
 class Caller:
     """Makes calls. Any thread may call any method.
 
-    `retries` says how often a busy, failing or unreachable worker is tried again; None is until the deadline.
+    `retries`: of a call whose worker is busy, failing or unreachable; None for as many as the deadline
+    allows.
     """
 
     def __init__(self, http: Http, routing: Routing, timeout: float, retries: int | None) -> None:
@@ -78,9 +79,10 @@ class Caller:
         return Deadline(self._timeout)
 
     def ask(self, call: Call, *, whole: bool) -> tuple[requests.Response, AuthData]:
-        """An answer that is final, with its whole body or none of it yet, and what the worker was asked with.
+        """The final response, with its whole body or before any of it, and the `auth_data` it was requested
+        with.
 
-        Every retry keeps the request index it began with; the requests of a session stay with its worker.
+        Every retry keeps the request index; the requests of a session stay with its worker.
         """
         index = 0
         while True:
@@ -97,7 +99,7 @@ class Caller:
                 seconds = max(seconds, retry_after(response))
                 response.close()
             if seconds >= call.deadline.left():
-                tries = f"no answer within {call.deadline.seconds:g} s, {call.trace.attempts} tries"
+                tries = f"no response within {call.deadline.seconds:g} s, {call.trace.attempts} tries"
                 raise WorkerUnavailable(f"{tries}; {failure}")
             call.trace.waiting += seconds
             self._http.wait(seconds)
@@ -116,7 +118,7 @@ class Caller:
     def _try(
         self, call: Call, auth_data: AuthData, *, whole: bool
     ) -> tuple[requests.Response | None, ClientError | None]:
-        """One call of a worker: its answer, and the failure where another try may mend it."""
+        """One attempt: the response, and the failure if a retry may succeed."""
         trace = call.trace
         trace.attempts += 1
         trace.worker = self.routing.base_url(auth_data)
@@ -127,7 +129,7 @@ class Caller:
         data = json.dumps(body).encode()
         trace.sent_at = time.monotonic()
         try:
-            response = self._http.post(url, data, {}, call.deadline.of_answer(whole=whole))
+            response = self._http.post(url, data, {}, call.deadline.for_response(whole=whole))
         except requests.exceptions.ReadTimeout as error:
             waited = time.monotonic() - trace.sent_at
             raise WorkerTimeout(
@@ -148,11 +150,12 @@ class Caller:
         return response, WorkerAnswerError(self._described(response), response.status_code)
 
     def items(self, response: requests.Response, trace: Trace) -> Iterator[str]:
-        """The data of a streamed answer, up to its end."""
+        """The data of a streamed response, up to its end."""
         try:
             if not 200 <= response.status_code < 300:
                 raise WorkerAnswerError(self._described(response), response.status_code)
-            # Read to the end of the body even behind [DONE]: to hang up earlier would cancel the request.
+            # Read to the end of the body, even after [DONE]: closing the connection earlier would cancel the
+            # request.
             for line in lines(response):
                 item = data_of(line)
                 if item and item != "[DONE]":
@@ -162,24 +165,24 @@ class Caller:
             response.close()
 
     def object_of(self, response: requests.Response) -> Mapping[str, object]:
-        """The JSON object of a good answer; raises `WorkerAnswerError`."""
+        """The JSON object of a successful response; raises `WorkerAnswerError`."""
         if 200 <= response.status_code < 300:
             with contextlib.suppress(ValueError):
-                answer: object = json.loads(response.content)
-                if isinstance(answer, dict):
-                    return cast("Mapping[str, object]", answer)
+                content: object = json.loads(response.content)
+                if isinstance(content, dict):
+                    return cast("Mapping[str, object]", content)
         raise WorkerAnswerError(self._described(response), response.status_code)
 
     def _described(self, response: requests.Response) -> str:
-        answer = excerpt(response, self.routing.secret)
-        return f"{response.url} answered {status_line(response)}: {answer}"
+        content = excerpt(response, self.routing.secret)
+        return f"{response.url} answered {status_line(response)}: {content}"
 
     def about(self, session: Membership, action: str, seconds: float) -> Mapping[str, object]:
-        """What the worker says to `/session/health` and the like; raises `ClientError`."""
+        """The response of `/session/health` or `/session/end`; raises `ClientError`."""
         url = f"{self.routing.base_url(session.auth_data)}/session/{action}"
         body = json.dumps({"session_id": session.session_id, "session_auth": session.auth_data}).encode()
         try:
-            limit = Deadline(min(seconds, self._timeout)).of_answer(whole=True)
+            limit = Deadline(min(seconds, self._timeout)).for_response(whole=True)
             response = self._http.post(url, body, {}, limit)
         except requests.RequestException as error:
             raise WorkerUnavailable(f"{url}: {cause(error)}") from error

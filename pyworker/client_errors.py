@@ -1,4 +1,4 @@
-"""Why a call to the service got no usable answer."""
+"""Errors of the client."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pyworker.redaction import redacted
 
 
 class ClientError(PyworkerError):
-    """A call that got no usable answer. The message says why and what to do; `kind` groups failures."""
+    """A call without a usable response. The message says why and what to do; `kind` groups failures."""
 
     kind: ClassVar[str] = "client error"
 
@@ -18,7 +18,7 @@ class ClientError(PyworkerError):
 
 
 class RoutingFailed(ClientError):
-    """The autoscaler named no worker."""
+    """The autoscaler has named no worker."""
 
     kind = "routing"
 
@@ -32,29 +32,29 @@ class RouteRefused(RoutingFailed):
 
 
 class NoWorkerReady(RoutingFailed):
-    """The deadline passed while the autoscaler had no worker to offer."""
+    """No worker was ready before the deadline."""
 
 
 class TlsFailed(ClientError):
-    """The certificate of the other side is not trusted, or the handshake failed."""
+    """The server's certificate is not trusted, or the handshake failed."""
 
     kind = "tls"
 
 
 class WorkerUnavailable(ClientError):
-    """Workers could not be reached, or went on refusing until the deadline."""
+    """No worker could be reached, or all refused until the deadline."""
 
     kind = "connection"
 
 
 class WorkerTimeout(ClientError):
-    """The worker took the request and then was silent for too long."""
+    """The worker accepted the request, then sent nothing for too long."""
 
     kind = "timeout"
 
 
 class StreamBroken(ClientError):
-    """The answer ended before its end: what was received so far is not the whole."""
+    """The response was truncated."""
 
     kind = "cut"
 
@@ -62,7 +62,7 @@ class StreamBroken(ClientError):
 class WorkerAnswerError(ClientError):
     """The worker answered with an error status, which is in `status`."""
 
-    kind = "error answer"
+    kind = "error response"
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

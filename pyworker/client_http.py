@@ -1,4 +1,4 @@
-"""HTTP as a client of the service speaks it: one POST, and the lines of an answer.
+"""HTTP of the client: one POST, and the lines of a response.
 
 The adapter of requests is called without its session: that saves a third of the time of a call, and keeps
 cookies, proxies and .netrc out, so that a key goes where it was sent and nowhere else.
@@ -25,7 +25,7 @@ from pyworker.timed_http import TimedAdapter, TimeLimit
 CONNECT_SECONDS = 10.0
 READ_SIZE = 65536
 EXCERPT = 300
-#: Bytes of one line of a stream, and of what the autoscaler answers.
+#: Bytes of one line of a stream, and of a response of the autoscaler.
 MAX_LINE = 2**26
 MAX_ROUTE = 2**20
 _HOSTS = 64
@@ -45,9 +45,9 @@ class Http:
         return self._closed.is_set()
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], limit: TimeLimit) -> requests.Response:
-        """The answer's status and headers are here, its body is still to be read and to be closed.
+        """Returns once status and headers have arrived; the caller reads the body and closes the response.
 
-        Raises requests' own errors for what another try may mend, `ClientError` for the rest.
+        Raises the errors of requests if a retry may succeed, `ClientError` otherwise.
         """
         if self.closed:
             raise ClientClosed("the client was closed")
@@ -127,7 +127,7 @@ def read(response: requests.Response) -> None:
 
 
 def read_route(response: requests.Response) -> bytes:
-    """The body of an answer of the autoscaler; raises errors of requests."""
+    """The body of the autoscaler's response; raises errors of requests."""
     content = b""
     for piece in response.iter_content(READ_SIZE):
         content += piece
@@ -137,9 +137,9 @@ def read_route(response: requests.Response) -> bytes:
 
 
 def lines(response: requests.Response) -> Iterator[str]:
-    """Lines of the body as they arrive. Cut visibly: an end that the framing does not allow raises."""
+    """Lines of the body as they arrive. Raises `StreamBroken` if the body is truncated."""
     raw = cast("HTTPResponse", response.raw)
-    begun: list[bytes] = []  # pieces of a line whose end has not come yet
+    begun: list[bytes] = []  # pieces of a line whose end has not arrived
     length = 0
     while True:
         try:
@@ -161,12 +161,12 @@ def lines(response: requests.Response) -> Iterator[str]:
 
 def _broken(response: requests.Response, error: Exception) -> ClientError:
     if isinstance(error, ReadTimeoutError | TimeoutError):
-        return WorkerTimeout(f"{response.url} fell silent in the middle of its answer")
-    return StreamBroken(f"the answer of {response.url} broke off ({type(error).__name__}); ask again")
+        return WorkerTimeout(f"{response.url} fell silent in the middle of its response")
+    return StreamBroken(f"the response of {response.url} broke off ({type(error).__name__}); ask again")
 
 
 def data_of(line: str) -> str | None:
-    """What a line of a stream carries; None for blank lines, comments and other fields of SSE."""
+    """The data in a line of a stream; None for blank lines, comments and other fields of SSE."""
     line = line.rstrip("\r")
     name, colon, value = line.partition(":")
     if colon and name == "data":
@@ -177,7 +177,7 @@ def data_of(line: str) -> str | None:
 
 
 def received(response: requests.Response) -> int:
-    """Bytes of the body that have come so far."""
+    """Bytes of the body that have arrived so far."""
     return cast("HTTPResponse", response.raw).tell()
 
 
@@ -186,16 +186,16 @@ def status_line(response: requests.Response) -> str:
 
 
 def excerpt(response: requests.Response, secret: str = "") -> str:
-    """The beginning of an answer, without the secret in case the answer repeats it."""
+    """The beginning of a response body, without the secret in case the server repeats it."""
     try:
         content = response.content
     except requests.RequestException:
-        return "(the answer broke off)"
+        return "(the response broke off)"
     return excerpt_of(content, secret)
 
 
 def excerpt_of(content: bytes, secret: str) -> str:
-    """The same of a body that was read."""
+    """As `excerpt`, of a body that was read."""
     text = content.decode("utf-8", "replace").strip()
     if secret:
         text = text.replace(secret, "***")

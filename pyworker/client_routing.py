@@ -1,4 +1,4 @@
-"""Who says which worker a request goes to: the autoscaler, or whoever names one worker."""
+"""Which worker a request goes to: chosen by the autoscaler, or fixed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import requests
 
@@ -19,11 +19,11 @@ from pyworker.redaction import redacted
 from pyworker.timed_http import TimeLimit
 
 ROUTE_SECONDS = 30.0
-"""How long the autoscaler may be silent before the call is tried again."""
+"""Seconds without a response after which the autoscaler is asked again."""
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 ROUTE_FAILURES = 5
-"""An autoscaler that cannot be reached this often in a row is reported instead of tried on."""
+"""After so many failures in a row, the autoscaler counts as unreachable."""
 
 AuthData = dict[str, object]
 
@@ -38,43 +38,29 @@ class Deadline:
     def left(self) -> float:
         return self._end - time.monotonic()
 
-    def of_answer(self, *, whole: bool, at_most: float = math.inf) -> TimeLimit:
-        """For one exchange of the call: with the whole answer, or with a stream, which must not be silent."""
+    def for_response(self, *, whole: bool, at_most: float = math.inf) -> TimeLimit:
+        """For one HTTP request of the call. A stream may take longer, but must not be silent."""
         return TimeLimit(min(self._end, time.monotonic() + at_most), None if whole else self.seconds)
 
 
 @dataclass
 class Trace:
-    """What a call went through, written by the thread that makes it. Moments are monotonic seconds."""
+    """Times and results of a call, written by the thread that makes it. Moments are monotonic seconds."""
 
     routing: float = 0.0
-    """Seconds until the autoscaler's first answer."""
+    """Seconds until the autoscaler's first response."""
     waiting: float = 0.0
-    """Seconds after it in which no worker was ready, or a worker's refusal was waited out."""
+    """Seconds after it spent waiting: for a ready worker, or before a retry."""
     attempts: int = 0
-    """How often a worker was called."""
+    """Attempts at a worker."""
     worker: str = ""
     sent_at: float = 0.0
-    """When the last call of a worker began."""
+    """When the last attempt began."""
     first_byte_at: float | None = None
-    """When the status and headers of the last answer were here."""
+    """When status and headers of the last response had arrived."""
     status: int = 0
     received: int = 0
     """Bytes of the body."""
-
-
-class Routing(Protocol):
-    """Gives a worker, waited for if need be."""
-
-    secret: str
-
-    def route(self, cost: float, index: int, deadline: Deadline, trace: Trace) -> AuthData:
-        """The `auth_data` of a call; `index` is 0, or that of the request that is tried again."""
-        ...
-
-    def base_url(self, auth_data: AuthData) -> str:
-        """Where the worker of this `auth_data` is called."""
-        ...
 
 
 class Autoscaler:
@@ -90,26 +76,27 @@ class Autoscaler:
         self._failures_allowed = failures_allowed
 
     def route(self, cost: float, index: int, deadline: Deadline, trace: Trace) -> AuthData:
+        """The `auth_data` of a ready worker; waits for one. index: of a request that is retried, else 0."""
         attempt = 0
         failures = 0
         begin = time.monotonic()
         while True:
-            answer, trouble, asked_to_wait = self._ask(cost, index, deadline)
+            route, trouble, asked_to_wait = self._ask(cost, index, deadline)
             if attempt == 0 and trace.attempts == 0:
                 trace.routing = time.monotonic() - begin
                 begin += trace.routing
-            if answer is not None and "url" in answer:
+            if route is not None and "url" in route:
                 trace.waiting += time.monotonic() - begin
-                return answer
-            failures = 0 if answer is not None else failures + 1
-            if answer is not None:
-                index = index_of(answer, index)
-                trouble = str(answer.get("status", "it gave no reason"))
+                return route
+            failures = 0 if route is not None else failures + 1
+            if route is not None:
+                index = index_of(route, index)
+                trouble = str(route.get("status", "it gave no reason"))
             seconds = max(asked_to_wait, pause(attempt))
             attempt += 1
             if failures >= self._failures_allowed or (failures and seconds >= deadline.left()):
                 raise AutoscalerUnreachable(
-                    f"no answer from the autoscaler at {self._url}: {trouble}; is it running?"
+                    f"no response from the autoscaler at {self._url}: {trouble}; is it running?"
                 )
             if seconds >= deadline.left():
                 raise NoWorkerReady(
@@ -119,10 +106,11 @@ class Autoscaler:
             self._http.wait(seconds)
 
     def base_url(self, auth_data: AuthData) -> str:
+        """The worker's URL."""
         return str(auth_data["url"]).rstrip("/")
 
     def _ask(self, cost: float, index: int, deadline: Deadline) -> tuple[AuthData | None, str, float]:
-        """One question to the autoscaler: its answer, or why there is none and how long to wait."""
+        """One request to the autoscaler: its response, or why there is none and the seconds to wait."""
         body = {
             "endpoint": self._endpoint,
             "api_key": self.secret,
@@ -130,9 +118,9 @@ class Autoscaler:
             "request_idx": index,
             "replay_timeout": deadline.seconds,
         }
-        # The contract also has the key in the query, but addresses end up in logs and error messages.
+        # The contract also allows the key in the query, but URLs end up in logs and error messages.
         headers = {"Authorization": f"Bearer {self.secret}"}
-        limit = deadline.of_answer(whole=True, at_most=ROUTE_SECONDS)
+        limit = deadline.for_response(whole=True, at_most=ROUTE_SECONDS)
         try:
             response = self._http.post(f"{self._url}/route/", json.dumps(body).encode(), headers, limit)
             with response:
@@ -143,21 +131,21 @@ class Autoscaler:
             return None, f"it answered {status_line(response)}", retry_after(response)
         if not 200 <= response.status_code < 300:
             raise self._refusal(response, content)
-        return self._route_answer(content), "", 0.0
+        return self._parsed(content), "", 0.0
 
     def _refusal(self, response: requests.Response, content: bytes) -> RouteRefused:
         hints = {401: "the API key", 403: "the API key", 404: "the endpoint name and the autoscaler's URL"}
         hint = hints.get(response.status_code, "the request")
-        answer = f"{status_line(response)}: {excerpt_of(content, self.secret)}"
-        return RouteRefused(f"the autoscaler at {self._url} answered {answer}; check {hint}")
+        answered = f"{status_line(response)}: {excerpt_of(content, self.secret)}"
+        return RouteRefused(f"the autoscaler at {self._url} answered {answered}; check {hint}")
 
-    def _route_answer(self, content: bytes) -> AuthData:
+    def _parsed(self, content: bytes) -> AuthData:
         try:
-            answer: object = json.loads(content)
+            route: object = json.loads(content)
         except ValueError:
-            answer = None
-        if isinstance(answer, dict):
-            fields = cast("AuthData", answer)
+            route = None
+        if isinstance(route, dict):
+            fields = cast("AuthData", route)
             if isinstance(fields.get("url", ""), str):
                 return fields
         raise RouteRefused(
@@ -172,8 +160,8 @@ class Autoscaler:
 class OneWorker:
     """Always the same worker, without an autoscaler. Any thread may call `route`.
 
-    A worker checks who signed: it takes `auth_data` that the autoscaler once gave for it (a signature of the
-    current form may come any number of times), or anything where it runs with UNSECURED=true.
+    A worker checks the signature: it accepts `auth_data` that the autoscaler once gave for it (a signature of
+    the current form may be used any number of times), or anything if it runs with UNSECURED=true.
     """
 
     secret = ""
@@ -181,7 +169,7 @@ class OneWorker:
     def __init__(self, url: str, auth_data: Mapping[str, object] | None = None) -> None:
         self._url = url.rstrip("/")
         self._auth_data = auth_data
-        self._numbers = itertools.count(1)  # one step of it cannot be interrupted by another thread
+        self._numbers = itertools.count(1)  # next() on it is atomic
 
     def route(self, cost: float, index: int, deadline: Deadline, trace: Trace) -> AuthData:  # noqa: ARG002
         if self._auth_data is not None:
@@ -197,10 +185,13 @@ class OneWorker:
         }
 
     def base_url(self, auth_data: AuthData) -> str:  # noqa: ARG002
-        return self._url  # where a tunnel leads to it, the signed URL is another
+        return self._url  # behind a tunnel this is not the signed URL
 
     def __repr__(self) -> str:
         return f"the worker {redacted(self._url)}"
+
+
+Routing = Autoscaler | OneWorker
 
 
 def retryable(status: int) -> bool:
@@ -208,12 +199,14 @@ def retryable(status: int) -> bool:
 
 
 def pause(attempt: int) -> float:
-    """Doubles with each attempt up to a cap; a random part keeps clients from coming back together."""
+    """Seconds before the next attempt: doubling up to a cap, with jitter so that clients do not retry in
+    step.
+    """
     return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16)) * random.uniform(0.75, 1.25)
 
 
 def retry_after(response: requests.Response) -> float:
-    """Seconds asked for by `Retry-After`; 0 where it is absent, a date, or senseless."""
+    """Seconds asked for by `Retry-After`; 0 if it is absent, a date, or invalid."""
     try:
         seconds = float(response.headers.get("Retry-After", "0"))
     except ValueError:
@@ -221,6 +214,6 @@ def retry_after(response: requests.Response) -> float:
     return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
 
 
-def index_of(answer: Mapping[str, object], otherwise: int) -> int:
-    index = answer.get("request_idx")
+def index_of(route: Mapping[str, object], otherwise: int) -> int:
+    index = route.get("request_idx")
     return index if isinstance(index, int) and index > 0 else otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.support import process
 from tests.support.leaks import LeakCheck, share_port, unshare_port
 from tests.support.scripted import ScriptedServer
 from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, Stack
-from tests.support.starting import INSTALL_SECONDS, Installed, Run, Start, copy_project, demo_ports
+from tests.support.starting import Installed, Run, Start, installed_copy
 from tests.support.tls import tls_variables
 from tests.support.waiting import DEADLINE
 
@@ -177,10 +178,7 @@ def start() -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """Made once, since packages take their time. The space in the folder's name is on purpose."""
-    folder = copy_project(tmp_path_factory.mktemp("installed") / "my pyworker")
-    run = Run(folder, "demo", "--once", **demo_ports())
-    try:
-        status = run.end(INSTALL_SECONDS)
-    finally:
-        run.close()
-    return Installed(folder, run.said, status)
+    base = tmp_path_factory.getbasetemp()
+    # Of each test process; their folders have one parent.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return installed_copy(shared, tmp_path_factory.mktemp("installed"))

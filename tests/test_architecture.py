@@ -133,7 +133,7 @@ def test_a_module_imports_only_modules_above_it() -> None:
 
 @pytest.mark.parametrize("helper", ["tokenizer", "words", "client", *sorted(CLIENT), "loadtest", "local"])
 def test_helpers_beside_the_list_import_nothing_of_a_running_worker(helper: str) -> None:
-    beside = {"resources", "client", *CLIENT, "loadtest", "local", "redaction", "timed_http"}
+    beside = {"resources", "client", *CLIENT, "loadtest", "local", "redaction", "timed_http", "instance"}
     # The load test lists the workers there are.
     harmless = {*CORE, *beside, *({"registry"} if helper == "loadtest" else ())}
 
@@ -171,10 +171,19 @@ def test_third_party_packages_are_imported_where_they_belong() -> None:
 
 
 @pytest.mark.parametrize("name", ["beacon", "instance"])
-def test_what_runs_before_there_is_an_environment_needs_the_standard_library_only(name: str) -> None:
+def test_what_runs_before_there_is_an_environment_imports_nothing_of_a_worker(name: str) -> None:
+    """But the launcher, which reads the settings."""
+    settings = {"beacon", "config", "errors", "variables"}
     for path in files_of(name):
-        assert list(third_party_imports(path)) == [], path
-        assert list(own_imports(path)) == [], path
+        allowed = {"instance", *(settings if path.stem == "launcher" else ())}
+        assert {imported.name for imported in own_imports(path)} <= allowed, path
+
+
+@pytest.mark.parametrize("module", ["instance.launcher", "local.demo"])
+def test_what_runs_before_there_is_an_environment_needs_the_standard_library_only(module: str) -> None:
+    """Without the folder of installed packages."""
+    done = run_python("-E", "-S", "-c", f"import pyworker.{module}")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_table_of_third_party_packages_is_not_older_than_the_code() -> None:
@@ -188,11 +197,12 @@ def test_the_table_of_third_party_packages_is_not_older_than_the_code() -> None:
 
 
 def test_only_config_reads_the_environment() -> None:
-    """And the beacon, which is run as a program where the settings may be what is wrong."""
+    """And the programs that start_server.sh runs: the settings may be what is wrong there."""
+    starting = {PACKAGE / "beacon.py", PACKAGE / "instance" / "launcher.py", PACKAGE / "local" / "demo.py"}
     files = {*PACKAGE.rglob("*.py"), *WORKERS.rglob("*.py"), ROOT / "gunicorn.conf.py"}
     readers = [
         f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '?')}"
-        for path in sorted(files - {PACKAGE / "config.py", PACKAGE / "beacon.py"})
+        for path in sorted(files - starting - {PACKAGE / "config.py"})
         for node in ast.walk(parsed(path))
         if reads_environment(node)
     ]

@@ -211,7 +211,7 @@ def test_nothing_could_say_that_the_model_is_loaded(instance: Instance) -> None:
 def test_the_port_is_held_by_a_stranger(instance: Instance) -> None:
     instance.port = instance.model.port
     instance.examine().expect(
-        "port", f"FAIL 127.0.0.1:{instance.port} is held by a program that does not answer"
+        "port", f"FAIL 127.0.0.1:{instance.port} is held by a program that does not respond"
     )
 
 
@@ -335,7 +335,7 @@ def test_a_tokenizer_that_cannot_be_had(instance: Instance) -> None:
 def test_too_few_descriptors(instance: Instance) -> None:
     limit = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (256, 256))
     examined = instance.examine(prepare=limit)
-    examined.expect("descriptors", "warn WORKER_THREADS=1024 is cut to 48")
+    examined.expect("descriptors", "warn WORKER_THREADS=1024 is reduced to 48")
     instance.examine(prepare=limit, WORKER_THREADS="48").expect("descriptors", "ok WORKER_THREADS=48")
     hardly_any = functools.partial(resource.setrlimit, resource.RLIMIT_NOFILE, (128, 128))
     examined = instance.examine(prepare=hardly_any)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyworker.local.language_model import ANSWER_TOKENS, CorruptedModelError, LanguageModel
+from pyworker.local.language_model import RESPONSE_TOKENS, CorruptedModelError, LanguageModel
 from pyworker.resources import resource_path
 
 
@@ -24,7 +24,7 @@ ODD_PROMPTS = ["", " \n", "soup", "日本語の質問", "🙂" * 50, "broken \ud
 def test_any_prompt_gets_sentences(model: LanguageModel, prompt: str) -> None:
     answer = "".join(model.generate(prompt, None, random.Random(5)))
     assert answer[0].isupper()
-    assert 5 < len(answer.split()) < ANSWER_TOKENS
+    assert 5 < len(answer.split()) < RESPONSE_TOKENS
     assert not re.search(r"\s[.,;:?!]|\s\s|^\s|\s$", answer)
 
 
@@ -36,7 +36,7 @@ def test_exactly_the_tokens_asked_for(model: LanguageModel, limit: int) -> None:
 def test_an_answer_without_a_limit_ends_with_its_sentence(model: LanguageModel) -> None:
     for seed in range(50):
         tokens = list(model.generate("", None, random.Random(seed)))
-        assert tokens[-1] in ".?!" or len(tokens) == ANSWER_TOKENS
+        assert tokens[-1] in ".?!" or len(tokens) == RESPONSE_TOKENS
 
 
 def test_the_same_seed_gives_the_same_answer_and_others_differ(model: LanguageModel) -> None:

@@ -485,5 +485,5 @@ def test_interrupted_twice_it_does_not_wait(
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, err) == (1, "")
-    assert "Not waiting for the answers" in out
+    assert "Not waiting for the responses" in out
     assert "unfinished    " in out

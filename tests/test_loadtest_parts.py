@@ -456,7 +456,14 @@ def test_the_picture_shows_what_goes_on() -> None:
         view.say("Stopped sending")
         view.show(measurement.glimpse())
     drawn = screen.getvalue()
-    for text in ("any/generate", "14 of 40 sent", "cut answer", "http://worker-0:1", "and 5 more", "Stopped"):
+    for text in (
+        "any/generate",
+        "14 of 40 sent",
+        "truncated response",
+        "http://worker-0:1",
+        "and 5 more",
+        "Stopped",
+    ):
         assert text in drawn
 
 
@@ -544,8 +551,8 @@ def test_payload_files_at_fault(
     ("text", "message"),
     [
         ("x", "is not JSON"),
-        ("[]", "is no answer of /route/"),
-        ('{"request_idx": 1, "status": "waiting"}', "is no answer of /route/ with a worker"),
+        ("[]", "is no response of /route/"),
+        ('{"request_idx": 1, "status": "waiting"}', "is no response of /route/ with a worker"),
         ('{"url": "http://x", "signature": "s", "reqnum": 1}', "is good for one request"),
     ],
 )

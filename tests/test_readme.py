@@ -22,7 +22,12 @@ from tests.test_config import VARIABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-READMES = [README, ROOT / "workers" / "README.md", *sorted(ROOT.glob("workers/*/README.md"))]
+READMES = [
+    README,
+    ROOT / "workers" / "README.md",
+    *sorted(ROOT.glob("workers/*/README.md")),
+    *sorted(ROOT.glob("pyworker/**/README.md")),
+]
 PROCESS_SECONDS = 60.0
 
 SHELLS = ("bash", "sh", "console")
@@ -168,6 +173,16 @@ def test_the_settings_table_is_what_the_configuration_reads() -> None:
     assert documented - {"HF_TOKEN"} == _variables_read()
 
 
+def test_the_settings_of_the_start_are_what_the_launcher_reads() -> None:
+    text = (ROOT / "pyworker" / "instance" / "README.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", text, re.MULTILINE))
+    own = _names_given("instance/launcher.py", "reader")
+    assert own
+    assert documented == own | {"WORKSPACE_DIR", "PYWORKER_UPDATE_FLAG"}
+    usage = (ROOT / "pyworker" / "instance" / "usage.txt").read_text(encoding="utf-8")
+    assert documented == set(re.findall(r"^  ([A-Z_]+) ", usage, re.MULTILINE))
+
+
 #: What the table says of a setting that is not set, and the value it has then.
 UNSET = {
     "\N{EN DASH}": (None, 0),
@@ -206,10 +221,15 @@ def _defaults_told() -> dict[str, str]:
 
 
 def _variables_read() -> set[str]:
-    """Of the fields of `Settings`, and given to `env.get` in config.py; of an f-string, its beginning."""
-    source = (ROOT / "pyworker" / "config.py").read_text(encoding="utf-8")
-    extra = re.findall(r'env\.get\(f?"([A-Z_]+)', source)
-    return {field.metadata["name"] for field in fields(Settings) if field.metadata} | set(extra)
+    """Of the fields of `Settings`, and given to `env.get` in config.py."""
+    named = {field.metadata["name"] for field in fields(Settings) if field.metadata}
+    return named | _names_given("config.py", "env")
+
+
+def _names_given(file: str, reader: str) -> set[str]:
+    """Names given to `reader.get("…")` in a module; of an f-string, its beginning."""
+    source = (ROOT / "pyworker" / file).read_text(encoding="utf-8")
+    return set(re.findall(rf'\b{reader}\.get\(\s*f?"([A-Z_]+)', source))
 
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)

@@ -241,7 +241,7 @@ def test_a_hub_that_refuses_connections(tmp_path: Path) -> None:
 
 def test_a_hub_that_accepts_and_never_answers(tmp_path: Path) -> None:
     with _silent_hub() as endpoint:
-        _assert_fell_back(_load(endpoint, tmp_path), "no answer within")
+        _assert_fell_back(_load(endpoint, tmp_path), "no response within")
 
 
 def test_a_hub_that_drips_is_given_up_and_holds_nothing_up(tmp_path: Path) -> None:

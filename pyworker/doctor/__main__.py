@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "--replay",
         type=Path,
         metavar="FILE",
-        help="instead: tell which line of this saved log would have done what to the worker; status 1 where "
+        help="instead: say what each line of this saved log would have done to the worker; status 1 if "
         "it would not be ready at the end",
     )
     parser.add_argument(

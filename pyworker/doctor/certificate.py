@@ -117,7 +117,7 @@ def _covers(leaf: x509.Certificate, host: str) -> bool:
 
 
 def _judge_root(top: x509.Certificate, found: str) -> Finding:
-    """Whom a client has to know. Public issuers say in a certificate where the next one is."""
+    """The issuer that a client has to know. Public issuers name the next one in the certificate."""
     issuer = _name(top.issuer)
     if top.issuer == top.subject or _is_known_here(top.issuer):
         return ok(f"{found}; clients have to trust {issuer}")

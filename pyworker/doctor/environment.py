@@ -34,7 +34,7 @@ def identity(examination: Examination) -> Finding:
     if not settings.check_url:
         return warn(
             f"{found}; CHECK_URL=false accepts a signature made for another worker",
-            "unset it where the public URL is known",
+            "unset it if the public URL is known",
         )
     return ok(found)
 
@@ -44,7 +44,7 @@ def master_token(examination: Examination) -> Finding:
     token = examination.settings.master_token
     if not token:
         return warn(
-            "MASTER_TOKEN is not set", "set it where the autoscaler expects one; /pyworker/update is closed"
+            "MASTER_TOKEN is not set", "set it if the autoscaler expects one; /pyworker/update is closed"
         )
     return ok(f"set, {len(token)} characters")
 

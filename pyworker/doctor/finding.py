@@ -61,20 +61,20 @@ class Examination:
 
     @property
     def settings(self) -> Settings:
-        """Raises `NotChecked` where the environment is not valid."""
+        """Raises `NotChecked` if the environment is not valid."""
         if self.known_settings is None:
             raise NotChecked("the environment is not valid")
         return self.known_settings
 
     @property
     def backend(self) -> Backend:
-        """Raises `NotChecked` where the worker could not be made."""
+        """Raises `NotChecked` if the worker could not be made."""
         if self.known_backend is None:
             raise NotChecked("the worker cannot be loaded")
         return self.known_backend
 
     def require(self, name: str) -> None:
-        """Raise `NotChecked` where the check of this name failed or was not made."""
+        """Raise `NotChecked` if the check of this name failed or was not made."""
         finding = self.findings.get(name)
         if finding is not None and finding.grade in (Grade.FAIL, Grade.SKIPPED):
             raise NotChecked(f"the check of the {name} did not succeed")

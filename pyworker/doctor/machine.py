@@ -40,7 +40,7 @@ def state_folder(examination: Examination) -> Finding:
 
 
 def descriptors(examination: Examination) -> Finding:
-    """Each request in hand takes a connection of the client and one to the model server."""
+    """Each request in progress takes a connection of the client and one to the model server."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = descriptor_limit()
     settings = examination.settings
@@ -49,7 +49,7 @@ def descriptors(examination: Examination) -> Finding:
     if settings.threads_refused:
         needed = 4 * (asked + RESERVED_THREADS)
         return warn(
-            f"{found} is cut to {settings.threads}",
+            f"{found} is reduced to {settings.threads}",
             f"raise the hard limit (ulimit -Hn {needed}), or set WORKER_THREADS lower",
         )
     return ok(found)

@@ -80,7 +80,7 @@ def model_log(examination: Examination) -> Finding:
     if by_log and not any(one.count for one in sightings if one.action is LogAction.ModelLoaded):
         return warn(
             f"{found}; nothing says that the model is loaded",
-            "wait; where it is loaded, mend the log_actions of the worker or set MODEL_READINESS=either",
+            "wait; if it is loaded, correct the log_actions of the worker or set MODEL_READINESS=either",
         )
     return ok(found)
 
@@ -138,7 +138,7 @@ def corpus(_examination: Examination) -> Finding:
     problem = bounded(corpus_problem, _LOAD_SECONDS, "pyworker-doctor-words")
     if problem is None or problem:
         return warn(
-            f"the package's small word list is used ({problem or 'no answer in time'})",
-            'harmless; nltk.download("words") brings the corpus where there is a network',
+            f"the package's small word list is used ({problem or 'no response in time'})",
+            'harmless; nltk.download("words") downloads the corpus if there is a network',
         )
-    return ok("nltk's words are here")
+    return ok("nltk's words are installed")

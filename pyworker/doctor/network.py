@@ -36,7 +36,7 @@ def port(examination: Examination) -> Finding:
         if _answers_ping(settings):
             return ok(f"a worker is running at {place} and answers /ping")
         return fail(
-            f"{place} is held by a program that does not answer /ping as a worker would",
+            f"{place} is held by a program that does not respond to /ping like a worker",
             f"end it (ss -ltnp 'sport = :{settings.worker_port}' shows which), or set WORKER_PORT",
         )
     return ok(f"{place} is free; no worker is running there")
@@ -88,7 +88,7 @@ def public_key(examination: Examination) -> Finding:
 
 
 def _key_problem(address: str) -> str:
-    """Empty where this address gives a key that the worker can use."""
+    """Empty if this address gives a key that the worker can use."""
     client = AutoscalerClient([address])
     verifier = SignatureVerifier(None, now=time.monotonic, on_stale_key=lambda: None)
     try:
@@ -108,8 +108,8 @@ def clock(examination: Examination) -> Finding:
     try:
         with timed_session() as session:
             limits = (_TIMEOUT, 2 * _TIMEOUT)
-            answer = session.get(f"{address}/pubkey/", timeout=limits, allow_redirects=False, stream=True)
-        there = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+            response = session.get(f"{address}/pubkey/", timeout=limits, allow_redirects=False, stream=True)
+        there = parsedate_to_datetime(response.headers["Date"]).timestamp()
     except requests.exceptions.RequestException:
         raise NotChecked(f"{redacted(address)} cannot be reached") from None
     except (KeyError, ValueError, TypeError):
@@ -148,6 +148,6 @@ def health(examination: Examination) -> Finding:
     if problem:
         return fail(
             problem,
-            "look into the model's log, or set MODEL_HEALTH_ENDPOINT to what answers 2xx when it is well",
+            "look into the model's log, or set MODEL_HEALTH_ENDPOINT to a path that responds 2xx",
         )
     return ok(f"{probe.name} is healthy")

@@ -27,7 +27,7 @@ class Replay:
         self._tailer = LogTailer(path, actions, self._matched)
 
     def run(self) -> bool:
-        """Read the whole file; True where the worker would be ready at its end."""
+        """Read the whole file; True if the worker would be ready at its end."""
         self._write(ASSUMED)
         while self._tailer.tail_once():
             pass

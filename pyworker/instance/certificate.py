@@ -1,36 +1,34 @@
-"""The certificate of an instance: the key is made here with the command openssl, the console signs.
+"""The certificate of an instance: the command openssl makes the key, the console signs.
 
-What is there already and good is kept. Nothing is replaced before what replaces it is known to be good, and
-then in one step, so that this may be ended anywhere.
+Files that are still good are kept. A file is only replaced by one that was checked, and in one step, so that
+this may be interrupted anywhere.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import ipaddress
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
-#: Seconds that a certificate has to last to be kept.
+#: A certificate that expires in fewer seconds is renewed.
 LASTING = 24 * 3600
 _BITS = "2048"
-#: Seconds for each wait of a call to the console, and for all of it, however it drips.
+#: Seconds for each wait of a call to the console, and the deadline for the whole call.
 _TIMEOUT = 10.0
-_EXCHANGE = 20.0
+_DEADLINE = 20.0
 _FIRST_PAUSE = 1.0
 _MAX_PAUSE = 15.0
-_MAX_ANSWER = 256 * 1024
+_MAX_RESPONSE = 256 * 1024
 _PLAIN = 0o644
 
 
@@ -38,28 +36,39 @@ class NotSigned(Exception):
     """Why there is no certificate, in one line."""
 
 
-def certify(
-    key: Path, certificate: Path, address: str, sign: Callable[[bytes], bytes], patience: float
+def require_certificate(
+    key: Path,
+    certificate: Path,
+    address: str,
+    sign: Callable[[bytes], bytes],
+    patience: float,
+    say: Callable[[str], None],
 ) -> None:
-    """See that `certificate` is one for `key`; raises `NotSigned`.
+    """See that `certificate` is a valid one for `key` and, if possible, `address`; raises `NotSigned`.
 
-    sign: asks the console, a certificate signing request in, a certificate out; raises `NotSigned`. It is
-    tried again with growing pauses for `patience` seconds.
+    sign: turns a certificate signing request into a certificate; raises `NotSigned`, and is then called again
+    with growing pauses for `patience` seconds. say: hears of each failure that is not the end.
     """
     if _is_good(certificate, key, LASTING) and not _is_for_another(certificate, address):
         return
-    if not _public_key(key):
-        with _replacing(key, "SSL_KEYFILE") as new:
-            _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", f"rsa_keygen_bits:{_BITS}", "-out", str(new))
-    # Before anybody is asked, since a folder that cannot be written makes the asking useless.
-    with _replacing(certificate, "SSL_CERTFILE") as new:
-        request = _signing_request(key, address)
-        _insist(lambda: _fetch(new, sign, request, _public_key(key)), patience)
-        new.chmod(_PLAIN)
+    try:
+        if not _public_key(key):
+            size = f"rsa_keygen_bits:{_BITS}"
+            with _replacing(key, "SSL_KEYFILE") as new:
+                _openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", size, "-out", str(new))
+        # Opened before the console is asked: a folder that cannot be written must not cost a signature.
+        with _replacing(certificate, "SSL_CERTFILE") as new:
+            request = _signing_request(key, address)
+            _retry(lambda: _fetch(new, sign, request, _public_key(key)), patience, say)
+            new.chmod(_PLAIN)
+    except NotSigned as error:
+        if not _is_good(certificate, key, 0):
+            raise
+        say(f"  the certificate is not renewed, but still valid: {error}")
 
 
 def _is_for_another(certificate: Path, address: str) -> bool:
-    """Whether it names addresses, and this one is not among them: the instance had another one then."""
+    """Whether it names addresses, but not this one: the address of the instance has changed."""
     if not address:
         return False
     named = _openssl_or_nothing("x509", "-in", str(certificate), "-noout", "-ext", "subjectAltName")
@@ -70,15 +79,15 @@ def _is_for_another(certificate: Path, address: str) -> bool:
     return b":" in named and b"does match" not in said
 
 
-def ask_console(console: str, instance: str, request: bytes) -> bytes:
-    """One call to the console; raises `NotSigned`."""
+def ask_console(console: str, instance: str, request: bytes, deadline: float = _DEADLINE) -> bytes:
+    """One call to the console, of at most `deadline` seconds; raises `NotSigned`."""
     console = _without_user(console)
     url = f"{console.rstrip('/')}/api/v0/sign_cert/?instance_id={instance}"
     headers = {"Content-Type": "application/octet-stream"}
     try:
         call = urllib.request.Request(url, request, headers, method="POST")
-        with _at_most(_EXCHANGE), urllib.request.urlopen(call, timeout=_TIMEOUT) as answer:
-            return answer.read(_MAX_ANSWER)
+        with _at_most(deadline), urllib.request.urlopen(call, timeout=_TIMEOUT) as response:
+            return response.read(_MAX_RESPONSE)
     except urllib.error.HTTPError as error:
         with error:
             raise NotSigned(f"{console} answered {error.code}") from error
@@ -90,10 +99,10 @@ def ask_console(console: str, instance: str, request: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _at_most(seconds: float) -> Generator[None]:
-    """Raises TimeoutError in what takes longer, however it waits. For the main thread."""
+    """Raises TimeoutError in the block after so many seconds. For the main thread."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
-        raise TimeoutError(f"no whole answer in {seconds:.0f} s")
+        raise TimeoutError(f"no complete response within {seconds:.0f} s")
 
     before = signal.signal(signal.SIGALRM, end)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -110,8 +119,8 @@ def _without_user(url: str) -> str:
     return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
-def _insist(attempt: Callable[[], None], patience: float) -> None:
-    """Until the attempt succeeds, or the next would come too late."""
+def _retry(attempt: Callable[[], None], patience: float, say: Callable[[str], None]) -> None:
+    """Until the attempt succeeds; raises its error if the next one would come after `patience` seconds."""
     deadline = time.monotonic() + patience
     pause = _FIRST_PAUSE
     while True:
@@ -120,7 +129,7 @@ def _insist(attempt: Callable[[], None], patience: float) -> None:
         except NotSigned as error:
             if time.monotonic() + pause > deadline:
                 raise
-            sys.stderr.write(f"  no certificate yet: {error}; next try in {pause:.0f} s\n")
+            say(f"  no certificate yet: {error}; next try in {pause:.0f} s")
         time.sleep(pause)
         pause = min(2 * pause, _MAX_PAUSE)
 
@@ -152,18 +161,18 @@ def _alternative_name(address: str) -> str:
 
 
 def _key_of_certificate(certificate: Path) -> bytes:
-    """The public key in it; empty where it is none."""
+    """The public key in it; empty if it is none."""
     return _openssl_or_nothing("x509", "-in", str(certificate), "-noout", "-pubkey")
 
 
 def _public_key(key: Path) -> bytes:
-    """The public half; empty where this is no key."""
+    """The public half; empty if this is no key."""
     # An empty password, or a key with one would be asked for at the terminal.
     return _openssl_or_nothing("pkey", "-in", str(key), "-pubout", "-passin", "pass:")
 
 
 def _is_good(certificate: Path, key: Path, seconds: int) -> bool:
-    """Whether the two belong together and that for so long."""
+    """Whether the two belong together and the certificate is valid for so many seconds."""
     public_key = _public_key(key)
     return (
         bool(public_key) and _key_of_certificate(certificate) == public_key and _lasts(certificate, seconds)
@@ -182,7 +191,7 @@ def _openssl_or_nothing(*arguments: str) -> bytes:
 
 
 def _openssl(*arguments: str) -> bytes:
-    """What the command printed; raises `NotSigned` where it failed."""
+    """What the command printed; raises `NotSigned` if it failed."""
     try:
         done = subprocess.run(
             ["openssl", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False
@@ -211,39 +220,3 @@ def _replacing(path: Path, name: str) -> Generator[Path]:
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The program; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="certificate.py", description="Make a key and have a certificate for it signed by the console."
-    )
-    parser.add_argument("--console", required=True, help="base URL of the console")
-    parser.add_argument("--instance", required=True, help="id of this instance")
-    parser.add_argument("--address", default="", help="public address or URL, to be named in the certificate")
-    parser.add_argument("--key", type=Path, required=True)
-    parser.add_argument("--certificate", type=Path, required=True)
-    parser.add_argument("--patience", type=float, default=120.0, help="seconds until it gives up")
-    options = parser.parse_args(arguments)
-    console: str = options.console
-    try:
-        certify(
-            options.key,
-            options.certificate,
-            options.address,
-            lambda request: ask_console(console, options.instance, request),
-            options.patience,
-        )
-    except NotSigned as error:
-        if _lasts(options.certificate, 0) and _key_of_certificate(options.certificate) == _public_key(
-            options.key
-        ):
-            sys.stderr.write(f"  the certificate is not renewed, but still valid: {error}\n")
-            return 0
-        sys.stdout.write(f"there is no certificate for USE_SSL=true: {error}\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

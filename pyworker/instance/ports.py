@@ -1,19 +1,16 @@
-"""Whether ports can be listened at, and who does already, as /proc tells: ss and lsof may be missing."""
+"""Whether a port is free, and who listens on it: read from /proc, since ss and lsof may be missing."""
 
 from __future__ import annotations
 
-import argparse
 import socket
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from pyworker.instance.output import StartError
 
 LISTENING = "0A"
 #: On the command line of each worker.
 WORKER = b"pyworker:create_app"
-
-FAULT = 1
-HELD_BY_A_WORKER = 3
 
 
 def holders(port: int) -> list[int]:
@@ -22,8 +19,16 @@ def holders(port: int) -> list[int]:
     return sorted(process for process in _processes() if inodes & set(_open_files(process)))
 
 
+def require_free(host: str, ports: Mapping[str, str]) -> None:
+    """Raise `StartError` with a line for each port, by the variable that sets it, that cannot be used."""
+    seen: set[int] = set()
+    if faults := [found for name, text in ports.items() if (found := fault_of(host, name, text, seen))]:
+        # A worker that listens there is healthy, whatever becomes of this start.
+        raise StartError(*faults, reported=not any(_is_worker(who) for port in seen for who in holders(port)))
+
+
 def fault_of(host: str, name: str, text: str, before: set[int]) -> str:
-    """Why the port called `name` cannot be used; empty where it can. Adds it to `before`."""
+    """Why the port called `name` cannot be used; empty if it can. Adds it to `before`."""
     if not is_port(text):
         return f"{name}={text} is not valid: expected a port from 1 to 65535"
     port = int(text)
@@ -46,7 +51,7 @@ def is_port(text: str) -> bool:
 
 
 def described(processes: Sequence[int]) -> str:
-    """The processes with their names."""
+    """The processes with their names; empty for none."""
     return ", ".join(f"process {process} ({_name_of(process)})" for process in processes)
 
 
@@ -74,7 +79,7 @@ def _processes() -> Iterator[int]:
 
 
 def _open_files(process: int) -> Iterator[str]:
-    """Nothing for a process that is gone, or another user's."""
+    """None for a process that has ended or belongs to another user."""
     try:
         for entry in Path(f"/proc/{process}/fd").iterdir():
             yield str(entry.readlink())
@@ -94,30 +99,3 @@ def _is_worker(process: int) -> bool:
         return WORKER in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The program; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="ports.py",
-        description="Print a line for each port that is no port, given twice, or taken.",
-        epilog=f"Exit status: 0 where all are free, {HELD_BY_A_WORKER} where a worker has one, else {FAULT}.",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
-    parser.add_argument("--holder", metavar="PORT", help="print who listens on this port, and nothing else")
-    parser.add_argument("ports", metavar="NAME=PORT", nargs="*", help="a port and the variable that sets it")
-    options = parser.parse_args(arguments)
-    if options.holder is not None:
-        sys.stdout.write(described(holders(int(options.holder))) if is_port(options.holder) else "")
-        return 0
-    seen: set[int] = set()
-    given = [argument.partition("=") for argument in options.ports]
-    faults = [found for name, _, port in given if (found := fault_of(options.host, name, port, seen))]
-    sys.stdout.writelines(f"{fault}\n" for fault in faults)
-    if not faults:
-        return 0
-    return HELD_BY_A_WORKER if any(_is_worker(who) for port in seen for who in holders(port)) else FAULT
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

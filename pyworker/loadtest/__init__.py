@@ -1,22 +1,7 @@
-"""A load test: `python -m pyworker.loadtest -w NAME …`, or `run` from a worker's `test_load.py`.
+"""A load test: `python -m pyworker.loadtest -w NAME …`, or `run` from a worker's `test_load.py`. See
+README.md here.
 
-    options      the command line → a plan
-    payloads     what is sent, made before the test begins
-    arrivals     when requests are due
-    engine       starts them then, on as many threads as it takes
-    sender       sends one and writes down what became of it
-    record       what is known of one request, and the kinds of failure
-    histogram    times with three digits in bounded memory
-    objective    what a good answer is
-    measurement  counts records while the test runs
-    live         what is shown meanwhile
-    result       the figures afterwards, as JSON keeps them
-    report       … as text
-    compare      … beside those of an earlier test
-    charts       … as plots
-    html         … as a page
-
-None of these is imported before `run` is called: a worker's package must be importable without the
+No other module is imported before `run` is called: a worker's package must be importable without the
 libraries that only a load test needs.
 """
 
@@ -35,7 +20,7 @@ def run(
     """Run the load test that the command line asks for and exit: status 1 when too many requests failed.
 
     A payload class makes the payloads, an instance is sent as it is. `endpoint` is the worker's route,
-    such as "/generate"; `stream_endpoint` the one for --stream, where that is another.
+    such as "/generate"; `stream_endpoint` the one for --stream, if that is another.
     """
     sys.exit(execute(payload, endpoint, sys.argv[1:], stream_endpoint))
 

@@ -1,4 +1,4 @@
-"""When requests are due: the schedule of an open loop, fixed before the first answer comes."""
+"""When requests are due: the schedule of an open loop, fixed before the first response arrives."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Rate:
     seconds: float = 0.0
 
     def at(self, moment: float) -> float:
-        """Requests per second, so many seconds after the start."""
+        """Requests per second at so many seconds after the start."""
         if moment >= self.seconds:
             return self.last
         return self.first + (self.last - self.first) * moment / self.seconds
 
     def due(self, position: float) -> float:
-        """The moment by which so many requests are due: the integral of the rate, turned around."""
+        """The moment by which so many requests are due: the inverse of the integral of the rate."""
         if position == 0:
             return 0.0
         in_ramp = self.seconds * (self.first + self.last) / 2

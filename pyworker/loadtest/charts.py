@@ -161,7 +161,7 @@ def _hover(
     y_format: Format,
     width: float = 0.0,
 ) -> Iterator[str]:
-    """Invisible strips that tell the values where the mouse is."""
+    """Invisible strips with the values as tooltips."""
     step = width or (x[1] - x[0] if len(x) > 1 else frame.x_end)
     for place, begin in enumerate(x):
         told = [(one.name, one.values[place]) for one in series]

@@ -59,7 +59,7 @@ def execute(target: Target, argv: Sequence[str]) -> int:
 
 
 def _read(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> tuple[Result | None, Payloads]:
-    """What the test needs before it begins; ends the program where a file is wrong."""
+    """What the test needs before it begins; ends the program if a file is wrong."""
     try:
         old = None if plan.compare_file is None else read_result(plan.compare_file)
         if plan.payload_file is not None:
@@ -83,7 +83,7 @@ def _watch(engine: Engine, measurement: Measurement, view: View) -> None:
         stopped = False
         while not engine.wait(LOOK_SECONDS):
             if len(interrupts) > 1:
-                view.say("Not waiting for the answers")
+                view.say("Not waiting for the responses")
                 return
             if interrupts and not stopped:
                 stopped = True

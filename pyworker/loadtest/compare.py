@@ -22,7 +22,7 @@ Z = 2.5758
 """The normal deviate of LEVEL, two-sided."""
 
 EXPLANATION = (
-    "Noise: percentiles differ where their 99 % confidence intervals are apart, distributions by "
+    "Noise: percentiles differ if their 99 % confidence intervals are apart, distributions by "
     "Mann-Whitney's U, shares by a two-proportion z-test, each at 1 %, taking requests as independent."
 )
 

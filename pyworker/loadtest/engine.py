@@ -25,7 +25,7 @@ class Engine(Protocol):
         ...
 
     def wait(self, seconds: float) -> bool:
-        """Whether every request has ended, waiting at most so long."""
+        """Whether every request has ended; waits at most so many seconds."""
         ...
 
 

@@ -14,13 +14,13 @@ DIGITS = 3
 
 
 class Histogram:
-    """Not thread-safe: whoever owns it has a lock."""
+    """Not thread-safe: the owner has a lock."""
 
     def __init__(self) -> None:
         self._inner: Any = HdrHistogram(1, LONGEST, DIGITS)
 
     def add(self, seconds: float) -> None:
-        """Count a value; what is out of range counts as the nearest value in it."""
+        """Count a value; one out of range counts as the nearest value within."""
         self._inner.record_value(min(LONGEST, max(1, round(seconds * MICROSECONDS))))
 
     def add_all(self, values: Iterable[float]) -> None:
@@ -44,7 +44,7 @@ class Histogram:
         return float(self._inner.get_mean_value()) / MICROSECONDS if self.count else 0.0
 
     def percentiles(self, percents: Iterable[float]) -> dict[float, float]:
-        """The values that so many percent did not exceed; 0 where nothing was counted."""
+        """The values that so many percent did not exceed; 0 if nothing was counted."""
         wanted = list(percents)
         if not self.count:
             return dict.fromkeys(wanted, 0.0)
@@ -57,10 +57,11 @@ class Histogram:
 
     def bins(self) -> Iterator[tuple[float, int]]:
         """Each value that occurred, rising, and how often."""
-        if not self.count:
-            return
-        for item in self._inner.get_recorded_iterator():
-            yield item.value_iterated_to / MICROSECONDS, int(item.count_at_value_iterated_to)
+        # Not the library's iterator, which takes 15 µs for each bucket, empty or not, and there are 20,000.
+        for index, count in enumerate(self._inner.counts):
+            if count:
+                lowest = self._inner.get_value_from_index(index)
+                yield self._inner.get_highest_equivalent_value(lowest) / MICROSECONDS, int(count)
 
     def encoded(self) -> str:
         """In the exchange format of HdrHistogram (V2, compressed, base64), microseconds."""

@@ -114,7 +114,7 @@ def _tiles(result: Result) -> str:
             f"of {result.sent} succeeded",
             "bad" if result.error_share else "good",
         ),
-        (f"{result.throughput:.2f}/s", "good answers", ""),
+        (f"{result.throughput:.2f}/s", "good responses", ""),
         (duration(total["p50"]), "median latency", ""),
         (duration(total["p99"]), "p99 latency", ""),
     ]
@@ -163,9 +163,9 @@ def _charts(result: Result) -> list[str]:
         Series("p99", "s2", when_any(step.p99 for step in steps)),
         Series("largest", "s3", when_any(step.largest for step in steps)),
     ]
-    answers = [Series("good answers", "s1", [step.succeeded / result.step for step in steps])]
+    responses = [Series("good responses", "s1", [step.succeeded / result.step for step in steps])]
     if result.failed:
-        answers.append(Series("failures", "bad", [step.failed / result.step for step in steps]))
+        responses.append(Series("failures", "bad", [step.failed / result.step for step in steps]))
     load = [Series("in flight", "s5", [float(step.in_flight) for step in steps])]
     total = Histogram.decoded(result.times["total"].hdr)
     marks = [(name, result.times["total"].percentiles[name]) for name in ("p50", "p90", "p99")]
@@ -177,8 +177,8 @@ def _charts(result: Result) -> list[str]:
         ),
         _chart(
             "Answers per second",
-            answers,
-            charts.stacked(x, result.step, answers, "answers per second", _seconds, _number),
+            responses,
+            charts.stacked(x, result.step, responses, "responses per second", _seconds, _number),
         ),
         _chart("Requests in flight", load, charts.lines(middle, load, "in flight", _seconds, _number)),
     ]
@@ -196,8 +196,8 @@ def _workers(result: Result) -> list[str]:
     if len(result.workers) > 1:
         series = _by_worker(result)
         x = [step.at for step in result.steps]
-        plot = charts.stacked(x, result.step, series, "good answers by worker", _seconds, _number)
-        parts.append(_chart("Good answers per second, by worker", series, plot))
+        plot = charts.stacked(x, result.step, series, "good responses by worker", _seconds, _number)
+        parts.append(_chart("Good responses per second, by worker", series, plot))
     return parts
 
 

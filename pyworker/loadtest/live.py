@@ -87,7 +87,7 @@ class Picture:
 
 
 def view_for(plan: Plan, title: str) -> View:
-    """A picture where there is a terminal that can show one."""
+    """The live view if there is a terminal that can show it."""
     console = Console()
     if console.is_terminal and not console.is_dumb_terminal:
         return Picture(plan, title, console)
@@ -146,7 +146,7 @@ def _done(glimpse: Glimpse, plan: Plan) -> tuple[float, float]:
 def _figures(glimpse: Glimpse, plan: Plan) -> Table:
     rows: list[tuple[str, str]] = [
         ("sending", f"{glimpse.sent_rate:.1f} per second (wanted: {plan.wanted})"),
-        ("answers", f"{recent_rate(glimpse):.1f} good ones per second of late"),
+        ("responses", f"{recent_rate(glimpse):.1f} good ones per second now"),
         ("in flight", str(glimpse.in_flight)),
         ("succeeded", f"{glimpse.succeeded}   failed {glimpse.failed}"),
     ]
@@ -188,7 +188,7 @@ def _workers(glimpse: Glimpse) -> Table:
 
 
 def recent_rate(glimpse: Glimpse) -> float:
-    """Good answers per second of late."""
+    """Good responses per second over the last seconds."""
     recent = glimpse.recent[-RATE_SECONDS:]
     return sum(recent) / len(recent) if recent else 0.0
 

@@ -54,7 +54,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Glimpse:
-    """The figures at one moment, for those who watch."""
+    """The figures of one moment, for the live view."""
 
     seconds: float
     sent: int
@@ -166,7 +166,7 @@ class Measurement:
 
     @contextmanager
     def frozen(self) -> Generator[float]:
-        """Nothing is counted meanwhile. Gives the end of the test; now, where some are still open."""
+        """Nothing is counted meanwhile. The end of the test: now, if requests are still open."""
         with self._lock:
             yield time.monotonic() if self.unfinished else self.end
 

@@ -14,7 +14,7 @@ UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 _MEASURES: Mapping[str, Callable[[Record], float | None]] = {
     "total": lambda record: record.total,
     "ttfb": lambda record: record.first_byte,
-    # Without a stream the whole answer comes at once.
+    # Without a stream the whole response arrives at once.
     "ttft": lambda record: record.first_token if record.first_token is not None else record.first_byte,
     "gap": lambda record: max(record.gaps, default=0.0),
 }

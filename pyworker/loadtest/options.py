@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NoReturn, cast
 from pyworker.client import Client
 from pyworker.client_options import add_client_options, client_from, positive
 from pyworker.errors import ConfigError
+from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
 from pyworker.loadtest.arrivals import Arrival, Rate
 from pyworker.loadtest.objective import Objective
 
@@ -26,14 +26,14 @@ examples:
     python -m pyworker.loadtest -w hello_world -l -n 100 -rps 10
   five minutes at 2 per second, streamed, with a report to show around:
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME --stream --duration 300 -rps 2 --html r.html
-  where does it give in? from 1 to 50 per second in ten minutes, with an objective:
+  at which rate does it saturate? from 1 to 50 per second in ten minutes, with an objective:
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME --ramp 1:50:600 --slo ttft=500ms,total=10s
   is it better than before?
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME -n 500 -rps 2 --json new.json --compare old.json
 
-Requests start on schedule whatever the answers do, and latency counts from the moment a request was due: a
-server that stalls is charged for every request that would have come meanwhile. With --concurrency it is not.
-Ctrl-C stops sending, waits for what is open and reports; a second one does not wait.
+Requests start on schedule, however long responses take, and latency counts from the moment a request was due:
+a server that stalls is charged for every request that was due meanwhile. With --concurrency it is not.
+Ctrl-C stops sending, waits for open requests and reports; a second one does not wait.
 The exit status is 1 when more failed, or missed the objective, than --max-error-rate allows.
 """
 
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentParser:
-    """The options that every load test has; `worker` is how one is chosen, where one is."""
+    """The options that every load test has; `worker` is the option that chooses one, if there is one."""
     parser = Parser(
         prog=prog,
         usage=f"%(prog)s {worker}(-n COUNT | --duration SECONDS) [-rps RATE] (-l | -k KEY -e NAME) [more]",
@@ -95,12 +95,12 @@ def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentP
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how much", "one of -n, --duration and --ramp is needed")
-    group.add_argument("-n", type=_whole, metavar="COUNT", help="end after so many requests")
-    group.add_argument("--duration", type=positive, metavar="SECONDS", help="end sending after so long")
+    group.add_argument("-n", type=whole, metavar="COUNT", help="end after this many requests")
+    group.add_argument("--duration", type=positive, metavar="SECONDS", help="stop sending after this time")
     group.add_argument("-rps", type=positive, metavar="RATE", help="requests started per second (default: 1)")
     group.add_argument(
         "--ramp",
-        type=_ramp,
+        type=ramp,
         metavar="FROM:TO:SECONDS",
         help="raise the rate in a straight line, such as 1:50:600, and end there unless told otherwise",
     )
@@ -112,7 +112,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--concurrency",
-        type=_whole,
+        type=whole,
         metavar="N",
         help="instead of a rate: N users, each sending its next request when the last one has ended",
     )
@@ -122,7 +122,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 def _add_requests(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what")
     group.add_argument("--route", metavar="PATH", help="route of the worker (default: the worker's own)")
-    group.add_argument("--stream", action="store_true", help="read answers token by token")
+    group.add_argument("--stream", action="store_true", help="read responses token by token")
     group.add_argument(
         "--payload",
         type=Path,
@@ -131,10 +131,10 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--retries",
-        type=_not_negative,
+        type=not_negative,
         default=0,
         metavar="N",
-        help="ask again so often after 408, 429, 5xx or a lost connection, as clients do (default: 0)",
+        help="retry so many times after 408, 429, 5xx or a lost connection, as clients do (default: 0)",
     )
 
 
@@ -147,7 +147,7 @@ def _add_one_worker(parser: argparse.ArgumentParser) -> None:
         "--auth-data",
         type=Path,
         metavar="FILE.json",
-        help="an answer of POST /route/ that names this worker; its signature may be used again and again",
+        help="a response of POST /route/ that names this worker; its signature may be used repeatedly",
     )
 
 
@@ -155,15 +155,15 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what comes out")
     group.add_argument(
         "--slo",
-        type=_slo,
+        type=slo,
         default=Objective({}),
         metavar="NAME=TIME,…",
-        help="what a good answer is, such as ttft=500ms,total=10s; names: total, ttfb (first byte), "
+        help="what a good response is, such as ttft=500ms,total=10s; names: total, ttfb (first byte), "
         "ttft (first token), gap (longest pause between tokens)",
     )
     group.add_argument(
         "--max-error-rate",
-        type=_share,
+        type=share,
         default=0.0,
         metavar="SHARE",
         help="failures, or misses of the objective, that are still fine, such as 0.01 or 1%% (default: 0)",
@@ -176,7 +176,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
-    """Ends the program with one line where options contradict each other."""
+    """Ends the program with one line if options contradict each other."""
     if options.concurrency is not None:
         for name in ("rps", "ramp", "arrival"):
             if getattr(options, name) is not None:
@@ -213,7 +213,7 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
 
 
 def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:
-    """The client that the options ask for; ends the program where one is missing or wrong."""
+    """The client that the options ask for; ends the program if one is missing or wrong."""
     if options.worker_url is None:
         if options.auth_data is not None:
             parser.error("--auth-data is for one worker: say which with --worker-url URL")
@@ -245,55 +245,13 @@ def _auth_data(path: Path) -> dict[str, object]:
     fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
     if not {"url", "signature"} <= fields.keys():
         raise ConfigError(
-            f"--auth-data {path} is no answer of /route/ with a worker: it has no url and signature"
+            f"--auth-data {path} is no response of /route/ with a worker: it has no url and signature"
         )
     if "request_idx" not in fields:
         raise ConfigError(
             f"--auth-data {path} has a signature of the first form, which is good for one request"
         )
     return fields
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
-
-
-def _not_negative(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-    return int(text)
-
-
-def _ramp(text: str) -> Rate:
-    fault = f"{text} is no ramp; it is FROM:TO:SECONDS, such as 1:50:600"
-    try:
-        first, last, seconds = (float(part) for part in text.split(":"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(fault) from error
-    finite = all(math.isfinite(number) and number >= 0 for number in (first, last, seconds))
-    if not finite or first + last <= 0 or seconds <= 0:
-        raise argparse.ArgumentTypeError(fault)
-    return Rate(first, last, seconds)
-
-
-def _slo(text: str) -> Objective:
-    try:
-        return Objective.parsed(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _share(text: str) -> float:
-    number, percent, rest = text.partition("%")
-    try:
-        share = float(number) / (100 if percent else 1)
-    except ValueError:
-        share = -1.0
-    if rest or not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share; it is from 0 to 1, or from 0% to 100%")
-    return share
 
 
 def checked_files(parser: argparse.ArgumentParser, files: Sequence[Path | None]) -> None:

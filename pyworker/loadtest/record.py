@@ -15,7 +15,7 @@ KINDS = {
     "4xx": "4xx",
     "429": "429",
     "5xx": "5xx",
-    "cut": "cut answer",
+    "cut": "truncated response",
     "timeout": "timeout",
     "other": "other",
 }
@@ -69,7 +69,7 @@ class Record:
 
 
 def failure_of_status(status: int, text: str, payload: Mapping[str, object]) -> Failure | None:
-    """None for a good answer."""
+    """None for a good response."""
     if 200 <= status < 300:
         return None
     return Failure(_kind_of_status(status), f"{status}: {_shown(text, payload)}")
@@ -93,10 +93,10 @@ def _kind_of_status(status: int) -> str:
 
 
 def _shown(text: str, payload: Mapping[str, object]) -> str:
-    """In one line, without what was asked: an answer may repeat the prompt."""
+    """In one line, without the prompt, which a response may repeat."""
     for value in _texts(payload):
         text = text.replace(value, "…")
-    return " ".join(text.split())[:EXCERPT] or "(empty answer)"
+    return " ".join(text.split())[:EXCERPT] or "(empty response)"
 
 
 def _texts(value: object) -> Iterator[str]:

@@ -87,7 +87,10 @@ def facts(result: Result) -> list[tuple[str, str]]:
             "started",
             f"{result.start_rate:.2f} per second in {result.sending_seconds:.1f} s ({result.wanted})",
         ),
-        ("throughput", f"{result.throughput:.2f} good answers per second, {amount(result.received)} in all"),
+        (
+            "throughput",
+            f"{result.throughput:.2f} good responses per second, {amount(result.received)} in all",
+        ),
     ]
     if result.objective:
         limits = ", ".join(f"{name} ≤ {duration(limit)}" for name, limit in result.objective.items())

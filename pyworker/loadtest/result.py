@@ -44,7 +44,7 @@ class Failures:
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """What one worker did; times of its good answers in seconds."""
+    """What one worker did; times of its good responses in seconds."""
 
     url: str
     requests: int
@@ -55,7 +55,9 @@ class WorkerShare:
 
 @dataclass(frozen=True)
 class Step:
-    """A slice of the test, `at` seconds from its start: answers when they ended, times when they were due."""
+    """A slice of the test, `at` seconds from its start: responses by their end, times by the moment they were
+    due.
+    """
 
     at: float
     due: int
@@ -67,7 +69,7 @@ class Step:
     p99: float
     largest: float
     by_worker: Sequence[int]
-    """Good answers of each worker, as `workers` orders them."""
+    """Good responses of each worker, as `workers` orders them."""
 
 
 @dataclass(frozen=True)

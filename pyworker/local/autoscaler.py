@@ -1,20 +1,17 @@
 """A local autoscaler, for development and tests: `python -m pyworker.local.autoscaler`.
 
-It answers workers and clients as the public service does, with real signatures, but keeps its fleet
-in memory and starts no machines.
+It behaves towards workers and clients like the public service, with real signatures, but keeps its fleet in
+memory and starts no machines.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from hmac import compare_digest
-from pathlib import Path
 from typing import cast
 
 from flask import Flask, Response, request
@@ -22,9 +19,10 @@ from typing_extensions import Self
 from werkzeug.exceptions import HTTPException
 
 from pyworker.errors import ConfigError, RequestError, Unauthorized, Unprocessable
+from pyworker.local.autoscaler_options import parse_options
 from pyworker.local.certificates import Authority
 from pyworker.local.faults import Faults
-from pyworker.local.fleet import Fleet, Route, WorkerView
+from pyworker.local.fleet import Fleet, Route
 from pyworker.local.messages import (
     FINISHED_BATCH,
     ROUTE_REQUEST,
@@ -35,8 +33,8 @@ from pyworker.local.messages import (
 )
 from pyworker.local.serving import LocalServer
 from pyworker.local.signing import SignatureForm, Signer, current_message, first_message
+from pyworker.local.worker_views import overview, sdk_view
 
-DEFAULT_PORT = 8081
 DEFAULT_ENDPOINT = "hello_world"
 """The endpoint that the console lists when any name is accepted."""
 MAX_ID_DIGITS = 19
@@ -53,7 +51,7 @@ class Autoscaler:
     """A local autoscaler in this process. `start` and `stop` belong to one thread; the rest to any.
 
     `endpoints` empty accepts any endpoint name; `api_key` and `master_token` None accept any.
-    `signature_form="first"` signs and answers as the first form of the contract has it.
+    `signature_form="first"` signs and responds in the first form of the contract.
     """
 
     def __init__(
@@ -105,8 +103,8 @@ class Autoscaler:
     def _app(self) -> Flask:
         app = Flask("pyworker.local.autoscaler", static_folder=None)
         app.before_request(self._apply_faults)
-        app.register_error_handler(RequestError, _error_answer)
-        app.register_error_handler(HTTPException, _http_error_answer)
+        app.register_error_handler(RequestError, _error_response)
+        app.register_error_handler(HTTPException, _http_error_response)
         app.add_url_rule("/pubkey/", view_func=self._pubkey)
         app.add_url_rule("/route/", view_func=self._route, methods=["POST"])
         app.add_url_rule("/worker_status/", view_func=self._worker_status, methods=["POST"])
@@ -133,9 +131,9 @@ class Autoscaler:
             served = ", ".join(self._endpoints)
             raise UnknownEndpoint(f"endpoint: {asked.endpoint!r} is not served here, only {served}")
         route = self.fleet.route(asked.cost, asked.request_idx, time.monotonic())
-        return _json(self._route_answer(asked, route))
+        return _json(self._route_response(asked, route))
 
-    def _route_answer(self, asked: RouteRequest, route: Route) -> dict[str, object]:
+    def _route_response(self, asked: RouteRequest, route: Route) -> dict[str, object]:
         if route.url is None:
             return {"request_idx": route.request_idx, "status": route.status}
         answer: dict[str, object] = {
@@ -167,18 +165,18 @@ class Autoscaler:
 
     def _workers(self) -> Response:
         now = time.monotonic()
-        overview = {
-            "workers": [_overview(view, now) for view in self.fleet.workers(now)],
+        fleet = {
+            "workers": [overview(view, now) for view in self.fleet.workers(now)],
             "requests": self.fleet.requests_seen,
             "finished": self.fleet.finished_counts,
         }
-        return _json(overview, indent=2)
+        return _json(fleet, indent=2)
 
     def _endpoint_workers(self) -> Response:
         query = parse(WORKERS_QUERY, request.get_data())
         self._check_key(query.api_key)
         now = time.monotonic()
-        return _json([_sdk_view(view, now) for view in self.fleet.workers(now)])
+        return _json([sdk_view(view, now) for view in self.fleet.workers(now)])
 
     def _root_certificate(self) -> Response:
         return Response(self._authority.root_pem, mimetype=_PEM)
@@ -233,11 +231,11 @@ def _json(value: object, status: int = 200, *, indent: int | None = None) -> Res
     return Response(json.dumps(value, indent=indent) + "\n", status, mimetype="application/json")
 
 
-def _error_answer(error: RequestError) -> Response:
+def _error_response(error: RequestError) -> Response:
     return _json(dict(error.body()), error.status)
 
 
-def _http_error_answer(error: HTTPException) -> Response:
+def _http_error_response(error: HTTPException) -> Response:
     return _json({"error": error.name}, error.code or 500)
 
 
@@ -251,81 +249,14 @@ def _same(given: str, expected: str) -> bool:
     return compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
 
 
-def _overview(view: WorkerView, now: float) -> dict[str, object]:
-    report = asdict(view.report)
-    del report["mtoken"]
-    return {
-        "state": view.state,
-        "seconds_since_report": round(now - view.last_seen, 1),
-        "routed_since_report": view.routed_load,
-        **report,
-        "loadtime": view.loadtime,
-    }
-
-
-def _sdk_view(view: WorkerView, now: float) -> dict[str, object]:
-    """A worker in the words of the client library; its times are epoch seconds."""
-    report = view.report
-    started = time.time() - (now - view.first_seen)
-    return {
-        "id": report.id,
-        "status": view.state,
-        "cur_load": report.cur_load,
-        "new_load": report.new_load,
-        "cur_load_rolling_avg": report.cur_load,
-        "cur_perf": report.cur_perf,
-        "perf": report.max_perf,
-        "measured_perf": report.max_perf,
-        "dlperf": 0.0,
-        "reliability": 1.0,
-        "reqs_working": report.num_requests_working,
-        "disk_usage": report.disk_usage,
-        "loaded_at": min(started + view.loadtime, time.time()) if view.loadtime else 0.0,
-        "started_at": started,
-    }
-
-
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pyworker.local.autoscaler",
-        description="A local autoscaler: keeps a fleet, routes and signs as the public service does.",
-        epilog="Start a worker with REPORT_ADDR set to its URL. GET /workers/ shows what it knows.",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port",
-        type=int,
-        default=DEFAULT_PORT,
-        help="port to listen on, 0 = any free one (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--key-file",
-        type=Path,
-        metavar="PATH",
-        help="keep the RSA key in this file between runs (default: a new key each time)",
-    )
-    parser.add_argument(
-        "--endpoint",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="serve this endpoint name only; may be repeated (default: any name)",
-    )
-    parser.add_argument("--api-key", metavar="KEY", help="refuse clients with any other key (default: none)")
-    parser.add_argument(
-        "--master-token", metavar="TOKEN", help="refuse workers with any other MASTER_TOKEN (default: none)"
-    )
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = parse_options(argv)
     # Blocked before any thread starts, so that a signal always waits for the main thread to ask for it.
     ending = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)

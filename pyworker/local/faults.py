@@ -1,4 +1,4 @@
-"""Faults that a test orders from a local server: answers with an error status, or held back."""
+"""Faults that a test orders from a local server: an error status, or a response that is held back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Hold:
-    """One answer that waits: `arrived` is set once a request is held, `release` lets it go on."""
+    """A response that is held back: `arrived` is set once a request waits, `release` lets it go on."""
 
     arrived: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
@@ -49,7 +49,7 @@ class Faults:
             hold.release()
 
     def apply(self, path: str) -> int | None:
-        """Carry out the next order for `path`: wait, or return the status to answer with."""
+        """Carry out the next order for `path`: wait, or return the status to respond with."""
         with self._lock:
             orders = self._orders.get(path)
             order = orders.popleft() if orders else None

@@ -27,7 +27,7 @@ KEPT_REQUESTS = 10_000
 
 @dataclass(frozen=True)
 class Route:
-    """The answer to a client: a worker's URL, or, while `url` is None, why it has to wait."""
+    """The response to a client: a worker's URL, or, if `url` is None, why it has to wait."""
 
     request_idx: int
     reqnum: int
@@ -76,7 +76,7 @@ class _Member:
         self.routed_load = 0.0
 
     def preference(self) -> tuple[float, int]:
-        """Lowest is routed to: least loaded first, then the one whose turn is longest ago."""
+        """Lowest is routed to: least loaded first, then the one that was chosen longest ago."""
         return (self.report.cur_load + self.routed_load, self.last_pick)
 
 
@@ -96,7 +96,7 @@ class Fleet:
         # Guards every field below. Its waiters are told of each accepted report and batch.
         self._changed = threading.Condition()
         self._members: dict[int, _Member] = {}
-        # request_idx -> where it was sent last
+        # By request_idx, the last worker it was sent to.
         self._requests: OrderedDict[int, _Sent] = OrderedDict()
         self._last_request_idx = 0
         self._last_reqnum = 0
@@ -126,7 +126,7 @@ class Fleet:
         """Choose a worker, or say why none can be chosen.
 
         An index of zero, or one that was never given out, gets a new one. A request that comes again
-        has failed where it was, so another ready worker is preferred if there is one.
+        has failed at its worker, so another ready one is preferred.
         """
         with self._changed:
             index = self._index(request_idx)

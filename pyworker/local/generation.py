@@ -1,4 +1,4 @@
-"""One answer of the local model server in the making: its turn, its pace, its client."""
+"""One response of the local model server while it is generated: its slot, its pace, its client."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Generation:
         self._log = log
 
     def tokens(self) -> Generator[str]:
-        """The tokens, once it is this request's turn; `ConnectionAbortedError` when nobody wants them."""
+        """The tokens, once the request has a slot; `ConnectionAbortedError` if the client has
+        disconnected.
+        """
         arrived = time.monotonic()
         outcome = "499"  # unless it comes to its end
         slot = self._queue.enter()

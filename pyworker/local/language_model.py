@@ -1,7 +1,7 @@
-"""A small n-gram language model: words that look like an answer, at next to no cost.
+"""A small n-gram language model: words that look like a response, at next to no cost.
 
 It is a real model of order three: the next word is drawn from what followed the last two words in its text,
-backing off to the last word where those two were never seen, or offer no choice.
+backing off to the last word if those two were never seen, or offer no choice.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _ENDS = frozenset(".?!")
 _START = "."  # the context of a sentence's first word: every end of a sentence counts as this one
 
 PROMPT_TAIL = 4000  # characters of a prompt that are looked at; it may be megabytes long
-# How often two known words are set aside for one, where they allow a single word only: without this, a text
+# How often two known words are set aside for one, if they allow a single word only: without this, a text
 # of this size would be quoted sentence by sentence.
 BACK_OFF = 0.35
 ANSWER_SENTENCES = (3, 8)
-ANSWER_TOKENS = 200  # the limit of an answer whose length was not asked for
+RESPONSE_TOKENS = 200  # the limit of a response without a requested length
 
 Context = tuple[str, ...]
 
@@ -51,7 +51,7 @@ class LanguageModel:
     """A trained model. Immutable after construction, so any number of threads may generate at once."""
 
     def __init__(self, text: str) -> None:
-        """Learns from `text`; raises `CorruptedModelError` where there is no sentence in it."""
+        """Learns from `text`; raises `CorruptedModelError` if there is no sentence in it."""
         sentences = list(_sentences(text))
         if not sentences:
             raise CorruptedModelError("there is no sentence in it")
@@ -64,7 +64,7 @@ class LanguageModel:
 
     @classmethod
     def from_file(cls, path: Path | None = None) -> LanguageModel:
-        """The model of a UTF-8 text file; of the handbook that ships where `path` is None."""
+        """The model of a UTF-8 text file; of the handbook that ships if `path` is None."""
         path = path or resource_path("handbook.txt")
         try:
             return cls(path.read_text(encoding="utf-8"))
@@ -75,14 +75,14 @@ class LanguageModel:
     def generate(
         self, prompt: str, max_tokens: int | None = None, rng: random.Random | None = None
     ) -> Iterator[str]:
-        """The tokens of an answer, with the blanks between them: joined, they are the text.
+        """The tokens of a response, with the blanks between them: joined, they are the text.
 
-        Exactly `max_tokens` of them; where that is None, a few sentences.
+        Exactly `max_tokens` of them; if that is None, a few sentences.
         """
         rng = rng or random.Random()
         tokens = self._tokens(prompt, rng)
         if max_tokens is None:
-            tokens = _some_sentences(tokens, rng.randint(*ANSWER_SENTENCES), ANSWER_TOKENS)
+            tokens = _some_sentences(tokens, rng.randint(*ANSWER_SENTENCES), RESPONSE_TOKENS)
         return _spaced(itertools.islice(tokens, max_tokens))
 
     def _tokens(self, prompt: str, rng: random.Random) -> Iterator[str]:

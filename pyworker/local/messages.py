@@ -41,7 +41,7 @@ class RouteRequest:
 class WorkerReport:
     """A worker's status. Loads are workload, performances workload per second, disk GiB.
 
-    One that cannot start says only who it is and why.
+    A worker that cannot start sends only its identity and the reason.
     """
 
     id: int
@@ -66,7 +66,7 @@ class WorkerReport:
 
 @dataclass(frozen=True, config=_STRICT)
 class FinishedRequest:
-    """How one request ended. Times are epoch seconds, 0 where the stage was not reached."""
+    """How one request ended. Times are epoch seconds, 0 if the stage was not reached."""
 
     request_idx: int
     success: bool

@@ -15,8 +15,8 @@ from pyworker.errors import ConfigError
 class ModelLog:
     """Writes to a new file at `path` and to `echo`. Thread-safe.
 
-    The file of an earlier run moves to `<name>.old`, since whoever follows the log must not take the old
-    start for this one. Raises `ConfigError` where the file cannot be written.
+    The file of an earlier run moves to `<name>.old`, since the worker must not take the old start for
+    this one. Raises `ConfigError` if the file cannot be written.
     """
 
     def __init__(self, path: Path | None = None, *, echo: TextIO | None = None) -> None:

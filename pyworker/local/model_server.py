@@ -8,7 +8,6 @@ n-gram model on the CPU.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import queue
@@ -31,11 +30,11 @@ from pyworker.errors import ConfigError, NotReady, RequestError, Unprocessable
 from pyworker.local.generation import Generation
 from pyworker.local.language_model import CorruptedModelError, LanguageModel
 from pyworker.local.model_log import ModelLog
+from pyworker.local.model_options import Options, parse_options
 from pyworker.local.serving import LocalServer
 from pyworker.request_queue import RequestQueue
 from pyworker.validation import STRICT, parse_fields
 
-DEFAULT_PORT = 5001
 DOWNLOAD_FILES = 3  # what loading pretends to fetch
 
 
@@ -53,8 +52,8 @@ class ModelServer:
     """The server, for use within a process. Thread-safe; can be started once.
 
     `with ModelServer() as server:` serves on a free port, at once and without delay, when the block begins.
-    tokens_per_second: of one answer, 0 for no delay; parallel: answers at once, the others wait in line;
-    load_seconds: from the start until ready; with a seed the same prompt always gets the same answer.
+    tokens_per_second: of one response, 0 for no delay; parallel: responses at once, others are queued;
+    load_seconds: from the start until ready; with a seed the same prompt always gets the same response.
     on_failure is called, on the loading thread, when the model cannot be loaded.
     """
 
@@ -111,9 +110,11 @@ class ModelServer:
         return self._model is not None and not self._stopping.is_set()
 
     def start(self) -> None:
-        """Listen, and begin to load. Raises `ConfigError` where the port or the log file cannot be had."""
+        """Listen, and begin to load. Raises `ConfigError` if the port is taken or the log file cannot be
+        written.
+        """
         self._server.start()
-        # Only with the port in hand: until then the file may be the log of the server that has it.
+        # Only once the port is bound: until then the file may be the log of another server.
         try:
             self._log = ModelLog(self._log_file, echo=self._echo)
         except ConfigError:
@@ -129,7 +130,7 @@ class ModelServer:
             raise self._failure
 
     def stop(self) -> None:
-        """End streams, connections and threads; what is generated now is cut off. May be called again."""
+        """End streams, connections and threads; unfinished responses are aborted. May be called again."""
         self._stopping.set()
         self._server.stop()
         if self._loader.ident is not None:
@@ -171,10 +172,10 @@ class ModelServer:
         app.add_url_rule("/healthcheck", view_func=self._health, methods=["GET"])
         app.add_url_rule("/generate", view_func=self._generate, methods=["POST"])
         app.add_url_rule("/generate_stream", view_func=self._generate_stream, methods=["POST"])
-        app.register_error_handler(RequestError, _error_answer)
-        app.register_error_handler(HTTPException, _http_error_answer)
-        app.register_error_handler(ConnectionAbortedError, _cut_answer)
-        app.after_request(self._log_answer)
+        app.register_error_handler(RequestError, _error_response)
+        app.register_error_handler(HTTPException, _http_error_response)
+        app.register_error_handler(ConnectionAbortedError, _aborted_response)
+        app.after_request(self._log_response)
         return app
 
     def _health(self) -> flask.Response:
@@ -187,9 +188,9 @@ class ModelServer:
             return flask.jsonify(response="".join(tokens), tokens=generation.count)
 
     def _generate_stream(self) -> flask.Response:
-        answer = flask.Response(self._begin().events(), mimetype="text/event-stream")
-        answer.headers["Cache-Control"] = "no-cache"
-        return answer
+        response = flask.Response(self._begin().events(), mimetype="text/event-stream")
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
     def _begin(self) -> Generation:
         model = self._loaded_model()
@@ -211,7 +212,7 @@ class ModelServer:
             raise NotReady(f"the model {'is loading' if self._failure is None else 'could not be loaded'}")
         return self._model
 
-    def _log_answer(self, response: flask.Response) -> flask.Response:
+    def _log_response(self, response: flask.Response) -> flask.Response:
         # A generation writes its own line when it ends. A path that has no route may hold anything, so it
         # is not copied.
         if "generates" not in flask.g:
@@ -234,96 +235,19 @@ def _json_object(body: bytes) -> dict[str, object]:
     return fields
 
 
-def _error_answer(error: RequestError) -> tuple[flask.Response, int]:
+def _error_response(error: RequestError) -> tuple[flask.Response, int]:
     return flask.jsonify(error.body()), error.status
 
 
-def _http_error_answer(error: HTTPException) -> tuple[flask.Response, int]:
+def _http_error_response(error: HTTPException) -> tuple[flask.Response, int]:
     return flask.jsonify(error=error.name.lower()), error.code or 500
 
 
-def _cut_answer(error: ConnectionAbortedError) -> tuple[flask.Response, int]:
+def _aborted_response(error: ConnectionAbortedError) -> tuple[flask.Response, int]:
     return flask.jsonify(error=str(error)), 503
 
 
-# -- the command line ------------------------------------------------------------------------------------
-
-
-def _number(kind: Callable[[str], float], minimum: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not minimum <= value < float("inf"):
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} of at least {minimum:g}")
-        return value
-
-    return parse
-
-
-class _Options(argparse.Namespace):
-    """What the command line gives."""
-
-    host: str
-    port: int
-    log_file: str
-    tokens_per_second: float
-    parallel: int
-    load_seconds: float
-    seed: int | None
-    model: Path | None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pyworker.local.model_server",
-        description="A stand-in for hello_world's inference server. It answers POST /generate, "
-        "POST /generate_stream and GET /healthcheck with the words of a small language model.",
-    )
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
-    add("--port", type=_number(int, 0), default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
-    add(
-        "--log-file",
-        default="./model.log",
-        metavar="PATH",
-        help="where to log, besides the terminal; an older file is kept as PATH.old; - for the terminal "
-        "only (default: %(default)s)",
-    )
-    add(
-        "--tokens-per-second",
-        type=_number(float, 0),
-        default=50.0,
-        metavar="N",
-        help="speed of one answer; 0 for no delay (default: %(default)s)",
-    )
-    add(
-        "--parallel",
-        type=_number(int, 1),
-        default=4,
-        metavar="N",
-        help="answers that are generated at once; further requests wait in line (default: %(default)s)",
-    )
-    add(
-        "--load-seconds",
-        type=_number(float, 0),
-        default=2.0,
-        metavar="N",
-        help="how long loading takes before the server is ready (default: %(default)s)",
-    )
-    add("--seed", type=int, metavar="N", help="give the same answer to the same prompt (default: vary)")
-    add(
-        "--model",
-        type=Path,
-        metavar="PATH",
-        help="UTF-8 text to learn the language from (default: the handbook that ships)",
-    )
-    return parser
-
-
-def _serve(options: _Options) -> int:
+def _serve(options: Options) -> int:
     """Run until a signal comes or the model fails; the exit status."""
     # Unlike an Event, this queue may be filled by a signal handler while the same thread waits on it.
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -350,7 +274,7 @@ def _serve(options: _Options) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    options = _parser().parse_args(arguments, _Options())
+    options = parse_options(arguments)
     try:
         return _serve(options)
     except ConfigError as error:

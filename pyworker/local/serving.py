@@ -1,6 +1,6 @@
 """A small threaded HTTP/1.1 server for a Flask app, started and stopped within a process.
 
-werkzeug's own handler ends each connection after one answer, which would make a busy client open a
+werkzeug's own handler ends each connection after one response, which would make a busy client open a
 connection for each request; the handler here reads the whole body first and so can keep them open. Answers
 with a length leave in one piece, others chunk by chunk. Made for development and tests.
 """
@@ -60,7 +60,9 @@ class _Handler(WSGIRequestHandler):
         try:
             self._answer(Response.from_app(self.server.app, environ, buffered=False))
         except OSError:
-            self.close_connection = True  # without the end of the body: the client can see that it is cut
+            self.close_connection = (
+                True  # without the end of the body: the client can see that it is truncated
+            )
 
     def _read_body(self) -> bytes | None:
         """The request's body, or None when it was answered with an error instead."""
@@ -77,7 +79,7 @@ class _Handler(WSGIRequestHandler):
             self.wfile.flush()
         body = self.rfile.read(int(length))
         if len(body) < int(length):
-            self.close_connection = True  # the client hung up half-way: nobody is left to answer
+            self.close_connection = True  # the client disconnected before the body was complete
             return None
         return body
 

@@ -1,4 +1,4 @@
-"""Data that ships with the package, so that everything works where no hub or corpus can be reached.
+"""Data that ships with the package, so that everything works if no hub or corpus can be reached.
 
 handbook.txt    our own text; what the stand-in language model is trained on
 common.txt      common words that the handbook lacks

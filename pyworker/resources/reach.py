@@ -1,4 +1,4 @@
-"""A quick answer to "could this be fetched now?", for libraries that take most of a minute to say no."""
+"""Whether something could be fetched now, quickly: some libraries take most of a minute to fail."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ class Reach:
 
 def probe(url: str) -> Reach:
     """HEAD `url` once, without following redirects; takes about three seconds at the very most."""
-    answer = bounded(lambda: _ask(url), DEADLINE_SECONDS, "pyworker-reach-probe")
-    return answer or Reach(None, f"no answer within {DEADLINE_SECONDS:g} s")
+    reach = bounded(lambda: _ask(url), DEADLINE_SECONDS, "pyworker-reach-probe")
+    return reach or Reach(None, f"no response within {DEADLINE_SECONDS:g} s")
 
 
 def bounded(action: Callable[[], T], seconds: float, thread_name: str) -> T | None:
     """The result of `action`, or None when it takes longer. `action` should not raise.
 
     It runs in a thread of its own, because a resolver or a library without timeouts cannot be interrupted:
-    where time runs out, that daemon thread is left to end by itself.
+    if time runs out, the daemon thread is left to end by itself.
     """
     results: queue.SimpleQueue[T] = queue.SimpleQueue()
     thread = threading.Thread(target=lambda: results.put(action()), name=thread_name, daemon=True)
@@ -72,7 +72,7 @@ def _ask(url: str) -> Reach:
             )
             response.close()
     except requests.Timeout:
-        return Reach(None, f"no answer within {READ_SECONDS:g} s")
+        return Reach(None, f"no response within {READ_SECONDS:g} s")
     except (requests.RequestException, ValueError, OSError) as error:
         return Reach(None, _root_cause(error))
     return Reach(response.status_code, f"HTTP {response.status_code}")

@@ -37,7 +37,7 @@ def installed_sdk(folder: Path) -> Path:
         return python
     venv.create(home, clear=True, with_pip=True)
     done = subprocess.run(
-        [str(python), "-m", "pip", "install", "--quiet", SDK],
+        [str(python), "-m", "pip", "install", "--quiet", "--no-compile", SDK],
         capture_output=True,
         text=True,
         timeout=_INSTALL_SECONDS,

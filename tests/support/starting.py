@@ -6,6 +6,8 @@ Each process that a run starts carries a mark in its environment, by which what 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import select
 import shutil
@@ -33,6 +35,8 @@ class Run:
         """`inside`: the command that leads into another root, for which `folder` need not be there."""
         self.mark = uuid.uuid4().hex
         environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), MARK: self.mark}
+        # Modules are compiled when they are imported: most of what is installed never is.
+        environ["PIP_COMPILE"] = "0"
         # Whatever the machine needs for reaching a package index.
         kept = ("PIP_", "HTTP", "http", "SSL_CERT", "REQUESTS_CA", "NO_PROXY", "no_proxy")
         environ.update({name: value for name, value in os.environ.items() if name.startswith(kept)})
@@ -133,3 +137,29 @@ class Installed:
     folder: Path
     said: str
     status: int
+
+
+def installed_copy(shared: Path, folder: Path) -> Installed:
+    """An own copy, in `folder`, of what is installed once for all test processes that share a folder.
+
+    The first one runs the demo, the others wait for it. The files are hard links: replace them, never write
+    into them.
+    """
+    original, record = shared / "my pyworker", shared / "installed.json"
+    with (shared / "installed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not record.exists():
+            run = Run(copy_project(original), "demo", "--once", **demo_ports())
+            try:
+                record.write_text(json.dumps([run.end(INSTALL_SECONDS), run.said]))
+            finally:
+                run.close()
+    status, said = json.loads(record.read_text())
+    return Installed(link_tree(original, folder / original.name), said, status)
+
+
+def link_tree(source: Path, target: Path) -> Path:
+    """A copy that shares its files, without the state of a demo."""
+    state = shutil.ignore_patterns(".pyworker")
+    shutil.copytree(source, target, symlinks=True, copy_function=os.link, ignore=state)
+    return target
