@@ -16,8 +16,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pyworker import allocator
-from pyworker.beacon import INTERVAL, Beacon, Failure
 from pyworker.config import (
     ONE_PROCESS,
     RESERVED_THREADS,
@@ -25,15 +23,17 @@ from pyworker.config import (
     most_connections,
     raise_descriptor_limit,
 )
+from pyworker.downstream.tls import CertificateFiles, ServerContext
 from pyworker.errors import ConfigError
-from pyworker.signals import REFUSED_SIGNALS
-from pyworker.tls import CertificateFiles, ServerContext
+from pyworker.instance.beacon import INTERVAL, Beacon, Failure
+from pyworker.runtime import allocator
+from pyworker.runtime.signals import REFUSED_SIGNALS
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
     from gunicorn.config import Config
 
-    from pyworker.worker_class import HardenedThreadWorker
+    from pyworker.downstream.gunicorn_worker import HardenedThreadWorker
 
 try:
     _settings = Settings.from_env()
@@ -53,7 +53,7 @@ proc_name = "pyworker"
 
 # One process, which holds the queue, the replay window and the ledger.
 workers = _settings.workers
-worker_class = "pyworker.worker_class.HardenedThreadWorker"
+worker_class = "pyworker.downstream.gunicorn_worker.HardenedThreadWorker"
 # Each request in hand holds a thread, also while it is queued. Threads are made when needed.
 threads = _settings.threads
 # An idle or slow connection holds no thread, so there may be many more connections than threads. At the limit

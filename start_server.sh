@@ -63,7 +63,7 @@ fail() {
   if [ "$arguments" = 0 ]; then
     { printf 'start_server.sh: %s\n' "$1" >>"${WORKSPACE_DIR:-/workspace}/debug.log"; } 2>/dev/null || true
     if command -v python3 >/dev/null; then
-      USE_SSL=${USE_SSL:-true} python3 -I pyworker/beacon.py --once "$1" || true
+      USE_SSL=${USE_SSL:-true} python3 -I pyworker/instance/beacon.py --once "$1" || true
     fi
   fi
   exit 1

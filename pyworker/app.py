@@ -16,9 +16,9 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.errors import RequestError, Unauthorized, UpdateRefused
-from pyworker.pipeline import PIPELINE
+from pyworker.proxy.pipeline import PIPELINE
 from pyworker.registry import load_worker
-from pyworker.session_routes import SessionViews
+from pyworker.sessions.views import SessionViews
 from pyworker.worker import Worker
 from pyworker.wsgi_extensions import HELD
 

@@ -11,11 +11,11 @@ import flask
 from pyworker.config import Settings
 from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
-from pyworker.log_lines import LogActions
-from pyworker.log_tail import unfollowable
-from pyworker.model_client import ModelClient, ModelSession
-from pyworker.pipeline import Route, pipeline_of
-from pyworker.request_queue import Admission, RequestQueue, Unlimited
+from pyworker.lifecycle.log_lines import LogActions
+from pyworker.lifecycle.log_tail import unfollowable
+from pyworker.proxy.pipeline import Route, pipeline_of
+from pyworker.runtime.request_queue import Admission, RequestQueue, Unlimited
+from pyworker.upstream.client import ModelClient, ModelSession
 
 
 class Backend:

@@ -21,7 +21,7 @@ from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 
 from pyworker.errors import JsonDataException as JsonDataException
-from pyworker.sample import ResponseSample
+from pyworker.runtime.sample import ResponseSample
 from pyworker.validation import STRICT, parse_fields
 
 if TYPE_CHECKING:

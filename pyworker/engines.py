@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pyworker.data_types import LogAction
-from pyworker.log_lines import LogActions
+from pyworker.lifecycle.log_lines import LogActions
 
 
 def _supervised(program: str) -> LogActions:

@@ -27,12 +27,12 @@ import urllib3
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
-from pyworker.answer_head import Fields
-from pyworker.error_objects import error_in as error_in
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
-from pyworker.faults import describe_break
-from pyworker.limits import READ_SIZE
-from pyworker.model_response import LazyResponse
+from pyworker.runtime.limits import READ_SIZE
+from pyworker.upstream.error_objects import error_in as error_in
+from pyworker.upstream.faults import describe_break
+from pyworker.upstream.lazy_response import LazyResponse
+from pyworker.upstream.response_head import Fields
 from pyworker.wsgi_extensions import PollableBody
 
 if TYPE_CHECKING:

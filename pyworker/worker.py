@@ -5,35 +5,35 @@ from __future__ import annotations
 import logging
 import time
 
-from pyworker.auth import SignatureVerifier
-from pyworker.autoscaler_client import AutoscalerClient
 from pyworker.backend import Backend
-from pyworker.benchmark import Benchmark, ServingCheck
-from pyworker.benchmark_file import describe
-from pyworker.body import BodyReader
-from pyworker.callbacks import Callbacks
 from pyworker.config import Settings
 from pyworker.data_types import AuthData
-from pyworker.disconnect import DisconnectWatcher
-from pyworker.exchange import SHUTDOWN
-from pyworker.health import HealthMonitor
-from pyworker.healthcheck import SharedHealth
-from pyworker.journal import Journal, JournalKeeper
-from pyworker.lifecycle import ModelLifecycle, ModelState
-from pyworker.loading import LoadingWatch
-from pyworker.log_effects import LogEffects
-from pyworker.log_tail import LogTailer
-from pyworker.memory import LoadedMark, ModelMemory
-from pyworker.metrics import Metrics
-from pyworker.pipeline import Pipeline
-from pyworker.probe import HealthProbe
-from pyworker.public_key import KeyFetcher
-from pyworker.readiness import Readiness
-from pyworker.reporter import MIN_INTERVAL, Reporter
-from pyworker.reports import Identity, ModelFigures
-from pyworker.runtime import Loop, Runtime, Wake
-from pyworker.sessions import Sessions
-from pyworker.suspicion import FailureStreak
+from pyworker.lifecycle.benchmark import Benchmark, ServingCheck
+from pyworker.lifecycle.benchmark_file import describe
+from pyworker.lifecycle.health import HealthMonitor
+from pyworker.lifecycle.healthcheck import SharedHealth
+from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
+from pyworker.lifecycle.loading_watch import LoadingWatch
+from pyworker.lifecycle.log_events import LogEffects
+from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.probe import HealthProbe
+from pyworker.lifecycle.state import ModelLifecycle, ModelState
+from pyworker.lifecycle.suspicion import FailureStreak
+from pyworker.lifecycle.warm_up import Readiness
+from pyworker.proxy.auth import SignatureVerifier
+from pyworker.proxy.body import BodyReader
+from pyworker.proxy.disconnect import DisconnectWatcher
+from pyworker.proxy.exchange import SHUTDOWN
+from pyworker.proxy.pipeline import Pipeline
+from pyworker.reporting.autoscaler_client import AutoscalerClient
+from pyworker.reporting.journal import Journal, JournalKeeper
+from pyworker.reporting.ledger import Metrics
+from pyworker.reporting.public_key import KeyFetcher
+from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
+from pyworker.reporting.wire import Identity, ModelFigures
+from pyworker.runtime.services import Loop, Runtime, Wake
+from pyworker.sessions.callbacks import Callbacks
+from pyworker.sessions.store import Sessions
 
 logger = logging.getLogger(__name__)
 

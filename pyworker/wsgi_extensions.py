@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import Self
 
 if TYPE_CHECKING:
-    from pyworker.nowait import Receiver
+    from pyworker.runtime.nonblocking import Receiver
 
 #: The client's `Presence`.
 PRESENCE = "pyworker.presence"

@@ -14,8 +14,8 @@ from pyworker.doctor.finding import Finding, Grade
 from pyworker.doctor.replay import Replay
 from pyworker.engines import ENGINES
 from pyworker.errors import ConfigError
-from pyworker.log_lines import LogActions
-from pyworker.log_tail import unfollowable
+from pyworker.lifecycle.log_lines import LogActions
+from pyworker.lifecycle.log_tail import unfollowable
 from pyworker.registry import load_worker
 
 _COLOURS = {Grade.OK: "32", Grade.WARN: "33", Grade.FAIL: "31", Grade.SKIPPED: "2"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pyworker.config import Settings
 from pyworker.doctor.finding import Examination, Finding, fail, ok, warn
 from pyworker.errors import ConfigError
-from pyworker.redaction import redacted
 from pyworker.registry import load_worker
+from pyworker.runtime.redaction import redacted
 
 DEFAULT_WORKER = "hello_world"
 

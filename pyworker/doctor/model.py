@@ -11,8 +11,8 @@ from pathlib import Path
 from pyworker.data_types import LogAction
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import shortened
-from pyworker.log_lines import LineAssembler, Phrase, clean
-from pyworker.log_tail import unfollowable
+from pyworker.lifecycle.log_lines import LineAssembler, Phrase, clean
+from pyworker.lifecycle.log_tail import unfollowable
 from pyworker.resources.reach import bounded
 from pyworker.tokenizer import TokenCounter
 from pyworker.words import corpus_problem

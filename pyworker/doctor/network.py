@@ -11,14 +11,14 @@ from email.utils import parsedate_to_datetime
 
 import requests
 
-from pyworker.auth import SignatureVerifier
-from pyworker.autoscaler_client import AutoscalerClient
 from pyworker.config import Settings
 from pyworker.doctor.finding import Examination, Finding, NotChecked, fail, ok, warn
 from pyworker.errors import AutoscalerError
-from pyworker.probe import HealthProbe
-from pyworker.redaction import redacted
-from pyworker.timed_http import timed_session
+from pyworker.lifecycle.probe import HealthProbe
+from pyworker.proxy.auth import SignatureVerifier
+from pyworker.reporting.autoscaler_client import AutoscalerClient
+from pyworker.runtime.redaction import redacted
+from pyworker.runtime.timed_http import timed_session
 
 _TIMEOUT = 3.0
 MAX_SKEW = 60.0

@@ -8,10 +8,10 @@ from pathlib import Path
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
 from pyworker.errors import shortened
-from pyworker.lifecycle import Cause, Effect, ModelLifecycle, ModelState, effect_of
-from pyworker.loading import loaded_patterns
-from pyworker.log_lines import LogActions
-from pyworker.log_tail import LogTailer
+from pyworker.lifecycle.loading_watch import loaded_patterns
+from pyworker.lifecycle.log_lines import LogActions
+from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.state import Cause, Effect, ModelLifecycle, ModelState, effect_of
 
 ASSUMED = "assumed: benchmark and health succeed at once, MODEL_READINESS=logs"
 _SHOWN_LINE = 100

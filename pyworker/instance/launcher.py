@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
-from pyworker.beacon import INTERVAL, Beacon, addresses_of, failure_of
 from pyworker.config import ReadinessSource, Settings
+from pyworker.config.parsers import VariableReader, base_url, boolean, seconds
 from pyworker.errors import ConfigError
 from pyworker.instance import certificate, environment, lock, logs, ports
+from pyworker.instance.beacon import INTERVAL, Beacon, addresses_of, failure_of
 from pyworker.instance.children import (
     FORWARDED,
     Children,
@@ -28,7 +29,6 @@ from pyworker.instance.children import (
 )
 from pyworker.instance.output import Output, StartError
 from pyworker.instance.update import update
-from pyworker.variables import VariableReader, base_url, boolean, seconds
 
 _DEFAULTS = {
     "WORKER_PORT": "3000",

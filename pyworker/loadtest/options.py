@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from pyworker.client import Client
-from pyworker.client_options import add_client_options, client_from, positive
+from pyworker.client.options import add_client_options, client_from, positive
 from pyworker.errors import ConfigError
 from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
 from pyworker.loadtest.arrivals import Arrival, Rate

@@ -11,7 +11,7 @@ import time
 from collections.abc import Generator, Iterator
 
 from pyworker.local.model_log import ModelLog
-from pyworker.request_queue import RequestQueue
+from pyworker.runtime.request_queue import RequestQueue
 
 LOOK_SECONDS = 0.1  # how often a request that waits looks whether its client is still there
 

@@ -32,7 +32,7 @@ from pyworker.local.language_model import CorruptedModelError, LanguageModel
 from pyworker.local.model_log import ModelLog
 from pyworker.local.model_options import Options, parse_options
 from pyworker.local.serving import LocalServer
-from pyworker.request_queue import RequestQueue
+from pyworker.runtime.request_queue import RequestQueue
 from pyworker.validation import STRICT, parse_fields
 
 DOWNLOAD_FILES = 3  # what loading pretends to fetch

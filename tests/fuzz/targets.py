@@ -17,16 +17,16 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from typing_extensions import Self
 
 from pyworker import responses
-from pyworker.acceptor import Listener
-from pyworker.body import leading_auth_data
-from pyworker.call import ModelCall
-from pyworker.client_request import ParsedRequest
-from pyworker.client_socket import ClientSocket
 from pyworker.data_types import ApiPayload, AuthData
-from pyworker.envelope import parse_envelope
+from pyworker.downstream.acceptor import Listener
+from pyworker.downstream.connection import ClientSocket
+from pyworker.downstream.framing import Framing, Verdict
+from pyworker.downstream.request import ParsedRequest
 from pyworker.errors import ModelBroken, ModelUnreachable, Unprocessable
-from pyworker.framing import Framing, Verdict
-from pyworker.model_client import ModelClient
+from pyworker.proxy.body import leading_auth_data
+from pyworker.proxy.envelope import parse_envelope
+from pyworker.upstream.call import ModelCall
+from pyworker.upstream.client import ModelClient
 
 _TIMEOUT = 5.0
 #: Seconds of CPU time for one input of some kilobytes: what is slow is a finding.

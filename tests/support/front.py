@@ -7,11 +7,11 @@ import socket
 import threading
 from contextlib import ExitStack
 
-from pyworker.acceptor import Listener
-from pyworker.client_socket import ClientSocket
-from pyworker.disconnect import DisconnectWatcher
-from pyworker.poller import Poller
-from pyworker.thread_pool import ThreadPool
+from pyworker.downstream.acceptor import Listener
+from pyworker.downstream.connection import ClientSocket
+from pyworker.downstream.event_loop import Poller
+from pyworker.proxy.disconnect import DisconnectWatcher
+from pyworker.runtime.thread_pool import ThreadPool
 
 REQUEST = b"GET / HTTP/1.1\r\n\r\n"
 TOGETHER = b"GET /together HTTP/1.1\r\n\r\n"

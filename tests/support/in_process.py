@@ -11,7 +11,7 @@ from werkzeug.serving import make_server
 
 from pyworker.app import create_app, worker_of
 from pyworker.config import Settings
-from pyworker.lifecycle import ModelState
+from pyworker.lifecycle.state import ModelState
 from tests.support.http import Answer, RawClient, ask, next_request_idx
 from tests.support.stack import LOADED_LINE
 from tests.support.waiting import DEADLINE, wait_until

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 
-from pyworker.call import ModelCall
-from pyworker.model_client import ModelClient
+from pyworker.upstream.call import ModelCall
+from pyworker.upstream.client import ModelClient
 from tests.support.scripted import ScriptedServer
 from tests.support.tls import TlsModel
 from tests.support.waiting import DEADLINE

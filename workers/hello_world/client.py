@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from pyworker.client import Client, ClientError
-from pyworker.client_options import add_client_options, client_from
+from pyworker.client.options import add_client_options, client_from
 from workers.hello_world.data_types import InputData
 
 PROG = "python -m workers.hello_world.client"

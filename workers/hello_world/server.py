@@ -9,7 +9,7 @@ from pyworker import responses
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import EndpointHandler, LogAction
-from pyworker.sample import ResponseSample
+from pyworker.runtime.sample import ResponseSample
 from pyworker.server import start_server
 from workers.hello_world.data_types import InputData
 

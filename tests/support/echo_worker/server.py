@@ -15,7 +15,7 @@ from pyworker import responses
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import ApiPayload, EndpointHandler, LogAction
-from pyworker.sample import ResponseSample
+from pyworker.runtime.sample import ResponseSample
 
 Answering = Callable[[requests.Response], flask.Response]
 

@@ -1,0 +1,217 @@
+"""HTTP of the client: one POST, and the lines of a response.
+
+The adapter of requests is called without its session: that saves a third of the time of a call, and keeps
+cookies, proxies and .netrc out, so that a key goes where it was sent and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import requests
+from requests.structures import CaseInsensitiveDict
+from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.response import HTTPResponse
+from urllib3.util.ssl_ import create_urllib3_context
+
+from pyworker.client.errors import ClientClosed, ClientError, StreamBroken, TlsFailed, WorkerTimeout
+from pyworker.runtime.timed_http import TimedAdapter, TimeLimit
+
+CONNECT_SECONDS = 10.0
+READ_SIZE = 65536
+EXCERPT = 300
+#: Bytes of one line of a stream, and of a response of the autoscaler.
+MAX_LINE = 2**26
+MAX_ROUTE = 2**20
+_HOSTS = 64
+
+
+class Http:
+    """Posts JSON over a pool of connections. Any thread may call any method."""
+
+    def __init__(self, pool_size: int, *, verify: bool, ca: Path | None) -> None:
+        """Raises `ClientError` for a CA file that is none."""
+        self._verify = verify
+        self._adapter = _adapter(ca if verify else None, pool_size)
+        self._closed = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str], limit: TimeLimit) -> requests.Response:
+        """Returns once status and headers have arrived; the caller reads the body and closes the response.
+
+        Raises the errors of requests if a retry may succeed, `ClientError` otherwise.
+        """
+        if self.closed:
+            raise ClientClosed("the client was closed")
+        request = requests.PreparedRequest()
+        request.method = "POST"
+        request.url = _checked(url)
+        request.body = body
+        request.headers = CaseInsensitiveDict(
+            {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+        )
+        try:
+            return self._adapter.exchange(request, limit, connect=CONNECT_SECONDS, verify=self._verify)
+        except requests.exceptions.SSLError as error:
+            raise TlsFailed(_tls_trouble(url, error)) from error
+
+    def wait(self, seconds: float) -> None:
+        """A pause, which `close` ends with `ClientClosed`."""
+        if self._closed.wait(seconds):
+            raise ClientClosed("the client was closed while the request was waiting")
+
+    def close(self) -> None:
+        """End pauses and close idle connections."""
+        self._closed.set()
+        self._adapter.close()
+
+
+class _TrustingAdapter(TimedAdapter):
+    """Trusts what this context trusts, and the roots of the requests library, which adds them to it."""
+
+    def __init__(self, context: ssl.SSLContext, pool_size: int) -> None:
+        self._context = context
+        super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+
+def _adapter(ca: Path | None, pool_size: int) -> TimedAdapter:
+    if ca is None:
+        return TimedAdapter(pool_connections=_HOSTS, pool_maxsize=pool_size)
+    context = create_urllib3_context()
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise ClientError(f"the CA file {ca} holds no certificate in PEM form") from error
+    except OSError as error:
+        raise ClientError(f"the CA file {ca} cannot be read ({error.strerror})") from error
+    # The root of the public service lacks an extension that Python 3.13 asks for by default.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return _TrustingAdapter(context, pool_size)
+
+
+def _tls_trouble(url: str, error: requests.exceptions.SSLError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"the TLS certificate of {url} is not trusted; name its root with --ca, or use --insecure"
+    return f"no TLS connection to {url}; does it speak TLS there?"
+
+
+def _checked(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good:
+        raise ClientError(f"{url} is not a URL that can be called; it has to be like http://host:port")
+    return url
+
+
+def read(response: requests.Response) -> None:
+    """Take the whole body, as `content`; raises `StreamBroken` or `WorkerTimeout`."""
+    try:
+        _ = response.content
+    except requests.RequestException as error:
+        inner: object = error.args[0] if error.args else None
+        raise _broken(response, inner if isinstance(inner, Exception) else error) from error
+
+
+def read_route(response: requests.Response) -> bytes:
+    """The body of the autoscaler's response; raises errors of requests."""
+    content = b""
+    for piece in response.iter_content(READ_SIZE):
+        content += piece
+        if len(content) > MAX_ROUTE:
+            raise requests.exceptions.ContentDecodingError(f"answered with more than {MAX_ROUTE} bytes")
+    return content
+
+
+def lines(response: requests.Response) -> Iterator[str]:
+    """Lines of the body as they arrive. Raises `StreamBroken` if the body is truncated."""
+    raw = cast("HTTPResponse", response.raw)
+    begun: list[bytes] = []  # pieces of a line whose end has not arrived
+    length = 0
+    while True:
+        try:
+            data = raw.read1(READ_SIZE, decode_content=True)
+        except (HTTPError, OSError) as error:
+            raise _broken(response, error) from error
+        if not data:
+            break
+        first, *others = data.split(b"\n")
+        begun.append(first)
+        length = len(others[-1]) if others else length + len(first)
+        if length > MAX_LINE:
+            raise StreamBroken(f"{response.url} sent a line of more than {MAX_LINE} bytes")
+        for other in others:
+            yield b"".join(begun).decode("utf-8", "replace")
+            begun = [other]
+    yield b"".join(begun).decode("utf-8", "replace")
+
+
+def _broken(response: requests.Response, error: Exception) -> ClientError:
+    if isinstance(error, ReadTimeoutError | TimeoutError):
+        return WorkerTimeout(f"{response.url} fell silent in the middle of its response")
+    return StreamBroken(f"the response of {response.url} broke off ({type(error).__name__}); ask again")
+
+
+def data_of(line: str) -> str | None:
+    """The data in a line of a stream; None for blank lines, comments and other fields of SSE."""
+    line = line.rstrip("\r")
+    name, colon, value = line.partition(":")
+    if colon and name == "data":
+        return value.removeprefix(" ")
+    if colon and name in ("", "event", "id", "retry"):
+        return None
+    return line.strip() or None
+
+
+def received(response: requests.Response) -> int:
+    """Bytes of the body that have arrived so far."""
+    return cast("HTTPResponse", response.raw).tell()
+
+
+def status_line(response: requests.Response) -> str:
+    return f"{response.status_code} {response.reason or ''}".strip()
+
+
+def excerpt(response: requests.Response, secret: str = "") -> str:
+    """The beginning of a response body, without the secret in case the server repeats it."""
+    try:
+        content = response.content
+    except requests.RequestException:
+        return "(the response broke off)"
+    return excerpt_of(content, secret)
+
+
+def excerpt_of(content: bytes, secret: str) -> str:
+    """As `excerpt`, of a body that was read."""
+    text = content.decode("utf-8", "replace").strip()
+    if secret:
+        text = text.replace(secret, "***")
+    return text[:EXCERPT] or "(empty)"
+
+
+def cause(error: BaseException) -> str:
+    """A few words on a failed connection, without the address that the library's message repeats."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return "the connection timed out"
+    if isinstance(error, requests.exceptions.ReadTimeout):
+        return "it is silent"
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror.lower()
+        nested = getattr(inner, "reason", None) or (inner.args[0] if inner.args else None)
+        inner = nested if isinstance(nested, BaseException) else inner.__cause__ or inner.__context__
+    return "the connection broke off"

@@ -1,0 +1,247 @@
+"""The environment, read once, as a frozen and validated `Settings`.
+
+Nothing else in the package reads the environment. An invalid value raises `ConfigError` with one line that
+names the variable, its value (unless it is a secret) and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+from pyworker.config.parsers import (
+    VariableReader,
+    base_url,
+    base_urls,
+    boolean,
+    certificates_file,
+    existing_folder,
+    header_value,
+    host_name,
+    integer,
+    model_server_url,
+    path_or_base_url,
+    port_number,
+    seconds,
+    url_host,
+)
+from pyworker.errors import ConfigError
+
+T = TypeVar("T")
+
+# Pool threads kept free of forwarded requests, for /ping, /healthcheck and refusals under full load.
+RESERVED_THREADS = 16
+ONE_PROCESS = (
+    "it runs in exactly one process, because the queue, the replay window and the figures it reports live "
+    "in that process; set WORKER_THREADS for more requests at once"
+)
+_MIB = 2**20
+#: One in this number of file descriptors may be a client's connection.
+_SHARE = 4
+# Characters of a phrase, which is searched in each line of the model's log.
+_MAX_PHRASE = 1000
+
+
+class ReadinessSource(Enum):
+    """What says that the model is loaded: a line of its log, its health, or whichever comes first."""
+
+    LOGS = "logs"
+    HEALTH = "health"
+    EITHER = "either"
+
+    @property
+    def by_log(self) -> bool:
+        return self is not ReadinessSource.HEALTH
+
+    @property
+    def by_health(self) -> bool:
+        return self is not ReadinessSource.LOGS
+
+
+def _neighbour(port: int) -> int:
+    return port + 1 if port < 65535 else port - 1
+
+
+def _one_process(text: str) -> int:
+    if integer(1)(text) != 1:
+        raise ValueError(ONE_PROCESS)
+    return 1
+
+
+def _readiness_source(text: str) -> ReadinessSource:
+    try:
+        return ReadinessSource(text.lower())
+    except ValueError:
+        raise ValueError(f"expected one of {', '.join(one.value for one in ReadinessSource)}") from None
+
+
+def _phrases(text: str) -> tuple[str, ...]:
+    """One phrase per line; empty lines are ignored."""
+    phrases = tuple(line.strip() for line in text.splitlines() if line.strip())
+    if any(len(phrase) > _MAX_PHRASE for phrase in phrases):
+        raise ValueError(f"expected lines of at most {_MAX_PHRASE} characters")
+    return phrases
+
+
+def _log_level(text: str) -> str:
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    if text.upper() not in levels:
+        raise ValueError(f"expected one of {', '.join(levels)}")
+    return text.upper()
+
+
+def setting(variable: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
+    """A field of `Settings`: its variable, its default, and the parser of the variable's text."""
+    return field(default=default, repr=not secret, metadata={"name": variable, "parse": parse})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings. Durations in seconds, sizes in bytes."""
+
+    backend: str | None = setting("BACKEND", None, str)
+    model_log: Path | None = setting("MODEL_LOG", None, Path)
+    model_server_url: str | None = setting("MODEL_SERVER_URL", None, model_server_url)
+    container_id: int = setting("CONTAINER_ID", 0, integer(0))
+    report_addrs: tuple[str, ...] = setting("REPORT_ADDR", ("https://run.vast.ai",), base_urls)
+    worker_host: str = setting("WORKER_HOST", "0.0.0.0", host_name)
+    worker_port: int = setting("WORKER_PORT", 3000, port_number)
+    worker_http_port: int = setting("WORKER_HTTP_PORT", 3001, port_number)
+    public_url: str | None = setting("PYWORKER_PUBLIC_URL", None, base_url)
+    check_url: bool = setting("CHECK_URL", True, boolean)
+    use_ssl: bool = setting("USE_SSL", False, boolean)
+    ssl_certfile: Path = setting("SSL_CERTFILE", Path("/etc/instance.crt"), Path)
+    ssl_keyfile: Path = setting("SSL_KEYFILE", Path("/etc/instance.key"), Path)
+    unsecured: bool = setting("UNSECURED", False, boolean)
+    master_token: str = setting("MASTER_TOKEN", "", str, secret=True)
+    model_health_endpoint: str | None = setting("MODEL_HEALTH_ENDPOINT", None, path_or_base_url)
+    health_failures: int = setting("HEALTH_FAILURES", 3, integer(1))
+    model_readiness: ReadinessSource = setting("MODEL_READINESS", ReadinessSource.LOGS, _readiness_source)
+    model_loading_warn_after: float = setting("MODEL_LOADING_WARN_AFTER", 300.0, seconds)
+    model_load_log_msg: tuple[str, ...] | None = setting("MODEL_LOAD_LOG_MSG", None, _phrases)
+    model_error_log_msgs: tuple[str, ...] | None = setting("MODEL_ERROR_LOG_MSGS", None, _phrases)
+    model_info_log_msgs: tuple[str, ...] | None = setting("MODEL_INFO_LOG_MSGS", None, _phrases)
+    model_api_key: str = setting("MODEL_API_KEY", "", header_value, secret=True)
+    model_timeout: float | None = setting("MODEL_TIMEOUT", None, seconds)
+    model_ca_file: Path | None = setting("MODEL_CA_FILE", None, certificates_file)
+    model_ready_timeout: float = setting("MODEL_READY_TIMEOUT", 300.0, seconds)
+    max_body_bytes: int = setting("MAX_BODY_BYTES", 128 * _MIB, integer(1))
+    max_sessions: int | None = setting("MAX_SESSIONS", None, integer(0))
+    tokenizer: str | None = setting("TOKENIZER", None, str)
+    state_dir: Path = setting("PYWORKER_STATE_DIR", Path(), existing_folder)
+    update_flag: Path = setting("PYWORKER_UPDATE_FLAG", Path("/.force_update"), Path)
+    threads: int = setting("WORKER_THREADS", 1024, integer(RESERVED_THREADS + 1))
+    #: Number of threads that were asked for beyond what the limit of open files allows.
+    threads_refused: int = 0
+    workers: int = setting("WEB_CONCURRENCY", 1, _one_process)
+    drain_timeout: float = setting("DRAIN_TIMEOUT", 25.0, seconds)
+    log_level: str = setting("LOG_LEVEL", "INFO", _log_level)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read an environment (default: that of the process); raises `ConfigError`."""
+        env = VariableReader(os.environ if environ is None else environ)
+        values: dict[str, Any] = {
+            one.name: env.get(**one.metadata, default=one.default, secret=not one.repr)
+            for one in fields(cls)
+            if one.metadata
+        }
+        threads, worker_port = values["threads"], values["worker_port"]
+        values["worker_http_port"] = env.get("WORKER_HTTP_PORT", _neighbour(worker_port), port_number)
+        if values["worker_http_port"] == worker_port:
+            raise ConfigError(f"WORKER_HTTP_PORT={worker_port} is not valid: it is WORKER_PORT already")
+        if values["public_url"] is None:
+            values["public_url"] = _public_url(env, worker_port, values["use_ssl"])
+        values["threads"] = min(threads, most_connections(descriptor_limit()) - RESERVED_THREADS)
+        values["threads_refused"] = threads - values["threads"]
+        if values["threads"] <= RESERVED_THREADS:
+            env.problems.append(
+                f"the limit of open files is {descriptor_limit()}, which is too low: raise it to "
+                f"{_SHARE * (2 * RESERVED_THREADS + 1)} at least, or better to 65536 (ulimit -Hn)"
+            )
+        if env.problems:
+            raise ConfigError(*env.problems)
+        return cls(**values)
+
+    @property
+    def bind(self) -> str:
+        """The address to listen on, in gunicorn's form: IPv6 in brackets."""
+        return f"{url_host(self.worker_host)}:{self.worker_port}"
+
+    @property
+    def max_in_hand(self) -> int:
+        """Maximum number of requests that are queued or working: each holds a pool thread."""
+        return self.threads - RESERVED_THREADS
+
+    @property
+    def benchmark_file(self) -> Path:
+        """The file that keeps the result of the benchmark over a restart."""
+        return self.state_dir / ".has_benchmark"
+
+    @property
+    def loaded_file(self) -> Path:
+        """The file that says, to the worker process after a crash, that the model is loaded."""
+        return self.state_dir / ".model_loaded"
+
+    @property
+    def unsent_file(self) -> Path:
+        """The file that keeps finished requests until the autoscaler has accepted them."""
+        return self.state_dir / ".unsent_requests"
+
+    def require_identity(self) -> None:
+        """Raise `ConfigError` if the worker could neither report nor check signatures.
+
+        Called when a server starts; a test client does not need it.
+        """
+        if self.unsecured:
+            return
+        problems: list[str] = []
+        if self.public_url is None and self.check_url:
+            problems.append(
+                "the public URL of this worker is unknown: set PUBLIC_IPADDR and "
+                f"VAST_TCP_PORT_{self.worker_port}, or PYWORKER_PUBLIC_URL; "
+                "CHECK_URL=false accepts signatures made for any URL"
+            )
+        if self.container_id == 0:
+            problems.append("CONTAINER_ID is not set: set it to the integer id of this instance")
+        if problems:
+            raise ConfigError(*problems)
+
+
+def _public_url(env: VariableReader, worker_port: int, use_ssl: bool) -> str | None:
+    """The URL at which clients reach this worker; None if it is unknown."""
+    host = env.get("PUBLIC_IPADDR", None, url_host)
+    port = env.get(f"VAST_TCP_PORT_{worker_port}", None, port_number)
+    if host is None or port is None:
+        return None
+    return f"{'https' if use_ssl else 'http'}://{host}:{port}"
+
+
+def descriptor_limit() -> int:
+    """Maximum number of open files after `raise_descriptor_limit`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # An "infinite" limit makes some libraries walk every possible descriptor.
+    return min(hard, 2**20) if hard != resource.RLIM_INFINITY else 2**20
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard limit; returns the new limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = descriptor_limit()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
+
+
+def most_connections(descriptors: int) -> int:
+    """Maximum number of client connections. Each may need another one to the model server, and files."""
+    return descriptors // _SHARE
+
+
+def wants_colour(stream: TextIO) -> bool:
+    """Whether text for `stream` may be coloured: on a terminal, unless NO_COLOR is set (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")

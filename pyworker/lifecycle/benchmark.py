@@ -1,0 +1,238 @@
+"""Measures the model's throughput, in workload per second."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pyworker.data_types import EndpointHandler
+from pyworker.errors import ModelBroken, PyworkerError, RequestError
+from pyworker.lifecycle.parallel import run_all
+from pyworker.responses import iterate
+from pyworker.runtime.redaction import redacted
+from pyworker.runtime.sample import ResponseSample, Sampler
+from pyworker.upstream.call import Aborted, ModelCall
+from pyworker.upstream.client import ModelClient
+
+logger = logging.getLogger(__name__)
+
+_EXCERPT = 200
+_RETRY_PAUSE = 1.0
+
+
+class BenchmarkFailed(PyworkerError):
+    """There is no result; the message becomes the report's `error_msg`."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request of the benchmark. `problem` is empty if it succeeded.
+
+    refused: the connection was refused; late: the request did not end within the timeout.
+    """
+
+    workload: float = 0.0
+    problem: str = ""
+    refused: bool = False
+    late: bool = False
+
+
+class Benchmark:
+    """Warm-up and rounds on one handler. `run` belongs to one thread; any thread may call the rest.
+
+    concurrency: parallel requests of a round; timeout: seconds for one request, and for the handler to make
+    the payloads of a round; ready_timeout: seconds from "loaded" until the model server has to listen.
+    """
+
+    def __init__(
+        self,
+        handler: EndpointHandler[Any],
+        client: ModelClient,
+        *,
+        concurrency: int,
+        timeout: float,
+        ready_timeout: float,
+    ) -> None:
+        self._handler = handler
+        self._client = client
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._ready_timeout = ready_timeout
+        self._stopping = threading.Event()
+        # Guards _calls, which `abort` aborts.
+        self._lock = threading.Lock()
+        self._calls: set[ModelCall] = set()
+
+    def run(self) -> float:
+        """Workload per second of the best round. Raises `BenchmarkFailed`."""
+        self._warm_up()
+        logger.info(
+            "benchmark of %s: %d rounds of %d requests",
+            self._handler.endpoint,
+            self._handler.benchmark_runs,
+            self._concurrency,
+        )
+        return max(self._round(number) for number in range(1, self._handler.benchmark_runs + 1))
+
+    def problem(self) -> str:
+        """Send one request; empty if it succeeded, else why not."""
+        try:
+            [attempt], elapsed = self._send_all(self._payloads(1))
+        except BenchmarkFailed as error:
+            return str(error)
+        return attempt.problem and f"{self._handler.endpoint}: {_after(attempt, elapsed)}"
+
+    def abort(self) -> None:
+        """Abort a running benchmark: `run` raises `BenchmarkFailed`."""
+        self._stopping.set()
+        with self._lock:
+            calls = list(self._calls)
+        _abort(calls)
+
+    def _warm_up(self) -> None:
+        """Send requests, which do not count, until the model server accepts a connection."""
+        deadline = time.monotonic() + self._ready_timeout
+        while True:
+            [attempt], elapsed = self._send_all(self._payloads(1))
+            if attempt.late:
+                raise self._failed(f"the first request did not succeed ({_after(attempt, elapsed)})")
+            if not attempt.refused:
+                return
+            if time.monotonic() >= deadline or self._stopping.wait(_RETRY_PAUSE):
+                raise BenchmarkFailed(
+                    f"the model server at {redacted(self._client.base_url)} did not listen within "
+                    f"{self._ready_timeout:g} s of being loaded: {attempt.problem}"
+                )
+
+    def _round(self, number: int) -> float:
+        attempts, elapsed = self._send_all(self._payloads(self._concurrency))
+        succeeded = [attempt for attempt in attempts if not attempt.problem]
+        if not succeeded:
+            raise self._failed(f"no request of round {number} succeeded ({_after(attempts[0], elapsed)})")
+        throughput = sum(attempt.workload for attempt in succeeded) / elapsed
+        logger.info(
+            "benchmark round %d: %d of %d succeeded, %.1f workload/s in %.2f s",
+            number,
+            len(succeeded),
+            len(attempts),
+            throughput,
+            elapsed,
+        )
+        if throughput <= 0:
+            raise self._failed("its payloads have no workload")
+        return throughput
+
+    def _failed(self, what: str) -> BenchmarkFailed:
+        return BenchmarkFailed(f"benchmark of {self._handler.endpoint}: {what}")
+
+    def _payloads(self, count: int) -> Sequence[Any]:
+        """Made by the handler. Its code may block, so that has a deadline too."""
+        make = self._handler.make_benchmark_payload
+        [made] = run_all([lambda: [make() for _ in range(count)]], self._timeout)
+        if isinstance(made, BaseException):
+            raise self._failed(f"make_benchmark_payload failed: {_brief(made)}") from made
+        if made is None:
+            raise self._failed(f"make_benchmark_payload took more than {self._timeout:g} s")
+        return made
+
+    def _send_all(self, payloads: Sequence[Any]) -> tuple[Sequence[Attempt], float]:
+        """Send requests in parallel, abort those that are late; the attempts, and the seconds it took."""
+        calls = [ModelCall() for _ in payloads]
+        with self._lock:
+            self._calls.update(calls)
+        if self._stopping.is_set():  # it may have been set before the calls were known
+            self.abort()
+        attempts = [
+            functools.partial(self._attempt, payload, call)
+            for payload, call in zip(payloads, calls, strict=True)
+        ]
+        started = time.monotonic()
+        try:
+            results = run_all(attempts, self._timeout, functools.partial(_abort, calls))
+        finally:
+            with self._lock:
+                self._calls.difference_update(calls)
+        elapsed = max(time.monotonic() - started, 1e-6)
+        return [self._judged(result) for result in results], elapsed
+
+    def _judged(self, result: Attempt | BaseException | None) -> Attempt:
+        if result is None:
+            return Attempt(problem=f"no response in {self._timeout:g} s", late=True)
+        if isinstance(result, BaseException):
+            return Attempt(problem=_brief(result))
+        return result
+
+    def _attempt(self, payload: Any, call: ModelCall) -> Attempt:
+        workload = float(payload.count_workload())
+        started = time.monotonic()
+        sampler: Sampler | None = None
+        try:
+            response = self._client.post(
+                self._handler.endpoint,
+                self._handler.generate_payload_json(payload),
+                call,
+                timeout=self._timeout,
+            )
+            sampler = Sampler(response.status_code, response.headers.get("Content-Type", ""))
+            with response:
+                for piece in iterate(response):
+                    sampler.feed(piece)
+        except Aborted:
+            if self._stopping.is_set():
+                return Attempt(workload, "aborted")
+            missing = "response" if sampler is None else "complete response"
+            return Attempt(workload, f"no {missing} in {self._timeout:g} s", late=True)
+        except (RequestError, ModelBroken) as error:
+            late = time.monotonic() - started >= self._timeout
+            problem = f"no complete response in {self._timeout:g} s" if late else str(error)
+            refused = isinstance(error, RequestError) and error.status == 502 and not late
+            return Attempt(workload, problem, refused, late)
+        return Attempt(workload, _failure(self._handler, sampler.sample()))
+
+
+class ServingCheck:
+    """Checks a model server that has no health endpoint: it has to accept a connection and to serve one
+    request of the benchmark. Thread-safe.
+    """
+
+    def __init__(self, client: ModelClient, benchmark: Benchmark) -> None:
+        self._client = client
+        self._benchmark = benchmark
+
+    @property
+    def name(self) -> str:
+        """What is checked, for log lines."""
+        return self._client.base_url
+
+    def problem(self) -> str:
+        """Empty if it can serve, else why not."""
+        return self._client.connection_problem() or self._benchmark.problem()
+
+
+def _abort(calls: Sequence[ModelCall]) -> None:
+    for call in calls:
+        call.abort()
+
+
+def _failure(handler: EndpointHandler[Any], sample: ResponseSample) -> str:
+    """Why this response does not count as work done; empty if it does."""
+    excerpt = sample.beginning[:_EXCERPT].decode("utf-8", "replace")
+    if not 200 <= sample.status < 300:
+        return f"status {sample.status}: {excerpt}"
+    if not sample.length:
+        return f"status {sample.status} with an empty body"
+    failure = handler.find_failure(sample)
+    return failure and f"status {sample.status}, but {failure}: {excerpt}"
+
+
+def _after(attempt: Attempt, elapsed: float) -> str:
+    return f"{attempt.problem}, after {elapsed:.1f} s"
+
+
+def _brief(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,106 @@
+"""`/healthcheck`: the model server's own health for any number of clients, with one probe at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from pyworker.errors import NotReady
+from pyworker.lifecycle.probe import HealthProbe, HealthResponse, ProbeFailed
+from pyworker.runtime.thread_pool import waiting
+
+#: Seconds for which a response is shared.
+MAX_AGE = 1.0
+#: Clients that may wait for another client's probe: each of them holds a pool thread.
+MAX_WAITING = 8
+
+
+class SharedHealth:
+    """Shares the responses of a probe among clients. Thread-safe.
+
+    If the last response is too old, the next client sends a probe; clients that come meanwhile wait for its
+    response. After `close` nobody waits.
+    """
+
+    def __init__(self, probe: HealthProbe) -> None:
+        self._probe = probe
+        # Guards everything below; notified at each response and when closed.
+        self._changed = threading.Condition()
+        self._response: HealthResponse | str = ""
+        self._responded_at: float | None = None
+        self._responses = 0
+        self._is_asking = False
+        self._waiting = 0
+        self._is_closed = False
+
+    def get(self) -> HealthResponse:
+        """A response that is at most a second old; raises `NotReady` if there is none."""
+        with self._changed:
+            if self._is_closed:
+                raise _shutting_down()
+            if self._is_fresh():
+                return _unless_failed(self._response)
+            is_first = not self._is_asking
+            seen = self._responses
+            if is_first:
+                self._is_asking = True
+            elif self._waiting < MAX_WAITING:
+                self._waiting += 1
+            else:
+                raise NotReady(
+                    "a health probe is under way, and too many clients wait for it already",
+                    retry_after=MAX_AGE,
+                )
+        with waiting:
+            return self._ask() if is_first else self._wait(seen)
+
+    def close(self) -> None:
+        """Abort the probe under way and wake the clients that wait: the worker shuts down. Idempotent."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+        self._probe.close()
+
+    def _is_fresh(self) -> bool:
+        return self._responded_at is not None and time.monotonic() - self._responded_at < MAX_AGE
+
+    def _ask(self) -> HealthResponse:
+        response: HealthResponse | str = "the health probe failed"
+        try:
+            response = self._probe.fetch()
+        except ProbeFailed as error:
+            response = f"the health probe failed: {error}"
+        finally:
+            with self._changed:
+                self._response, self._responded_at = response, time.monotonic()
+                self._responses += 1
+                self._is_asking = False
+                is_closed = self._is_closed
+                self._changed.notify_all()
+        if is_closed and isinstance(response, str):
+            raise _shutting_down()
+        return _unless_failed(response)
+
+    def _wait(self, seen: int) -> HealthResponse:
+        with self._changed:
+            try:
+                # No timeout: the probe has its deadline.
+                self._changed.wait_for(lambda: self._is_closed or self._responses != seen)
+            finally:
+                self._waiting -= 1
+            if self._is_closed:
+                raise _shutting_down()
+            return _unless_failed(self._response)
+
+    def __repr__(self) -> str:
+        return f"<SharedHealth {self._probe!r} [{self._waiting} waiting]>"
+
+
+def _unless_failed(response: HealthResponse | str) -> HealthResponse:
+    if isinstance(response, str):
+        raise NotReady(response)
+    return response
+
+
+def _shutting_down() -> NotReady:
+    return NotReady("the worker is shutting down")

@@ -1,0 +1,106 @@
+"""Says in the worker's log why the model is still loading after a long time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from pyworker.config import ReadinessSource
+from pyworker.data_types import LogAction
+from pyworker.errors import shortened
+from pyworker.lifecycle.log_lines import LogActions
+from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.probe import HealthProbe
+from pyworker.lifecycle.state import ModelLifecycle, ModelState
+
+logger = logging.getLogger(__name__)
+
+_SHOWN_PATTERNS = 5
+_SHOWN_TEXT = 200
+
+
+class LoadingWatch:
+    """Logs why a model is still loading. A long loading time is no error, so nothing is reported.
+
+    `step` and `remember` belong to one thread each.
+    warn_after: seconds until the first warning; the next one comes each time that this time has doubled.
+    tailer: follows the model's log, if there is one.
+    """
+
+    def __init__(
+        self,
+        lifecycle: ModelLifecycle,
+        *,
+        warn_after: float,
+        source: ReadinessSource,
+        log_actions: LogActions,
+        tailer: LogTailer | None,
+        probe: HealthProbe | None,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._warn_after = warn_after
+        self._source = source
+        self._log_actions = log_actions
+        self._tailer = tailer
+        self._probe = probe
+        self._began: float | None = None
+        self._warn_next = warn_after
+        # Replaced as a whole by the thread that reads the log.
+        self._error_line = ""
+
+    def remember(self, error_line: str) -> None:
+        """Remember an error line that did not change the state: it may be the reason."""
+        self._error_line = error_line
+
+    def step(self, now: float) -> float | None:
+        """Warn if it is time to. Returns seconds until the next step, None once loaded. now: monotonic."""
+        if self._lifecycle.state is not ModelState.LOADING:
+            return None
+        if self._began is None:
+            self._began = now
+        elapsed = now - self._began
+        if elapsed >= self._warn_next:
+            logger.warning("%s", self._message(elapsed))
+            self._warn_next = 2 * elapsed
+        return self._warn_next - elapsed
+
+    def _message(self, elapsed: float) -> str:
+        found = [f"still loading after {_duration(elapsed)}", self._health()]
+        if self._source.by_log:
+            found.insert(1, f"{_phrases(self._log_actions)} in {self._log()}")
+        elif self._tailer is not None:
+            found.append(f"its log, which MODEL_READINESS=health ignores, is {self._log()}")
+        if self._error_line:
+            found.append(f"error line in its log: {shortened(self._error_line, _SHOWN_TEXT)!r}")
+        return "; ".join(found)
+
+    def _log(self) -> str:
+        return "no log: MODEL_LOG is not set" if self._tailer is None else str(self._tailer.glance)
+
+    def _health(self) -> str:
+        if self._probe is None:
+            return "no health endpoint is configured"
+        problem = self._probe.problem()
+        if problem:
+            return f"health: {problem}"
+        advice = "" if self._source.by_health else " (with MODEL_READINESS=either that would mean loaded)"
+        return f"health: {self._probe.name} is healthy{advice}"
+
+
+def _phrases(log_actions: LogActions) -> str:
+    patterns = loaded_patterns(log_actions)
+    if not patterns:
+        return "the worker has no phrase that says that the model is loaded"
+    shown = [repr(shortened(pattern, _SHOWN_TEXT)) for pattern in patterns[:_SHOWN_PATTERNS]]
+    if len(patterns) > _SHOWN_PATTERNS:
+        shown.append(f"{len(patterns) - _SHOWN_PATTERNS} more")
+    return f"{shown[0]} was not seen" if len(shown) == 1 else f"none of {', '.join(shown)} was seen"
+
+
+def loaded_patterns(log_actions: LogActions) -> Sequence[str]:
+    """The phrases that say that the model is loaded."""
+    return [phrase for action, phrase in log_actions if action is LogAction.ModelLoaded]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

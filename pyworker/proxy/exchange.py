@@ -1,0 +1,277 @@
+"""What one request holds from its admission to its last byte: ledger entry, slot, upstream call, watch on the
+client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import flask
+import requests
+
+from pyworker.errors import NotReady, PyworkerError, RequestError
+from pyworker.proxy.disconnect import DisconnectWatcher
+from pyworker.proxy.verdict import Verdict
+from pyworker.reporting.tracker import RequestTracker
+from pyworker.reporting.wire import Outcome
+from pyworker.runtime.log_limit import LogLimit
+from pyworker.runtime.request_queue import Slot
+from pyworker.upstream.call import Aborted, ModelCall
+from pyworker.upstream.lazy_response import LazyResponse
+from pyworker.wsgi_extensions import PollableBody, Presence
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for the model server to end a call that was given up, before the next request of a serial route
+#: starts anyway. Some servers notice only between two steps of their work, or at their next write. A server
+#: that never notices must not block the queue for good.
+MAX_LINGER = 30.0
+_abort_lines = LogLimit()
+
+
+@dataclass(frozen=True)
+class AbortReason:
+    """Why requests in hand are aborted: their outcome, and the error response if none has begun.
+
+    is_final: no request comes after them, so the model server's end of the call need not be awaited.
+    """
+
+    outcome: Outcome
+    error: Callable[[], RequestError]
+    is_final: bool = False
+
+
+SHUTDOWN = AbortReason(Outcome.ERROR, lambda: NotReady("the worker is shutting down"), is_final=True)
+
+
+class OpenExchanges:
+    """The exchanges of the worker, or of a session, which can be aborted together. Thread-safe."""
+
+    def __init__(self) -> None:
+        # Guards _open and _aborted.
+        self._lock = threading.Lock()
+        self._open: set[Exchange] = set()
+        self._aborted: AbortReason | None = None
+
+    def add(self, exchange: Exchange) -> None:
+        """Register an admitted exchange. After `abort` it is aborted at once."""
+        with self._lock:
+            self._open.add(exchange)
+            aborted = self._aborted
+        if aborted is not None:
+            exchange.abort(aborted)
+
+    def discard(self, exchange: Exchange) -> None:
+        """Forget an exchange that has ended."""
+        with self._lock:
+            self._open.discard(exchange)
+
+    def abort(self, reason: AbortReason) -> int:
+        """Abort every open exchange and every later one. Returns how many were open."""
+        with self._lock:
+            self._aborted = reason
+            exchanges = list(self._open)
+        for exchange in exchanges:
+            exchange.abort(reason)
+        return len(exchanges)
+
+    def __repr__(self) -> str:
+        return f"<OpenExchanges [{len(self._open)} open]>"
+
+
+class Exchange:
+    """One admitted request. `client_gone` and `abort` may be called from any thread, the rest from the
+    request's.
+
+    `close` always runs in the end: the server closes the response even if its body never started. A request
+    without an outcome by then was cancelled by its client.
+    """
+
+    def __init__(
+        self,
+        tracker: RequestTracker,
+        slot: Slot,
+        watcher: DisconnectWatcher,
+        registers: Sequence[OpenExchanges],
+    ) -> None:
+        self.tracker = tracker
+        self.slot = slot
+        self.call = ModelCall()
+        self._watcher = watcher
+        self._presence: Presence | None = None
+        self._model_response: requests.Response | None = None
+        self._verdict: Verdict | None = None
+        #: Whether the client has hung up.
+        self.gone = False
+        self.aborted: AbortReason | None = None
+        # Guards _limit and _is_closed.
+        self._lock = threading.Lock()
+        # Aborts the call if the model server has not ended it within MAX_LINGER.
+        self._limit: threading.Timer | None = None
+        self._is_closed = False
+        self._registers = registers
+        for register in registers:
+            register.add(self)
+
+    def watch(self, presence: Presence) -> None:
+        """Call `client_gone` when this client hangs up."""
+        self._presence = presence
+        self._watcher.watch(presence, self.client_gone)
+
+    def client_gone(self) -> None:
+        """The client hung up: leave the queue and end the call to the model server."""
+        self.gone = True
+        if self.tracker.end(Outcome.CANCELLED):
+            logger.info("499 request %d: the client hung up", self.tracker.request_idx)
+        self._end_call()
+
+    def abort(self, reason: AbortReason) -> None:
+        """End the request now. A response that has begun is truncated visibly."""
+        self.aborted = reason
+        self.tracker.end(reason.outcome)
+        if reason.is_final:
+            self.call.abort()
+            self.slot.release()
+        else:
+            self._end_call()
+
+    def _end_call(self) -> None:
+        """End the call to the model server. An exclusive slot is released once the server has ended it
+        too.
+        """
+        if not self.slot.is_exclusive:
+            self.call.abort()
+        elif not self.call.hang_up():
+            self.slot.release()  # queued, or the model server has ended the call
+        else:
+            self._limit_call()
+
+    def _limit_call(self) -> None:
+        with self._lock:
+            if self._is_closed or self._limit is not None:
+                return
+            limit = self._limit = threading.Timer(MAX_LINGER, self.call.abort)
+            limit.name = "pyworker-hang-up-limit"
+            limit.daemon = True
+            limit.start()
+
+    def hold(self, model_response: requests.Response, verdict: Verdict) -> None:
+        """Keep the model server's response until the exchange ends. `verdict` makes the outcome from it."""
+        self._model_response = model_response
+        self._verdict = verdict
+
+    def deliver(self, response: flask.Response) -> flask.Response:
+        """Tie the exchange to the client's response. The outcome is decided at its last byte.
+
+        Waits for the first piece of a streamed body. An error before it is raised and becomes an error
+        response.
+        """
+        length = response.calculate_content_length() if response.is_sequence else None
+        if length is not None:
+            response.content_length = length
+        else:
+            length = response.content_length
+        body = response.response
+        has_body = response.status_code >= 200 and response.status_code not in (204, 304)
+        pieces = iter(body)
+        first = next(pieces, None) if has_body and not response.is_sequence else None
+        delivered = self._until_last_byte(first, pieces, length, response.status_code)
+        response.response = (
+            PollableBody(delivered, body.source) if isinstance(body, PollableBody) else delivered
+        )
+        if not has_body:
+            self._end(response.status_code)  # the server does not iterate the body
+        response.call_on_close(self.close)
+        return response
+
+    def _until_last_byte(
+        self, first: bytes | str | None, others: Iterator[bytes | str], length: int | None, status: int
+    ) -> Generator[bytes, None, None]:
+        try:
+            part = next(others, None) if first is None else first
+            while part is not None:
+                if self.call.aborted:
+                    raise Aborted
+                piece = part.encode() if isinstance(part, str) else part
+                if length is not None:
+                    length -= len(piece)
+                    if length <= 0:
+                        # The client may hang up or end its session once it has the last byte. Only a failed
+                        # write can change the outcome from here on.
+                        self._unwatch()
+                        self._unregister()
+                yield piece
+                part = next(others, None)
+        except Exception as error:
+            self.tracker.end(Outcome.ERROR)
+            reason = str(error) if isinstance(error, PyworkerError) else type(error).__name__
+            if not self.call.aborted and (more := _abort_lines.suffix(reason)) is not None:
+                logger.warning("request %d: response aborted: %s%s", self.tracker.request_idx, reason, more)
+            # Makes the server close the connection without a proper end of the body.
+            raise ConnectionResetError(errno.ECONNRESET, reason) from error
+        except (SystemExit, KeyboardInterrupt):
+            self.tracker.end(Outcome.ERROR)
+            raise
+        self._end(status)
+
+    def _end(self, status: int) -> None:
+        """The response with this status is complete."""
+        assert self._verdict is not None, "delivered without a response of the model server"
+        outcome, worked = self._verdict.of(status, self.tracker.request_idx)
+        self.tracker.end(outcome, worked=worked)
+
+    def fail(self) -> None:
+        """The request ended with an error response of the worker."""
+        self.tracker.end(Outcome.ERROR)
+        self._give_back(waits=self.call.aborted)
+
+    def close(self) -> None:
+        """Release everything. Idempotent, never raises.
+
+        May wait up to `MAX_LINGER` for the model server to end the call of a client that hung up.
+        """
+        self._give_back(waits=True)
+
+    def _give_back(self, *, waits: bool) -> None:
+        self._unwatch()
+        model_response, self._model_response = self._model_response, None
+        if model_response is not None:
+            if waits and self.slot.is_exclusive and isinstance(model_response, LazyResponse):
+                self._linger(model_response)
+            with contextlib.suppress(Exception):  # either way the connection is dropped
+                model_response.close()
+        with self._lock:
+            self._is_closed = True
+            limit, self._limit = self._limit, None
+        if limit is not None:
+            limit.cancel()
+        self.slot.release()
+        self.tracker.close()
+        self._unregister()
+
+    def _linger(self, model_response: LazyResponse) -> None:
+        """Read the response in vain until the model server ends it or the call is aborted."""
+        reader = model_response.reader
+        if reader.closed or not self.call.hang_up():
+            return
+        self._limit_call()
+        with contextlib.suppress(Exception):
+            while reader.read1():
+                pass
+
+    def _unregister(self) -> None:
+        for register in self._registers:
+            register.discard(self)
+
+    def _unwatch(self) -> None:
+        presence, self._presence = self._presence, None
+        if presence is not None:
+            self._watcher.unwatch(presence)
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.tracker!r}{' gone' if self.gone else ''}>"

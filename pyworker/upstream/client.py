@@ -1,0 +1,163 @@
+"""The pooled Session that forwards to the model server, and a client on it whose calls can be aborted."""
+
+from __future__ import annotations
+
+import functools
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+from requests.adapters import BaseAdapter
+
+from pyworker.errors import ModelTimeout, ModelUnreachable
+from pyworker.runtime.redaction import redacted
+from pyworker.upstream.adapter import ModelAdapter, ModelRequest
+from pyworker.upstream.call import ModelCall
+from pyworker.upstream.encoding import encode
+from pyworker.upstream.faults import describe
+from pyworker.upstream.origin import Origin
+
+_CONNECT_TIMEOUT = 5.0
+# A bound, because clients choose the paths of their sessions' callbacks.
+_CACHED_PATHS = 64
+
+
+class ModelSession(requests.Session):
+    """A `requests.Session` whose relative URLs go to the model server; thread-safe for plain calls.
+
+    It follows no redirects by itself, keeps no cookies, and takes no proxy from the environment.
+    """
+
+    def __init__(self, base_url: str, adapter: ModelAdapter) -> None:
+        super().__init__()
+        self.base_url = base_url.rstrip("/")
+        self.trust_env = False
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.mount(self.base_url + "/", adapter)
+
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        """As `requests.Session.mount`."""
+        super().mount(prefix, adapter)
+        self._adapter_of = functools.lru_cache(maxsize=_CACHED_PATHS)(self.get_adapter)
+
+    def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.request`; a URL without a host belongs to the model server."""
+        kwargs.setdefault("allow_redirects", False)
+        text = url.decode() if isinstance(url, bytes) else url
+        return super().request(method, self.absolute(text), *args, **kwargs)
+
+    def get(self, url: str | bytes, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.get`, which would follow redirects."""
+        kwargs.setdefault("allow_redirects", False)
+        return super().get(url, **kwargs)
+
+    def options(self, url: str | bytes, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.options`, which would follow redirects."""
+        kwargs.setdefault("allow_redirects", False)
+        return super().options(url, **kwargs)
+
+    def send(
+        self, request: requests.PreparedRequest, *, timeout: Any = None, **kwargs: Any
+    ) -> requests.Response:
+        """As `requests.Session.send`, but a `ModelRequest` costs no more than its adapter.
+
+        It has no redirects, cookies or hooks.
+        """
+        if not isinstance(request, ModelRequest):
+            return super().send(request, timeout=timeout, **kwargs)
+        adapter = self._adapter_of(request.url or "")
+        if isinstance(adapter, ModelAdapter):
+            return adapter.send(request, True, timeout)
+        # Mounted by a worker's author. A call on it cannot be aborted before its response.
+        return super().send(request.full(), timeout=timeout, stream=True, allow_redirects=False)
+
+    def absolute(self, path: str) -> str:
+        """The full URL of a path on the model server."""
+        return self.base_url + path if path.startswith("/") else urljoin(self.base_url + "/", path)
+
+
+class ModelClient:
+    """Forwards JSON to the model server. Thread-safe.
+
+    timeout: seconds of silence that end a call, None for no limit; pool_size: connections kept; ca_file:
+    certificates that may sign the model server's. Raises `ConfigError` for a URL that cannot be called.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str,
+        timeout: float | None,
+        pool_size: int,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._origin = Origin(base_url, ca_file)
+        self.session = ModelSession(
+            base_url, ModelAdapter(self._origin, api_key=api_key, pool_size=pool_size)
+        )
+        self._timeout = timeout
+        self._template = functools.lru_cache(maxsize=_CACHED_PATHS)(self._make_template)
+
+    @property
+    def base_url(self) -> str:
+        return self.session.base_url
+
+    def post(
+        self, path: str, payload: object, call: ModelCall, *, timeout: float | None = None
+    ) -> requests.Response:
+        """`post_encoded` of what `encode` makes of the payload."""
+        return self.post_encoded(path, encode(payload), call, timeout=timeout)
+
+    def post_encoded(
+        self, path: str, body: bytes, call: ModelCall, *, timeout: float | None = None
+    ) -> requests.Response:
+        """POST this JSON; returns when the header block of the response has arrived.
+
+        Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.upstream.call.Aborted`. A redirect to the
+        instance itself is `ModelUnreachable`: no client could follow it.
+        """
+        limit = self._timeout if timeout is None else timeout
+        try:
+            response = self.session.send(ModelRequest(self._template(path), body, call), timeout=limit)
+        except requests.exceptions.Timeout as error:
+            raise ModelTimeout(str(error)) from error
+        except requests.exceptions.RequestException as error:
+            raise ModelUnreachable(str(error)) from error
+        if 300 <= response.status_code < 400:
+            inner = self._origin.inner_target(response.raw.headers.getlist("Location"))
+            if inner:
+                response.close()
+                raise ModelUnreachable(
+                    f"the model server answered {response.status_code} with a redirect to {inner}, "
+                    "which only this instance can reach"
+                )
+        return response
+
+    def connection_problem(self) -> str:
+        """Empty if the model server accepts a connection, else why not."""
+        try:
+            self._origin.connect(lambda _: None, _CONNECT_TIMEOUT).close()
+        except OSError as error:
+            return f"{redacted(self.base_url)} cannot be reached ({describe(error)})"
+        return ""
+
+    def _make_template(self, path: str) -> requests.PreparedRequest:
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            "User-Agent": "pyworker",
+        }
+        template = requests.Request("POST", self.session.absolute(path), headers=headers).prepare()
+        del template.headers["Content-Length"]  # that of an empty body
+        return template
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self.session.close()
+
+    def __repr__(self) -> str:
+        return f"<ModelClient {self._origin!r}>"

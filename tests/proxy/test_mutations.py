@@ -1,0 +1,97 @@
+"""The property tests of the ledger notice when one line of it is wrong."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from pyworker.reporting import ledger
+from tests.reporting.test_ledger import LedgerMachine
+
+SOURCE = Path(ledger.__file__).read_text("utf-8")
+
+#: One line of the ledger, and what it is made into.
+MUTATIONS = [
+    ("self.load += tracker.workload", "self.load = tracker.workload"),
+    ("self.load - tracker.workload if", "self.load if"),
+    ("self._since.received += workload", "pass"),
+    ("self._since.received += workload", "self._since.received = workload"),
+    ("self._since.served += tracker.workload if worked else 0.0", "self._since.served += 1.0"),
+    ("self._since.served += tracker.workload if worked else 0.0", "self._since.served += tracker.workload"),
+    ("self._since.cancelled += tracker.workload", "pass"),
+    ("self._since.rejected += tracker.workload", "pass"),
+    ("self._since.received -= tracker.workload", "pass"),
+    ("if tracker.admitted:", "if True:"),
+    ("if tracker.outcome is not None:", "if False:"),
+    ("self._received += 1", "pass"),
+    ("self._ended[outcome] += 1", "pass"),
+    (
+        "kind is not Kind.IN_SESSION:\n                self._count_distinct",
+        "True:\n                self._count_distinct",
+    ),
+    ("if tracker.kind is not Kind.IN_SESSION:", "if True:"),
+    ("self._note_end(tracker, outcome)", "self._on_change()"),
+    ("self._note_end(tracker, Outcome.REJECTED)", "self._on_change()"),
+    ("if tracker.kind is not Kind.IN_SESSION]", "]"),
+    ("self._sessions if tracker.kind is Kind.SESSION else self._requests", "self._requests"),
+    ("cur_load = self._sessions.load + self._requests.load", "cur_load = self._requests.load"),
+    ("self.received - other.received", "self.received"),
+    ("self.served - other.served", "0.0"),
+    ("self._since.minus(snapshot.since)", "_Since()"),
+    ("_Since() if unchanged else self._since.minus(snapshot.since)", "self._since"),
+    ("self._disk_usage = snapshot.disk_usage", "pass"),
+    ("self._reported_revision = snapshot.revision", "self._reported_revision = self._revision"),
+    ("if request_idx in self._recent:", "if False:"),
+    ("self._ready_before = True", "pass"),
+    ("new_load=max(since.received - since.cancelled, 0.0)", "new_load=since.received - since.cancelled"),
+    ("rej_load=since.rejected", "rej_load=since.served"),
+]
+
+
+def mutant(before: str, after: str) -> type[ledger.Metrics]:
+    """The ledger with this one change."""
+    assert SOURCE.count(before) == 1, f"the ledger has this {SOURCE.count(before)} times: {before!r}"
+    module = types.ModuleType("mutant")
+    sys.modules["mutant"] = module  # where dataclasses look
+    try:
+        exec(compile(SOURCE.replace(before, after), "mutant.py", "exec"), module.__dict__)
+    finally:
+        del sys.modules["mutant"]
+    # What the test compares with has to be of the same kind.
+    for name in ("Counts", "Kind"):
+        setattr(module, name, getattr(ledger, name))
+    return module.Metrics
+
+
+def check_properties(ledger: type[ledger.Metrics]) -> None:
+    """The stateful test on this ledger, with the same steps each time."""
+    machine = type("Machine", (LedgerMachine,), {"ledger": ledger})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=600,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+        ),
+    )
+
+
+def test_the_ledger_itself_passes() -> None:
+    check_properties(mutant("class Metrics:", "class Metrics:"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), MUTATIONS, ids=[f"{before} -> {after}" for before, after in MUTATIONS]
+)
+def test_one_wrong_line_is_noticed(before: str, after: str) -> None:
+    ledger = mutant(before, after)
+    with pytest.raises((AssertionError, KeyError)):
+        check_properties(ledger)
