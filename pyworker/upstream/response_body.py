@@ -19,8 +19,8 @@ from pyworker.runtime.limits import MAX_HEADER_BLOCK
 from pyworker.upstream.incoming import Incoming
 from pyworker.upstream.response_head import MAX_FIELDS
 
-# The beginning of a chunk; most tokens of a stream arrive as exactly one.
-_SINGLE_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
+# The beginning of a chunk without extensions; most tokens of a stream arrive as one whole chunk.
+_CHUNK_START = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 # As `http.client`: a chunk size has up to 16 significant digits after any number of zeros.
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]+")
 _MAX_DIGITS = 16
@@ -43,8 +43,8 @@ class Framing(ABC):
     def piece(self, size: int) -> bytes | None:
         """The next piece of at most `size` bytes; see above."""
 
-    def only_chunk(self, data: bytes) -> bytes:  # noqa: ARG002
-        """The piece in `data` if that is exactly one whole chunk and nothing else is buffered; else empty."""
+    def whole_chunks(self, data: bytes) -> bytes:  # noqa: ARG002
+        """The piece in `data` if it holds whole chunks and nothing else is buffered; else empty."""
         return b""
 
     @property
@@ -130,15 +130,21 @@ class Chunked(Framing):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return b"" if self.is_complete else None
 
-    def only_chunk(self, data: bytes) -> bytes:
+    def whole_chunks(self, data: bytes) -> bytes:
         if self._left or self._owes_line_end or self._trailers is not None or len(self._incoming):
             return b""
-        found = _SINGLE_CHUNK.match(data)
-        if found is None:
-            return b""
-        start = found.end()
-        is_whole = len(data) == start + int(found[1], 16) + 2 and data.endswith(b"\r\n")
-        return data[start:-2] if is_whole else b""
+        pieces: list[bytes] = []
+        at, length = 0, len(data)
+        while at < length:
+            found = _CHUNK_START.match(data, at)
+            if found is None:
+                return b""
+            start = found.end()
+            at = start + int(found[1], 16) + 2
+            if at > length or data[at - 2 : at] != b"\r\n" or at - 2 == start:
+                return b""
+            pieces.append(data[start : at - 2])
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @property
     def is_drained(self) -> bool:

@@ -179,7 +179,7 @@ class ResponseReader(PollableSource):
                 data = self._receive()
                 if not data:
                     body.end()
-                elif (piece := body.only_chunk(data)) and len(piece) <= size:
+                elif (piece := body.whole_chunks(data)) and len(piece) <= size:
                     break
                 else:
                     self._incoming.append(data)
@@ -223,7 +223,7 @@ class ResponseReader(PollableSource):
         if not data:
             return Arrival.MORE
         body = self._body
-        piece = body.only_chunk(data)
+        piece = body.whole_chunks(data)
         if not piece:
             self._incoming.append(data)
             try:
