@@ -156,6 +156,16 @@ def test_the_package_reads_like_a_table_of_contents() -> None:
     assert {name for name, count in lines.items() if count > MOST_LINES} == set(LONGER)
 
 
+def test_every_wing_lists_its_modules() -> None:
+    missing = [
+        f"{path.parent.name}/__init__.py does not list {path.stem}"
+        for path in modules()
+        if path.parent != PACKAGE and not path.stem.startswith("__")
+        if not re.search(rf"^ +`?{path.stem}`? ", docstring_of(path.parent / "__init__.py"), re.MULTILINE)
+    ]
+    assert missing == []
+
+
 @pytest.mark.parametrize("document", [PACKAGE / "README.md", PACKAGE / "__init__.py"])
 def test_the_design_page_names_every_wing(document: Path) -> None:
     text = document.read_text("utf-8")
@@ -326,6 +336,10 @@ def run_python(
 def modules() -> list[Path]:
     """Every module of the package but its own `__init__`, which imports the app when it is called."""
     return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def docstring_of(path: Path) -> str:
+    return ast.get_docstring(parsed(path)) or ""
 
 
 def unit(path: Path) -> str:

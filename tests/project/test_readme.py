@@ -221,9 +221,9 @@ def _defaults_told() -> dict[str, str]:
 
 
 def _variables_read() -> set[str]:
-    """Of the fields of `Settings`, and given to `env.get` in config.py."""
+    """Of the fields of `Settings`, and given to `env.get` in its module."""
     named = {field.metadata["name"] for field in fields(Settings) if field.metadata}
-    return named | _names_given("config.py", "env")
+    return named | _names_given("config/__init__.py", "env")
 
 
 def _names_given(file: str, reader: str) -> set[str]:
@@ -247,7 +247,7 @@ def test_every_test_that_is_named_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", (tests / "README.md").read_text("utf-8")))
     there = {
         name
-        for path in tests.glob("test_*.py")
+        for path in tests.rglob("test_*.py")
         for name in re.findall(r"def (test_\w+)\(", path.read_text("utf-8"))
     }
     assert len(named) > 50
