@@ -108,7 +108,7 @@ class ClientSocket:
         self.presence = Presence()
         self.may_still_send = 0
         #: To be called once a thread need not wait for the rest of a large body; any number of times.
-        self.body_is_read: Callable[[], None] = _nothing
+        self.body_is_read: Callable[[], object] = lambda: None
         self._tls: ssl.SSLSocket | None = None
         # Whether TLS may hold the rest of a record. `receive` asks for more than a record has, so only
         # `read_within` sets this; `pending` releases the GIL.
@@ -290,7 +290,3 @@ class ClientSocket:
 
     def __repr__(self) -> str:
         return f"<ClientSocket {self.descriptor} {self.stage.value} {self.framing!r}>"
-
-
-def _nothing() -> None:
-    pass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 from pyworker.downstream.connection import ClientSocket, Stage
 
@@ -29,19 +30,10 @@ class LargeBodies:
             if client.stage is not Stage.QUEUED:
                 self._threads.release()  # it was closed meanwhile
                 continue
-            client.body_is_read = _once(self._threads.release)
+            permit = ExitStack()
+            permit.callback(self._threads.release)
+            client.body_is_read = permit.close  # releases it at the first call only
             yield client
 
     def __repr__(self) -> str:
         return f"<LargeBodies [{len(self._waiting)} waiting]>"
-
-
-def _once(action: Callable[[], None]) -> Callable[[], None]:
-    """Call it at the first call only. For one thread at a time."""
-    left = [action]
-
-    def act() -> None:
-        if left:
-            left.pop()()
-
-    return act

@@ -1,8 +1,7 @@
 """Streams that wait for the model server: many on one thread, instead of a thread for each.
 
-A thread that waits for the tokens of one stream is woken for each token, and then waits for the GIL. Here one
-thread waits for many streams and relays whatever has arrived. It never blocks: what might (a client that does
-not read, the end of a response, an error) goes back to the pool.
+A relay never blocks: what might (a client that does not read, the end of a response, an error) goes back to
+the pool.
 """
 
 from __future__ import annotations
@@ -76,20 +75,16 @@ class Relay(Generic[Parked]):
         """Relay what arrives for this one, which belongs to the relay from here on."""
         descriptor, timeout = stream.descriptor, stream.timeout
         stream.deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._watch(descriptor, stream):
-            stream.stay()
-            self._resume(stream)
-
-    def _watch(self, descriptor: int, stream: Parked) -> bool:
         with self._lock:
             # Before epoll can report it.
             self._parked[descriptor] = stream
             try:
                 self._epoll.register(descriptor, select.EPOLLIN)
+                return
             except (OSError, ValueError):  # the system watches no more of them, or the process ends
                 del self._parked[descriptor]
-                return False
-        return True
+        stream.stay()
+        self._resume(stream)
 
     def step(self) -> float:
         """Relay what arrives, for a second or until woken; then look at the deadlines."""

@@ -1,4 +1,4 @@
-"""The poller and the threads beside gunicorn: who is let in, who makes room, what is done when."""
+"""The event loop and the threads beside gunicorn: who is let in, who makes room, what is done when."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_where_it_is_full_the_one_idle_for_longest_makes_room(new_front: Callabl
         for client in clients[1:]:
             client.send(REQUEST)
             assert client.head() == 204
-    wait_until(lambda: repr(front.poller) == "<Poller [0 connected]>", "nobody is left")
+    wait_until(lambda: repr(front.event_loop) == "<EventLoop [0 connected]>", "nobody is left")
 
 
 def test_where_all_are_in_use_a_newcomer_waits(new_front: Callable[[int], Front]) -> None:
@@ -56,8 +56,8 @@ def test_where_all_are_in_use_a_newcomer_waits(new_front: Callable[[int], Front]
         busy = [ending.enter_context(RawClient(front.url)) for _ in range(2)]
         for client in busy:
             client.send(HELD)
-        stages = "<Poller [2 connected: 2 in the pool]>"
-        wait_until(lambda: repr(front.poller) == stages, "both have a thread")
+        stages = "<EventLoop [2 connected: 2 in the pool]>"
+        wait_until(lambda: repr(front.event_loop) == stages, "both have a thread")
         newcomer = ending.enter_context(RawClient(front.url))
         newcomer.send(REQUEST)
         front.release.set()
@@ -74,11 +74,11 @@ def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_roo
     with ExitStack() as ending:
         half_a_head, little, much = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
         half_a_head.send(REQUEST[:-1])
-        wait_until(lambda: "3 sending a header block" in repr(front.poller), "all are connected")
+        wait_until(lambda: "3 sending a header block" in repr(front.event_loop), "all are connected")
         little.send(head)
-        wait_until(lambda: "1 sending a body" in repr(front.poller), "the head of a request")
+        wait_until(lambda: "1 sending a body" in repr(front.event_loop), "the head of a request")
         much.send(head + b"x" * 59_000)
-        wait_until(lambda: "2 sending a body" in repr(front.poller), "most of a body")
+        wait_until(lambda: "2 sending a body" in repr(front.event_loop), "most of a body")
         for _ in range(2):
             newcomer = ending.enter_context(RawClient(front.url))
             newcomer.send(REQUEST)
@@ -90,7 +90,7 @@ def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_roo
 
 
 def wait_for_stages(front: Front, end: str) -> None:
-    wait_until(lambda: repr(front.poller).endswith(end), end)
+    wait_until(lambda: repr(front.event_loop).endswith(end), end)
 
 
 NewClient = Callable[[float, int], ClientSocket]

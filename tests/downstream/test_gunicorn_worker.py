@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.http import RawClient, ask, next_request_idx, request_bytes
+from tests.support.ports import free_port
 from tests.support.scripted import Act, chunk, head, whole
 from tests.support.stack import NewStack, Stack
 from tests.support.tls import tls_variables
@@ -115,7 +116,7 @@ def test_a_request_that_comes_while_the_one_before_is_answered(front: Stack) -> 
         client.send(post)
         front.model.request("/pass")
         client.send(post[:10])
-        # Seen by the poller by the time that it has answered somebody else.
+        # Seen by the event loop by the time that it has answered somebody else.
         assert ask(front.url, "GET", "/ping").body == b"pong"
         gate.set()
         assert client.answer().body == b"first"
@@ -376,7 +377,7 @@ def test_the_count_of_connections_is_right_after_a_storm_of_ugly_ends(front: Sta
             front.worker.show_state()
             return front.worker.log
 
-        wait_until(lambda: "<Poller [1 connected: 1 idle]>" in counted(), "one connection", DEADLINE)
+        wait_until(lambda: "<EventLoop [1 connected: 1 idle]>" in counted(), "one connection", DEADLINE)
 
 
 # -- the end ---------------------------------------------------------------------------------------------
@@ -457,6 +458,24 @@ def test_one_stop_that_reaches_the_whole_group_is_no_second_one(new_stack: NewSt
             os.kill(pid, signal.SIGTERM)
         stack.worker.wait_for_log("draining")
         assert not ask_again(stack)
+        gate.set()
+        assert held.answer().status == 200
+    assert stack.worker.wait() == 0
+
+
+def test_the_loopback_port_stays_open_during_a_drain(new_stack: NewStack) -> None:
+    port = free_port()
+    stack = new_stack({"DRAIN_TIMEOUT": "20", "WORKER_HTTP_PORT": str(port)})
+    stack.start_ready()
+    stack.model.script("/pass", gate := threading.Event(), whole(b"{}"))
+    with stack.open("/pass") as held:
+        stack.wait_in_hand(1)
+        stack.worker.terminate()
+        stack.worker.wait_for_log("draining")
+        wait_until(lambda: not ask_again(stack), "the clients' port is closed")
+        for _ in range(2):
+            answer = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", b"{}")
+            assert (answer.status, "session_id" in answer.object()) == (422, True)
         gate.set()
         assert held.answer().status == 200
     assert stack.worker.wait() == 0
