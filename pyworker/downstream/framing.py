@@ -182,7 +182,7 @@ class Framing:
         self.body_at = self._chunk_at = self._line_searched = end + 4
 
     def _chunks(self) -> Verdict:
-        """Go from chunk to chunk, as far as they have arrived, and through a limited number at once."""
+        """Go from chunk to chunk, as far as they have arrived, and through a limited number in one call."""
         buffer, at = self._buffer, self._chunk_at
         verdict: Verdict | None = None
         for _ in range(_CHUNKS_PER_FEED):

@@ -11,10 +11,10 @@ them and fails when one changes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import math
-import socket
 import time
 from http import HTTPStatus
 from types import FrameType
@@ -103,16 +103,18 @@ class HardenedThreadWorker(ThreadWorker):
         self._pool: ThreadPool[ClientSocket | Delivery] = ThreadPool(
             self.cfg.threads, self.work, concurrency=_CONCURRENCY
         )
-        relays = _TLS_RELAYS if self.cfg.is_ssl else 1
         self._relays = Relays(
-            relays, self._pool.submit_first, self._pool.nudge_stalled, lambda: self._pool.is_behind
+            _TLS_RELAYS if self.cfg.is_ssl else 1,
+            self._pool.submit_first,
+            self._pool.nudge_stalled,
+            lambda: self._pool.is_behind,
         )
         self._heads = HeadCache(self.cfg, lambda: not self.alive)
         # Not ThreadWorker's, which makes its own pool and event_loop.
         base.Worker.init_process(self)
 
     def run(self) -> None:
-        """Serve until told to stop, then drain."""
+        """Serve until a signal stops this worker, then drain."""
         assert self.pyworker is not None, "post_fork of gunicorn.conf.py was not called"
         worker = self.pyworker
         self._event_loop = EventLoop(
@@ -130,8 +132,9 @@ class HardenedThreadWorker(ThreadWorker):
         gc.freeze()
         self._relays.start()
         self._event_loop.wake_by(self.PIPE[0])
-        wrap_tls = self._wrap_tls if self.cfg.is_ssl else None
-        self._event_loop.listen(Listener(sock, self.wsgi, wrap_tls) for sock in self.sockets)
+        wrap_tls = functools.partial(gunicorn_sock.ssl_wrap_socket, conf=self.cfg)
+        tls = wrap_tls if self.cfg.is_ssl else None
+        self._event_loop.listen(Listener(sock, self.wsgi, tls) for sock in self.sockets)
         loopback = open_when_free(self.callback_app, worker.settings.worker_http_port)
         while self.alive:
             self.notify()
@@ -144,9 +147,6 @@ class HardenedThreadWorker(ThreadWorker):
         self._event_loop.close()
         self._relays.stop(_ROUND)
         self._pool.close()
-
-    def _wrap_tls(self, connection: socket.socket) -> Any:
-        return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)
 
     def _drain(self, worker: Worker) -> None:
         """Refuse new requests. Wait for those in hand, and abort them at DRAIN_TIMEOUT or a second
@@ -217,7 +217,7 @@ class HardenedThreadWorker(ThreadWorker):
                 self._relays.park(parked)
 
     def _begin(self, client: ClientSocket) -> Delivery:
-        """Parse its request and have the app answer it."""
+        """Parse its request and call the app."""
         try:
             response, environ = self._heads.begin(client)
         except errors.NoMoreData:

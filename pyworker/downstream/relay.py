@@ -21,7 +21,7 @@ _ROUND = 1.0
 
 
 class Stream(Protocol):
-    """What can be parked. It belongs to the relay meanwhile."""
+    """What can be parked. While it is, it belongs to the relay."""
 
     #: Seconds for which the model server may be silent; None for any time.
     timeout: float | None
@@ -39,11 +39,9 @@ class Stream(Protocol):
 
     def give_up_waiting(self) -> None:
         """The model server was silent for too long."""
-        ...
 
     def stay(self) -> None:
         """It is not to be parked again."""
-        ...
 
 
 Parked = TypeVar("Parked", bound=Stream)
@@ -72,7 +70,7 @@ class Relay(Generic[Parked]):
         return len(self._parked)
 
     def park(self, stream: Parked) -> None:
-        """Relay what arrives for this one, which belongs to the relay from here on."""
+        """Relay what arrives for this one, which belongs to the relay from now on."""
         descriptor, timeout = stream.descriptor, stream.timeout
         stream.deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
@@ -126,7 +124,7 @@ class Relay(Generic[Parked]):
         self._resume(stream)
 
     def wake(self) -> None:
-        """Make `step` return at once."""
+        """Make `step` return."""
         os.eventfd_write(self._wake_descriptor, 1)
 
     def close(self) -> None:

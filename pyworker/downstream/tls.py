@@ -126,12 +126,10 @@ class ServerContext:
         """The context for a new connection; cheap, since it is called for each."""
         now = time.monotonic()
         with self._lock:
-            due = now >= self._look_at
-            if due:
-                self._look_at = now + LOOK_SECONDS
             context, stamp = self._context, self._stamp
-        if not due:
-            return context
+            if now < self._look_at:
+                return context
+            self._look_at = now + LOOK_SECONDS
         seen = self._files.stamp()
         return context if seen == stamp else self._reload(seen)
 

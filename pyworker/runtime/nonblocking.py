@@ -40,7 +40,7 @@ def send(descriptor: int, data: bytes) -> int:
 
 
 def send_all(connection: socket.socket, data: bytes, seconds: float | None = None) -> None:
-    """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take at once.
+    """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take immediately.
 
     seconds: how long the peer may take nothing; TimeoutError after that. Raises OSError.
     """

@@ -13,7 +13,7 @@ _JOIN_TIMEOUT = 10.0
 
 
 class Wake(threading.Event):
-    """Calling it makes the next step of a loop due now. Made before the loop, for those that wake it."""
+    """Calling it makes the next step of a loop due now. Made before the loop, for what wakes it."""
 
     def __call__(self) -> None:
         if not self.is_set():  # setting takes a lock

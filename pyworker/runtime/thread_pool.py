@@ -38,7 +38,7 @@ class ThreadPool(Generic[Item]):
         self._concurrency = concurrency
         # Guards _idle (where each thread without an item waits for the next; None ends the thread), _backlog
         # (items without a thread), _count (threads), _running (threads with an item that do not wait for
-        # somebody else), _allowed (how many of those there may be now), _begun_at, _no_thread_before
+        # something else), _allowed (how many of those there may be now), _begun_at, _no_thread_before
         # (monotonic) and _is_closed.
         self._lock = threading.Lock()
         self._idle: list[SimpleQueue[Item | None]] = []
@@ -87,7 +87,7 @@ class ThreadPool(Generic[Item]):
         return _STALL
 
     def pause(self) -> None:
-        """The calling thread, one of this pool, begins to wait for somebody else."""
+        """The calling thread, one of this pool, begins to wait for something else."""
         with self._lock:
             self._running -= 1
             begin = self._next_to_begin() if self._backlog else _nothing
@@ -176,7 +176,7 @@ class ThreadPool(Generic[Item]):
 
 
 class _Waiting:
-    """`with waiting:` around everything that may block on somebody else. On any thread."""
+    """`with waiting:` around everything that may block on something else. On any thread."""
 
     def __enter__(self) -> None:
         pool = _here.pool
