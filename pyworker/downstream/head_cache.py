@@ -1,7 +1,7 @@
 """Header blocks that clients send again and again: parsed once, then recognized by their bytes.
 
 The client of an API sends the same header block with each request, but for the length of its body. If every
-other byte is the same, so is what the parser makes of it. So nothing here decides; it compares.
+other byte is the same, so is what the parser makes of it. So this module decides nothing; it compares.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def tls(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
 
 
 def statuses(client: RawClient) -> list[int]:
-    """Of all answers until the connection ends."""
+    """Of all responses until the connection ends."""
     found = client.rest()
     return [int(status) for status in re.findall(rb"(?:^|\n|\}|pong)HTTP/1\.[01] (\d{3}) ", found)]
 
@@ -116,7 +116,7 @@ def test_a_request_that_comes_while_the_one_before_is_answered(front: Stack) -> 
         client.send(post)
         front.model.request("/pass")
         client.send(post[:10])
-        # Seen by the event loop by the time that it has answered somebody else.
+        # Seen by the event loop once it has served another client.
         assert ask(front.url, "GET", "/ping").body == b"pong"
         gate.set()
         assert client.answer().body == b"first"
@@ -170,7 +170,7 @@ def test_large_requests_that_are_read_do_not_hold_up_others(front: Stack, framin
         assert [client.answer().status for client in crowd] == [200] * 40
 
 
-def test_a_client_that_waits_to_be_told_to_go_on(front: Stack) -> None:
+def test_a_client_that_waits_for_100_continue(front: Stack) -> None:
     front.model.script("/pass", whole(b"{}"))
     for size in (10, 200_000):
         body = front.envelope("x" * size)
@@ -182,7 +182,7 @@ def test_a_client_that_waits_to_be_told_to_go_on(front: Stack) -> None:
             assert client.answer().body == b"pong"
 
 
-def test_a_client_that_is_not_told_to_go_on_where_it_is_refused(front: Stack) -> None:
+def test_a_refused_client_gets_no_100_continue(front: Stack) -> None:
     with RawClient(front.url) as client:
         client.send(POST + b"Expect: 100-continue\r\nContent-Length: 999999999999\r\n\r\n")
         answer = client.answer()
@@ -482,7 +482,7 @@ def test_the_loopback_port_stays_open_during_a_drain(new_stack: NewStack) -> Non
 
 
 def ask_again(stack: Stack) -> bool:
-    """Whether somebody new gets in."""
+    """Whether a new client is served."""
     with contextlib.suppress(OSError, EOFError):
         return ask(stack.url, "GET", "/ping").status == 200
     return False

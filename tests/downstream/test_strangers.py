@@ -1,4 +1,4 @@
-"""What nobody sends: heads and bodies without sense, by clients without a signature and with one."""
+"""Header blocks and bodies without sense, by clients without a signature and with one."""
 
 from __future__ import annotations
 
@@ -203,9 +203,9 @@ def test_a_full_table_of_those_that_announce_much_leaves_room(new_front: NewFron
             staller.send(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
         wait_until(lambda: "40 sending a body" in repr(front.event_loop), "a full table")
         for _ in range(30):
-            with RawClient(front.url) as newcomer:
-                newcomer.send(REQUEST)
-                assert newcomer.head() == 204
+            with RawClient(front.url) as another:
+                another.send(REQUEST)
+                assert another.head() == 204
 
 
 def test_unfinished_requests_have_one_bound_of_memory(new_stack: NewStack) -> None:
