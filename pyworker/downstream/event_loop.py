@@ -19,6 +19,7 @@ from typing import Any
 from pyworker.downstream.acceptor import Acceptor, Listener
 from pyworker.downstream.connection import ClientSocket, Stage
 from pyworker.downstream.connection_table import ConnectionTable
+from pyworker.downstream.framing import Framing
 from pyworker.downstream.request_reader import HEAD_SECONDS, RequestReader
 from pyworker.wsgi_extensions import Presence
 
@@ -54,6 +55,7 @@ class EventLoop:
         Neither may block.
         """
         self._notify_gone = notify_gone
+        self._max_body = max_body
         self._nudge_stalled = nudge_stalled
         self._epoll = select.epoll()
         self._table = ConnectionTable(self._epoll, max_connections)
@@ -126,7 +128,7 @@ class EventLoop:
     def _welcome(self, connection: socket.socket, address: Any, listener: Listener) -> None:
         self._room.make_room()
         try:
-            client = ClientSocket(connection, address, listener, self._reader.new_framing())
+            client = ClientSocket(connection, address, listener, Framing(self._max_body))
             if listener.wrap_tls is not None:
                 connection.setblocking(False)
                 client.start_tls(listener.wrap_tls(connection))

@@ -126,11 +126,6 @@ class Framing:
         return bytes(self._buffer[:start]), bytes(self._buffer[end : self.body_at])
 
     @property
-    def is_chunked(self) -> bool:
-        """Whether the body is chunked."""
-        return self._length == _CHUNKED
-
-    @property
     def missing(self) -> float:
         """How many bytes of the body have not arrived; infinite for a chunked body."""
         return math.inf if self._length == _CHUNKED else self.body_at + self._length - len(self._buffer)

@@ -68,10 +68,6 @@ class RequestReader:
         #: Connections that got their share of an event and have more to be read, which epoll will not report.
         self.unfinished: deque[ClientSocket] = deque()
 
-    def new_framing(self) -> Framing:
-        """For the first request of a connection."""
-        return Framing(self._max_body)
-
     # -- events ------------------------------------------------------------------------------------------
 
     def continue_with(self, client: ClientSocket) -> None:

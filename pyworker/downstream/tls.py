@@ -163,12 +163,7 @@ class ServerContext:
 def _validity(begins: datetime, ends: datetime) -> str:
     """An expired certificate does not prevent a start: the clock of the machine may be wrong."""
     now = datetime.now(timezone.utc)
-    if now > ends:
-        return f"expired on {_date(ends)}: clients that check certificates refuse it"
-    if now < begins:
-        return f"not valid before {_date(begins)}: clients that check certificates refuse it"
-    return f"valid until {_date(ends)}"
-
-
-def _date(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+    if begins <= now <= ends:
+        return f"valid until {ends:%Y-%m-%d %H:%M} UTC"
+    state, since = ("expired on", ends) if now > ends else ("not valid before", begins)
+    return f"{state} {since:%Y-%m-%d %H:%M} UTC: clients that check certificates refuse it"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-# Up to the last @ of the authority. In linear time: an authority contains no slash, so none is searched
-# twice.
+# Up to the last @ of the authority, which contains no slash: so no character is searched twice.
 _USER = re.compile(r"""://[^/?#\\ \t\r\n"'<>`,;]*@""")
 
 
