@@ -38,11 +38,8 @@ if TYPE_CHECKING:
 try:
     _settings = Settings.from_env()
     _settings.require_identity()
-    _tls = (
-        ServerContext(CertificateFiles(_settings.ssl_certfile, _settings.ssl_keyfile))
-        if _settings.use_ssl
-        else None
-    )
+    _certificate = CertificateFiles(_settings.ssl_certfile, _settings.ssl_keyfile)
+    _tls = ServerContext(_certificate) if _settings.use_ssl else None
 except ConfigError as error:
     sys.exit(f"pyworker: {error}")
 
@@ -114,7 +111,7 @@ def on_starting(server: Arbiter) -> None:
     if _settings.threads_refused:
         logging.getLogger("pyworker").warning(
             "the limit of %d open files allows %d connections and %d threads, not the %d of WORKER_THREADS: "
-            "raise it (ulimit -Hn) for more requests at once",
+            "raise it (ulimit -Hn) for more requests at the same time",
             _descriptors,
             worker_connections,
             threads,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,12 @@ LEAVE_LINE = "pyworker.leave_line"
 HELD = "pyworker.held"
 
 
+@dataclass(eq=False)
 class Presence:
     """Whether one client is still connected. Written by the server; `on_gone` belongs to the request."""
 
-    def __init__(self) -> None:
-        self.is_gone = False
-        self.on_gone: Callable[[], None] | None = None
-
-    def __repr__(self) -> str:
-        return f"<Presence{' gone' if self.is_gone else ''}>"
+    is_gone: bool = False
+    on_gone: Callable[[], None] | None = None
 
 
 class Arrival(Enum):

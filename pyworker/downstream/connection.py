@@ -108,7 +108,7 @@ class ClientSocket:
         self.presence = Presence()
         self.may_still_send = 0
         #: To be called once a thread need not wait for the rest of a large body; any number of times.
-        self.body_is_read: Callable[[], None] = _nothing
+        self.body_is_read: Callable[[], object] = lambda: None
         self._tls: ssl.SSLSocket | None = None
         # Whether TLS may hold the rest of a record. `receive` asks for more than a record has, so only
         # `read_within` sets this; `pending` releases the GIL.
@@ -139,7 +139,9 @@ class ClientSocket:
         return self.stage is not Stage.IDLE and (self.stage is not Stage.HEAD or self.framing.size > 0)
 
     def enter(self, stage: Stage, seconds: float = math.inf) -> None:
-        """Go on to this stage, to be left within so many seconds. On the thread that owns the connection."""
+        """Go on to this stage, to be left within this many seconds. On the thread that owns the
+        connection.
+        """
         if stage is self.stage:
             return
         if stage not in _NEXT[self.stage]:
@@ -151,7 +153,7 @@ class ClientSocket:
         self.stage = stage
 
     def expire_in(self, seconds: float) -> None:
-        """Set the deadline, so many seconds after it entered its stage."""
+        """Set the deadline: seconds after it entered its stage."""
         deadline, limit = self.since + seconds, self.listener.drain_until
         self.deadline = deadline if deadline < limit else limit
 
@@ -247,7 +249,7 @@ class ClientSocket:
         return b"".join(pieces)
 
     def _wait_until(self, act: Callable[[Argument], Result], argument: Argument, seconds: float) -> Result:
-        """Call `act` until TLS can do it; raises TimeoutError after so many seconds."""
+        """Call `act` until TLS can do it; raises TimeoutError after this many seconds."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -263,7 +265,7 @@ class ClientSocket:
                     raise TimeoutError("the client was too slow")
 
     def reset_at_close(self) -> None:
-        """Have the connection end with a reset: a response that was cut has no other end to tell it by."""
+        """Have the connection end with a reset: nothing else shows that a response was cut."""
         self.is_cut = True
         with contextlib.suppress(OSError):
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -271,7 +273,7 @@ class ClientSocket:
     # -- the end -----------------------------------------------------------------------------------------
 
     def end_output(self) -> None:
-        """Tell the client that nothing more comes; it may still send. On the thread that owns it."""
+        """End the output; the client may still send. On the thread that owns it."""
         if self._tls is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._tls.unwrap()  # never waits for the client's own close_notify
@@ -290,7 +292,3 @@ class ClientSocket:
 
     def __repr__(self) -> str:
         return f"<ClientSocket {self.descriptor} {self.stage.value} {self.framing!r}>"
-
-
-def _nothing() -> None:
-    pass

@@ -1,10 +1,8 @@
 """The event loop of all clients' connections that no thread of the pool works for.
 
-It runs on one thread that never blocks: it accepts, reads requests (`request_reader`), keeps deadlines and
-closes (`connection_table`). epoll reports each change once (edge-triggered), also while a connection is in
-the pool: that its client hung up is passed on at once; that it sent more is noted in
-`ClientSocket.readable_while_busy` for whoever gives it back. So a client that sends one request after the
-other costs no `epoll_ctl` at all; in every other case `ConnectionTable.arm` makes epoll report again.
+epoll is edge-triggered and also reports on connections in the pool: a client that hangs up is reported to its
+request; that more has arrived is noted in `ClientSocket.readable_while_busy`. So a client that sends one
+request after the other costs no `epoll_ctl`; in every other case `ConnectionTable.arm` re-arms epoll.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from typing import Any
 from pyworker.downstream.acceptor import Acceptor, Listener
 from pyworker.downstream.connection import ClientSocket, Stage
 from pyworker.downstream.connection_table import ConnectionTable
+from pyworker.downstream.framing import Framing
 from pyworker.downstream.request_reader import HEAD_SECONDS, RequestReader
 from pyworker.wsgi_extensions import Presence
 
@@ -33,7 +32,7 @@ _EVENTS_PER_BATCH = 256
 _IS_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
-class Poller:
+class EventLoop:
     """The connections of one process. Only `give_back`, `release` and `repr` may be called from other
     threads.
     """
@@ -56,6 +55,7 @@ class Poller:
         Neither may block.
         """
         self._notify_gone = notify_gone
+        self._max_body = max_body
         self._nudge_stalled = nudge_stalled
         self._epoll = select.epoll()
         self._table = ConnectionTable(self._epoll, max_connections)
@@ -72,13 +72,8 @@ class Poller:
         self.release = self._room.release
 
     @property
-    def connections(self) -> int:
-        """How many clients are connected."""
-        return len(self._clients)
-
-    @property
     def is_drained(self) -> bool:
-        """Whether nobody is left whom a drain waits for."""
+        """Whether no connection is left that a drain waits for."""
         return all(client.listener.outlives_drain for client in self._clients.values())
 
     # -- the loop ----------------------------------------------------------------------------------------
@@ -94,7 +89,7 @@ class Poller:
             self._acceptor.listen(listener)
 
     def serve(self, seconds: float) -> None:
-        """Handle events for so long, or until woken; then look at the deadlines."""
+        """Handle events for this many seconds, or until woken; then check the deadlines."""
         end = time.monotonic() + seconds
         reader = self._reader
         woken = False
@@ -133,7 +128,7 @@ class Poller:
     def _welcome(self, connection: socket.socket, address: Any, listener: Listener) -> None:
         self._room.make_room()
         try:
-            client = ClientSocket(connection, address, listener, self._reader.new_framing())
+            client = ClientSocket(connection, address, listener, Framing(self._max_body))
             if listener.wrap_tls is not None:
                 connection.setblocking(False)
                 client.start_tls(listener.wrap_tls(connection))
@@ -194,4 +189,4 @@ class Poller:
             self._table.close(client)
 
     def __repr__(self) -> str:
-        return f"<Poller {self._table!r}>"
+        return f"<EventLoop {self._table!r}>"

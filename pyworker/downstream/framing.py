@@ -1,8 +1,8 @@
 """Where a request ends, as far as it must be known to wait for the rest. Pure: bytes in, a verdict out.
 
 What a request means, and where the next one begins, is decided by gunicorn's strict parser alone, later and
-on the same bytes. So nothing here refuses: a request that is broken or ambiguous is handed over at once for
-the parser to refuse, and the end found here only says that enough bytes have arrived.
+on the same bytes. So nothing here refuses: a request that is broken or ambiguous is passed on for the
+parser to refuse, and the end found here only says that enough bytes have arrived.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Framing:
         """max_body: a larger declared body is not waited for, since it will be refused.
 
         known: returns the body if these bytes are one whole request with the header block of the connection's
-        last request (`heads.CachedHead.body_in`).
+        last request (`CachedHead.body_in`).
         """
         #: The body of a whole request with that header block.
         self.known_body: bytes | None = None
@@ -63,7 +63,7 @@ class Framing:
         self._searched = 0
         self._has_bare_lf = False
         # After that: where the body begins, its declared length, and where the next chunk's line begins.
-        self._body_at = 0
+        self.body_at = 0
         self._length = 0
         self._length_at: tuple[int, int] | None = None
         self._chunk_at = 0
@@ -78,8 +78,13 @@ class Framing:
             if self.known_body is not None:
                 self._buffer = data
                 return Verdict.WHOLE
-        self._append(data)
-        if not self._body_at:
+        if not self._buffer:
+            self._buffer = data
+        else:
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(self._buffer)
+            self._buffer += data
+        if not self.body_at:
             end = self._buffer.find(b"\r\n\r\n", self._searched)
             if end < 0:
                 return self._incomplete_head(data)
@@ -87,18 +92,12 @@ class Framing:
                 self._read_head(end)
             except _Doubtful:
                 return Verdict.DOUBT
-        verdict = self._chunks() if self._length == _CHUNKED else self._counted()
-        if verdict is Verdict.MORE and len(self._buffer) - self._body_at >= SMALL_BODY:
-            return Verdict.BEGUN
-        return verdict
-
-    def _append(self, data: bytes) -> None:
-        if not self._buffer:
-            self._buffer = data
-            return
-        if isinstance(self._buffer, bytes):
-            self._buffer = bytearray(self._buffer)
-        self._buffer += data
+        arrived = len(self._buffer) - self.body_at
+        if self._length == _CHUNKED:
+            verdict = self._chunks()
+        else:
+            verdict = Verdict.WHOLE if arrived >= self._length else Verdict.MORE
+        return Verdict.BEGUN if verdict is Verdict.MORE and arrived >= SMALL_BODY else verdict
 
     @property
     def received(self) -> bytes:
@@ -113,7 +112,7 @@ class Framing:
     @property
     def in_body(self) -> bool:
         """Whether the header block is complete."""
-        return self._body_at > 0
+        return self.body_at > 0
 
     @property
     def around_length(self) -> tuple[bytes, bytes] | None:
@@ -124,22 +123,12 @@ class Framing:
         if self._length_at is None or not self.in_body:
             return None
         start, end = self._length_at
-        return bytes(self._buffer[:start]), bytes(self._buffer[end : self._body_at])
-
-    @property
-    def body_at(self) -> int:
-        """Where the body begins; 0 until the header block is complete."""
-        return self._body_at
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether the body is chunked."""
-        return self._length == _CHUNKED
+        return bytes(self._buffer[:start]), bytes(self._buffer[end : self.body_at])
 
     @property
     def missing(self) -> float:
         """How many bytes of the body have not arrived; infinite for a chunked body."""
-        return math.inf if self._length == _CHUNKED else self._body_at + self._length - len(self._buffer)
+        return math.inf if self._length == _CHUNKED else self.body_at + self._length - len(self._buffer)
 
     @property
     def too_large(self) -> bool:
@@ -178,22 +167,17 @@ class Framing:
                 self._expects = b" HTTP/1.1\r\n" in head
             elif length is not None:
                 raise _Doubtful
-            elif kind == b"transfer-encoding":
-                length = _chunked(value)
             else:
-                length = _counted(value, self._max_body)
+                length = _body_length(kind, value, self._max_body)
                 start = found.start(2) + found[2].index(value)
                 self._length_at = start, start + len(value)
-        if self._expects:
+        if self._expects or length == _CHUNKED:
             self._length_at = None
         self._length = length or 0
-        self._body_at = self._chunk_at = self._line_searched = end + 4
-
-    def _counted(self) -> Verdict:
-        return Verdict.WHOLE if len(self._buffer) - self._body_at >= self._length else Verdict.MORE
+        self.body_at = self._chunk_at = self._line_searched = end + 4
 
     def _chunks(self) -> Verdict:
-        """Go from chunk to chunk, as far as they have arrived, and through a limited number at once."""
+        """Go from chunk to chunk, as far as they have arrived, and through a limited number in one call."""
         buffer, at = self._buffer, self._chunk_at
         verdict: Verdict | None = None
         for _ in range(_CHUNKS_PER_FEED):
@@ -231,10 +215,13 @@ class Framing:
         return f"<Framing [{len(self._buffer)} bytes]{' in body' if self.in_body else ''}>"
 
 
-def _chunked(coding: bytes) -> int:
-    if coding.lower() != b"chunked":
-        raise _Doubtful
-    return _CHUNKED
+def _body_length(field: bytes, value: bytes, limit: int) -> int:
+    if field == b"transfer-encoding":
+        if value.lower() == b"chunked":
+            return _CHUNKED
+    elif _DIGITS.fullmatch(value) and int(value) <= limit:
+        return int(value)
+    raise _Doubtful
 
 
 def _chunk_size(line: bytes) -> int:
@@ -247,9 +234,3 @@ def _chunk_size(line: bytes) -> int:
         return int(digits, 16)
     except ValueError:
         return -1
-
-
-def _counted(length: bytes, limit: int) -> int:
-    if not _DIGITS.fullmatch(length) or int(length) > limit:
-        raise _Doubtful
-    return int(length)

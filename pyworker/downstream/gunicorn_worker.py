@@ -1,39 +1,20 @@
 """gunicorn's threaded worker, hardened: no client can hold up the others, and a drain loses no request.
 
-What each thread does, and what it owns:
+pyworker/README.md says which thread does what and owns what. Here the main thread runs `run`, the pool's
+threads run `work`, and signal handlers only note the signal: gunicorn's wake-up pipe (`self.PIPE`) makes the
+event loop return, and `run` acts.
 
-* The main thread runs `run`, which runs the event loop (`Poller`): it accepts connections, makes TLS
-  handshakes, receives header blocks and small bodies, keeps the deadlines, lingers and closes. It never
-  blocks and runs nothing of the app but `Worker.drain` and `Worker.abort_requests`. It owns the
-  table of connections, and every `ClientSocket` that is not in the pool.
-* The threads of the pool, `pyworker-request-N`, run `work`: parse one request, call the app, send the
-  response, give the connection back. From `submit` to `give_back` the `ClientSocket` belongs to that one
-  thread; the event loop only notes in it what epoll reports meanwhile. Threads are made when needed, few of
-  them run at the same time (`thread_pool`), and they do not delay the end of the process.
-* The relay, `pyworker-relay-1`, has the responses whose next piece the model server has not sent yet, with
-  their `ClientSocket`, from `park` until it gives them back to the pool. It never blocks. Over TLS there are
-  four, which share the responses if requests wait for threads as well.
-* Signal handlers run on the main thread between two bytecodes. They only note the signal; gunicorn's wake-up
-  pipe (`self.PIPE`) makes the event loop return, and `run` acts.
-* The disconnect watcher, `pyworker-disconnect`, is notified by the event loop that the client of a request in
-  the pool has hung up, and notifies the request, which may block.
-
-So a slow client has no thread: it gets one with its whole request, or with the first 64 KiB of a larger body,
-whose rest has a deadline of its own (`client_request.Source`), and a quarter of the threads at most.
-
-A header block that a client sends again is not parsed again (`heads`): what the parser made of it is used.
-
-gunicorn is pinned to a narrow range, since this builds upon its internals: test_worker_class_pin.py names
-each of them and fails when one changes.
+gunicorn is pinned to a narrow range, since this builds upon its internals: test_gunicorn_pin.py names each of
+them and fails when one changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import math
-import socket
 import time
 from http import HTTPStatus
 from types import FrameType
@@ -46,9 +27,9 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from pyworker.downstream.acceptor import Listener
 from pyworker.downstream.connection import ClientSocket
-from pyworker.downstream.event_loop import Poller
+from pyworker.downstream.event_loop import EventLoop
 from pyworker.downstream.head_cache import HeadCache
-from pyworker.downstream.loopback import LoopbackPort
+from pyworker.downstream.loopback import open_when_free
 from pyworker.downstream.relay import Relays
 from pyworker.downstream.request import MissingHost
 from pyworker.downstream.request_reader import error_response
@@ -122,19 +103,21 @@ class HardenedThreadWorker(ThreadWorker):
         self._pool: ThreadPool[ClientSocket | Delivery] = ThreadPool(
             self.cfg.threads, self.work, concurrency=_CONCURRENCY
         )
-        relays = _TLS_RELAYS if self.cfg.is_ssl else 1
         self._relays = Relays(
-            relays, self._pool.submit_first, self._pool.nudge_stalled, lambda: self._pool.is_behind
+            _TLS_RELAYS if self.cfg.is_ssl else 1,
+            self._pool.submit_first,
+            self._pool.nudge_stalled,
+            lambda: self._pool.is_behind,
         )
         self._heads = HeadCache(self.cfg, lambda: not self.alive)
-        # Not ThreadWorker's, which makes its own pool and poller.
+        # Not ThreadWorker's, which makes its own pool and event_loop.
         base.Worker.init_process(self)
 
     def run(self) -> None:
-        """Serve until told to stop, then drain."""
+        """Serve until a signal stops this worker, then drain."""
         assert self.pyworker is not None, "post_fork of gunicorn.conf.py was not called"
         worker = self.pyworker
-        self._poller = Poller(
+        self._event_loop = EventLoop(
             self._pool.submit,
             worker.watcher.notify,
             self._pool.nudge_stalled,
@@ -148,35 +131,33 @@ class HardenedThreadWorker(ThreadWorker):
         gc.collect()
         gc.freeze()
         self._relays.start()
-        self._poller.wake_by(self.PIPE[0])
-        wrap_tls = self._wrap_tls if self.cfg.is_ssl else None
-        self._poller.listen(Listener(sock, self.wsgi, wrap_tls) for sock in self.sockets)
-        loopback = LoopbackPort(self.callback_app, worker.settings.worker_http_port)
+        self._event_loop.wake_by(self.PIPE[0])
+        wrap_tls = functools.partial(gunicorn_sock.ssl_wrap_socket, conf=self.cfg)
+        tls = wrap_tls if self.cfg.is_ssl else None
+        self._event_loop.listen(Listener(sock, self.wsgi, tls) for sock in self.sockets)
+        loopback = open_when_free(self.callback_app, worker.settings.worker_http_port)
         while self.alive:
             self.notify()
-            self._poller.listen(loopback.open_if_free())
-            self._poller.serve(_ROUND)
+            self._event_loop.listen(next(loopback, ()))
+            self._event_loop.serve(_ROUND)
             if not self.is_parent_alive():
                 break
         self.alive = False
         self._drain(worker)
-        self._poller.close()
+        self._event_loop.close()
         self._relays.stop(_ROUND)
         self._pool.close()
-
-    def _wrap_tls(self, connection: socket.socket) -> Any:
-        return gunicorn_sock.ssl_wrap_socket(connection, self.cfg)
 
     def _drain(self, worker: Worker) -> None:
         """Refuse new requests. Wait for those in hand, and abort them at DRAIN_TIMEOUT or a second
         SIGTERM.
         """
         worker.drain()
-        self._poller.drain()
+        self._event_loop.drain()
         now = time.monotonic()
         abort_at, end = now + worker.settings.drain_timeout, now + self.cfg.graceful_timeout
         hurries = False
-        while not self._poller.is_drained and now < end:
+        while not self._event_loop.is_drained and now < end:
             if self._is_hurried and not hurries:
                 hurries, end = True, now + _HURRY_SECONDS
                 worker.abort_requests("second SIGTERM")
@@ -184,7 +165,7 @@ class HardenedThreadWorker(ThreadWorker):
                 abort_at = math.inf
                 worker.abort_requests("drain timeout")
             self.notify()
-            self._poller.serve(_DRAIN_ROUND)
+            self._event_loop.serve(_DRAIN_ROUND)
             now = time.monotonic()
 
     # -- signal handlers ---------------------------------------------------------------------------------
@@ -231,19 +212,20 @@ class HardenedThreadWorker(ThreadWorker):
             self.handle_error(None, client, client.address, error)
         finally:
             if parked is None:
-                self._poller.give_back(client, rest)
+                self._event_loop.give_back(client, rest)
             else:
                 self._relays.park(parked)
 
     def _begin(self, client: ClientSocket) -> Delivery:
-        """Parse its request and have the app answer it."""
+        """Parse its request and call the app."""
         try:
             response, environ = self._heads.begin(client)
         except errors.NoMoreData:
-            reason = errors.LimitRequestHeaders("head too large") if client.framing.too_large else None
-            raise reason or errors.InvalidRequestLine("not a request") from None
+            if client.framing.too_large:
+                raise errors.LimitRequestHeaders("header block too large") from None
+            raise errors.InvalidRequestLine("not a request") from None
         # It has its thread, and is small, or its signature is checked next.
-        self._poller.release(client)
+        self._event_loop.release(client)
         body = client.listener.app(environ, response.start_response)
         return Delivery(client, response, body, environ.get(HELD))
 
@@ -269,4 +251,4 @@ class HardenedThreadWorker(ThreadWorker):
             client.send_all(error_response(status, message))
 
     def __repr__(self) -> str:
-        return f"<HardenedThreadWorker {self._poller!r} {self._pool!r} {self._relays!r}>"
+        return f"<HardenedThreadWorker {self._event_loop!r} {self._pool!r} {self._relays!r}>"

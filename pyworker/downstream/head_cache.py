@@ -1,7 +1,7 @@
 """Header blocks that clients send again and again: parsed once, then recognized by their bytes.
 
 The client of an API sends the same header block with each request, but for the length of its body. If every
-other byte is the same, so is what the parser makes of it. So nothing here decides; it compares.
+other byte is the same, so is what the parser makes of it. So this module decides nothing; it compares.
 """
 
 from __future__ import annotations
@@ -24,18 +24,8 @@ MAX_CACHED_HEAD = 4096
 MAX_CACHED_HEADS = 64
 _MAX_DIGITS = 15
 
-# Keys of an environ that differ between requests with the same header block: those of the connection, and
-# those of the one request.
-_OF_CONNECTION = (
-    "gunicorn.socket",
-    "REMOTE_ADDR",
-    "REMOTE_PORT",
-    "SERVER_NAME",
-    "SERVER_PORT",
-    "wsgi.url_scheme",
-    PRESENCE,
-)
-_NOT_SHARED = {*_OF_CONNECTION, "CONTENT_LENGTH", "wsgi.input", LEAVE_LINE}
+# Keys of an environ that differ between requests of one connection with the same header block.
+_OF_REQUEST = ("CONTENT_LENGTH", "wsgi.input", LEAVE_LINE)
 
 
 @dataclass(frozen=True)
@@ -141,8 +131,10 @@ class HeadCache:
         around = client.framing.around_length
         if around is None:
             return
-        client.environ = {name: environ[name] for name in _OF_CONNECTION}
-        shared = {name: value for name, value in environ.items() if name not in _NOT_SHARED}
+        own = client.environ = client.environ or _connection_environ(client)
+        shared = {
+            name: value for name, value in environ.items() if name not in own and name not in _OF_REQUEST
+        }
         head = CachedHead(*around, request.method, request.version, bool(request.should_close()), shared)
         client.head = head
         if len(head.before) + len(head.after) <= MAX_CACHED_HEAD:

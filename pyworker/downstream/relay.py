@@ -1,8 +1,7 @@
 """Streams that wait for the model server: many on one thread, instead of a thread for each.
 
-A thread that waits for the tokens of one stream is woken for each token, and then waits for the GIL. Here one
-thread waits for many streams and relays whatever has arrived. It never blocks: what might (a client that does
-not read, the end of a response, an error) goes back to the pool.
+A relay never blocks: what might (a client that does not read, the end of a response, an error) goes back to
+the pool.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _ROUND = 1.0
 
 
 class Stream(Protocol):
-    """What can be parked. It belongs to the relay meanwhile."""
+    """What can be parked. While it is, it belongs to the relay."""
 
     #: Seconds for which the model server may be silent; None for any time.
     timeout: float | None
@@ -40,11 +39,9 @@ class Stream(Protocol):
 
     def give_up_waiting(self) -> None:
         """The model server was silent for too long."""
-        ...
 
     def stay(self) -> None:
         """It is not to be parked again."""
-        ...
 
 
 Parked = TypeVar("Parked", bound=Stream)
@@ -73,23 +70,19 @@ class Relay(Generic[Parked]):
         return len(self._parked)
 
     def park(self, stream: Parked) -> None:
-        """Relay what arrives for this one, which belongs to the relay from here on."""
+        """Relay what arrives for this one, which belongs to the relay from now on."""
         descriptor, timeout = stream.descriptor, stream.timeout
         stream.deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._watch(descriptor, stream):
-            stream.stay()
-            self._resume(stream)
-
-    def _watch(self, descriptor: int, stream: Parked) -> bool:
         with self._lock:
             # Before epoll can report it.
             self._parked[descriptor] = stream
             try:
                 self._epoll.register(descriptor, select.EPOLLIN)
+                return
             except (OSError, ValueError):  # the system watches no more of them, or the process ends
                 del self._parked[descriptor]
-                return False
-        return True
+        stream.stay()
+        self._resume(stream)
 
     def step(self) -> float:
         """Relay what arrives, for a second or until woken; then look at the deadlines."""
@@ -131,7 +124,7 @@ class Relay(Generic[Parked]):
         self._resume(stream)
 
     def wake(self) -> None:
-        """Make `step` return at once."""
+        """Make `step` return."""
         os.eventfd_write(self._wake_descriptor, 1)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, cast
 
@@ -36,15 +37,15 @@ class Source(Unreader):
         # Received and not given to the parser yet. The header block is one piece. The parser copies what it
         # holds for each chunk of a chunked body, so it gets little at a time.
         self._received = memoryview(framing.received)
+        # Bytes of the body that have not arrived; infinite for a chunked body.
+        self._left = framing.missing
+        self._piece_size = _CHUNKED_PIECE if self._left == math.inf else framing.size
         self._next_piece = framing.body_at or framing.size
-        self._piece_size = _CHUNKED_PIECE if framing.is_chunked else framing.size
         self.is_whole = client.verdict is Verdict.WHOLE
         self._may_read = client.verdict is Verdict.BEGUN
         self._deadline = time.monotonic() + BODY_SECONDS
         self._read = 0
         self.is_past_head = False
-        # Bytes that have not arrived; infinite for a chunked body.
-        self._left = framing.missing
 
     def chunk(self, size_hint: int | None = None) -> bytes:
         """Some more bytes; raises TimeoutError if the body arrives too slowly.

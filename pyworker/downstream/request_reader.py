@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import ssl
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from http import HTTPStatus
 
 from pyworker.downstream.connection import BYTES_PER_SECOND, SEND_SECONDS, ClientSocket, Stage
 from pyworker.downstream.connection_table import HANG_UP, TO_READ, TO_WRITE, ConnectionTable
 from pyworker.downstream.framing import Framing, Verdict
-from pyworker.downstream.large_bodies import LargeBodies
 from pyworker.runtime.limits import READ_SIZE
 from pyworker.runtime.nonblocking import Receiver
 
@@ -52,22 +53,20 @@ class RequestReader:
     ) -> None:
         """submit: have a thread work on this connection's request; must not block.
 
-        max_large: how many threads may be reading the rest of a large body at once.
+        max_large: how many threads may be reading the rest of a large body at the same time.
         keepalive: seconds until the connection's next request.
         """
         self._table = table
         self._room = table.room
         self._submit = submit
-        self._large = LargeBodies(max_large)
+        # Acquired here, released by the pool's threads.
+        self._large_bodies = threading.Semaphore(max_large)
+        self._queued: deque[ClientSocket] = deque()
         self._max_body = max_body
         self._keepalive = keepalive
         self._receiver = Receiver(READ_SIZE)
         #: Connections that got their share of an event and have more to be read, which epoll will not report.
         self.unfinished: deque[ClientSocket] = deque()
-
-    def new_framing(self) -> Framing:
-        """For the first request of a connection."""
-        return Framing(self._max_body)
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -171,10 +170,10 @@ class RequestReader:
     def _hand_over(self, client: ClientSocket, verdict: Verdict) -> None:
         client.verdict = verdict
         if verdict is Verdict.BEGUN:
-            # Its client may stall, so it waits until few enough threads do the same.
+            # Its client may stall, so the number of threads that read such a body is limited.
             client.enter(Stage.QUEUED, _QUEUE_SECONDS)
             self._table.arm(client, HANG_UP)
-            self._large.add(client)
+            self._queued.append(client)
             self.submit_queued()
         else:
             # In the pool too, epoll reports that the client hangs up, or sends more.
@@ -184,8 +183,15 @@ class RequestReader:
             self._submit(client)
 
     def submit_queued(self) -> None:
-        """Give large bodies the threads that others do not read on any more."""
-        for client in self._large.next():
+        """Give large bodies, in order of arrival, the threads that no longer read one."""
+        while self._queued and self._large_bodies.acquire(blocking=False):
+            client = self._queued.popleft()
+            if client.stage is not Stage.QUEUED:
+                self._large_bodies.release()  # it was closed while it waited
+                continue
+            permit = ExitStack()
+            permit.callback(self._large_bodies.release)
+            client.body_is_read = permit.close  # releases it at the first call only
             client.enter(Stage.WORKING)
             self._submit(client)
 

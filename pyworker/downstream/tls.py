@@ -126,12 +126,10 @@ class ServerContext:
         """The context for a new connection; cheap, since it is called for each."""
         now = time.monotonic()
         with self._lock:
-            due = now >= self._look_at
-            if due:
-                self._look_at = now + LOOK_SECONDS
             context, stamp = self._context, self._stamp
-        if not due:
-            return context
+            if now < self._look_at:
+                return context
+            self._look_at = now + LOOK_SECONDS
         seen = self._files.stamp()
         return context if seen == stamp else self._reload(seen)
 
@@ -165,12 +163,7 @@ class ServerContext:
 def _validity(begins: datetime, ends: datetime) -> str:
     """An expired certificate does not prevent a start: the clock of the machine may be wrong."""
     now = datetime.now(timezone.utc)
-    if now > ends:
-        return f"expired on {_date(ends)}: clients that check certificates refuse it"
-    if now < begins:
-        return f"not valid before {_date(begins)}: clients that check certificates refuse it"
-    return f"valid until {_date(ends)}"
-
-
-def _date(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M} UTC"
+    if begins <= now <= ends:
+        return f"valid until {ends:%Y-%m-%d %H:%M} UTC"
+    state, since = ("expired on", ends) if now > ends else ("not valid before", begins)
+    return f"{state} {since:%Y-%m-%d %H:%M} UTC: clients that check certificates refuse it"

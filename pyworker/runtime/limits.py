@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Bytes asked of a socket at once, by everything that reads without knowing how much will come.
+#: Bytes asked of a socket in one call, by everything that reads without knowing how much will come.
 READ_SIZE = 64 * 1024
 #: Bytes of the largest header block, of a request as of a response.
 MAX_HEADER_BLOCK = 64 * 1024

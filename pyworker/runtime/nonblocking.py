@@ -1,8 +1,6 @@
 """`send`, `recv` and a small `pwrite` that never block, and therefore hold the GIL during the system call.
 
-The methods of `socket.socket` release the GIL for each system call. That is right for a call that may block.
-For one of a few microseconds it makes a threaded server slow: the thread has to wait for the GIL again,
-behind every thread that woke up meanwhile.
+The methods of `socket.socket` release it for each call, and then wait for it behind every other thread.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ def send(descriptor: int, data: bytes) -> int:
 
 
 def send_all(connection: socket.socket, data: bytes, seconds: float | None = None) -> None:
-    """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take at once.
+    """As `connection.sendall`, for a plain socket: waits only for what the kernel does not take immediately.
 
     seconds: how long the peer may take nothing; TimeoutError after that. Raises OSError.
     """

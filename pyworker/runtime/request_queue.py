@@ -52,18 +52,14 @@ class Admission(ABC):
 
 
 class Unlimited(Admission):
-    """Every request may call the model at once. All share one slot."""
+    """Every request may call the model immediately. All share one slot."""
 
     def __init__(self) -> None:
-        self._slot = Slot(_nothing_to_release, is_exclusive=False)
+        self._slot = Slot(lambda _: None, is_exclusive=False)
         self._slot.grant()
 
     def enter(self) -> Slot:
         return self._slot
-
-
-def _nothing_to_release(_: Slot) -> None:
-    return
 
 
 class RequestQueue(Admission):

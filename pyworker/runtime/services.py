@@ -13,7 +13,7 @@ _JOIN_TIMEOUT = 10.0
 
 
 class Wake(threading.Event):
-    """Calling it makes the next step of a loop due now. Made before the loop, for those that wake it."""
+    """Calling it makes the next step of a loop due now. Made before the loop, for what wakes it."""
 
     def __call__(self) -> None:
         if not self.is_set():  # setting takes a lock
@@ -70,10 +70,7 @@ class Loop:
                 self._stopping.wait(self._hold if pause is None else min(self._hold, pause))
             if not self._stopping.is_set():
                 self.wake.wait(pause)
-        self._guarded(self._end)
-
-    def _end(self) -> None:
-        self._on_end()
+        self._guarded(self._on_end)
 
     def _guarded(self, step: Callable[[], float | None]) -> float | None:
         try:

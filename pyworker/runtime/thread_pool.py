@@ -1,12 +1,8 @@
 """Threads for requests, made when they are needed and kept; few of them run at the same time.
 
-There is one GIL. If many threads want it at the same time, much of their time goes into passing it on, and
-which one gets it next is chance. So an item is begun, in the order of submission, only while fewer than
-`concurrency` others run. A thread that waits for somebody else (`with waiting:`) does not count meanwhile: as
-many items as there are threads may be in hand, as long as they wait.
-
-A thread that waits without saying so is found out: if nothing was begun for 10 ms, `nudge_stalled` begins one
-more item.
+An item is begun, in the order of submission, only while fewer than `concurrency` others run. A thread that
+waits for something else (`with waiting:`) does not count. One that waits without saying so is detected: if
+nothing was begun for 10 ms, `nudge_stalled` begins one more item.
 """
 
 from __future__ import annotations
@@ -17,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -39,11 +36,12 @@ class ThreadPool(Generic[Item]):
         self._limit = limit
         self._work = work
         self._concurrency = concurrency
-        # Guards _idle (threads without an item), _backlog (items without a thread), _count (threads),
-        # _running (threads with an item that do not wait for somebody else), _allowed (how many of those
-        # there may be now), _begun_at, _no_thread_before (monotonic) and _is_closed.
+        # Guards _idle (where each thread without an item waits for the next; None ends the thread), _backlog
+        # (items without a thread), _count (threads), _running (threads with an item that do not wait for
+        # something else), _allowed (how many of those there may be now), _begun_at, _no_thread_before
+        # (monotonic) and _is_closed.
         self._lock = threading.Lock()
-        self._idle: list[_Place[Item]] = []
+        self._idle: list[SimpleQueue[Item | None]] = []
         self._backlog: deque[Item] = deque()
         self._count = 0
         self._running = 0
@@ -89,7 +87,7 @@ class ThreadPool(Generic[Item]):
         return _STALL
 
     def pause(self) -> None:
-        """The calling thread, one of this pool, begins to wait for somebody else."""
+        """The calling thread, one of this pool, begins to wait for something else."""
         with self._lock:
             self._running -= 1
             begin = self._next_to_begin() if self._backlog else _nothing
@@ -107,7 +105,7 @@ class ThreadPool(Generic[Item]):
         if self._idle:
             place = self._idle.pop()
             item = self._take()
-            return lambda: place.give(item)
+            return lambda: place.put(item)
         if self._count >= self._limit or time.monotonic() < self._no_thread_before:
             return _nothing
         self._count += 1
@@ -146,11 +144,11 @@ class ThreadPool(Generic[Item]):
             self._is_closed = True
             idle, self._idle = self._idle, []
         for place in idle:
-            place.give(None)
+            place.put(None)
 
     def _run(self, first: Item) -> None:
         _here.pool = self
-        place: _Place[Item] = _Place()
+        place: SimpleQueue[Item | None] = SimpleQueue()
         item: Item | None = first
         while item is not None:
             try:
@@ -160,7 +158,7 @@ class ThreadPool(Generic[Item]):
                 logger.exception("unhandled exception in a request thread")
             item = self._next(place)
 
-    def _next(self, place: _Place[Item]) -> Item | None:
+    def _next(self, place: SimpleQueue[Item | None]) -> Item | None:
         with self._lock:
             self._running -= 1
             if not self._backlog:
@@ -170,33 +168,15 @@ class ThreadPool(Generic[Item]):
             if self._is_closed:
                 return None
             self._idle.append(place)
-        return place.wait()
+        return place.get()
 
     def __repr__(self) -> str:
         busy = self._count - len(self._idle)
         return f"<ThreadPool [{busy} of {self._limit} busy, {len(self._backlog)} waiting]>"
 
 
-class _Place(Generic[Item]):
-    """Where one thread waits for its next item; None ends the thread."""
-
-    def __init__(self) -> None:
-        self._given = threading.Lock()
-        self._given.acquire()
-        self._item: Item | None = None
-
-    def give(self, item: Item | None) -> None:
-        self._item = item
-        self._given.release()
-
-    def wait(self) -> Item | None:
-        self._given.acquire()
-        item, self._item = self._item, None
-        return item
-
-
 class _Waiting:
-    """`with waiting:` around everything that may block on somebody else. On any thread."""
+    """`with waiting:` around everything that may block on something else. On any thread."""
 
     def __enter__(self) -> None:
         pool = _here.pool

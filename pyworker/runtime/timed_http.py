@@ -24,8 +24,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: Seconds left of a deadline that has passed: the next wait times out at once, with the library's own error.
-_AT_ONCE = 0.001
+#: Seconds left of a deadline that has passed: the next wait times out, with the library's own error.
+_PASSED = 0.001
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TimeLimit:
 
     def left(self) -> float:
         """Seconds for the next wait."""
-        return max(_AT_ONCE, self.end - time.monotonic())
+        return max(_PASSED, self.end - time.monotonic())
 
 
 #: The limit of this thread's call. Passed from the adapter, through urllib3, to the connection.
@@ -61,24 +61,23 @@ class TimedAdapter(HTTPAdapter):
         limit: TimeLimit,
         *,
         connect: float,
-        verify: bool | str = True,
+        **options: Any,
     ) -> requests.Response:
-        """Send a request and read the response's header block. connect: seconds to connect."""
+        """Send a request and read the response's header block. connect: seconds to connect.
+        options: as for `send`, such as verify.
+        """
         token = _current.set(limit)
         left = limit.left()
         try:
-            return super().send(request, stream=True, timeout=(min(connect, left), left), verify=verify)
+            return super().send(request, stream=True, timeout=(min(connect, left), left), **options)
         finally:
             _current.reset(token)
 
-    def send(self, *args: Any, **kwargs: Any) -> requests.Response:
+    def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
         """As a session calls it. timeout: seconds to connect, and for the whole call with the body."""
-        connect, whole = kwargs["timeout"]
-        token = _current.set(TimeLimit(time.monotonic() + whole))
-        try:
-            return super().send(*args, **{**kwargs, "timeout": (min(connect, whole), whole)})
-        finally:
-            _current.reset(token)
+        connect, whole = options.pop("timeout")
+        options.pop("stream", None)
+        return self.exchange(request, TimeLimit(time.monotonic() + whole), connect=connect, **options)
 
 
 def timed_session() -> requests.Session:

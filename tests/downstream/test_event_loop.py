@@ -1,4 +1,4 @@
-"""The poller and the threads beside gunicorn: who is let in, who makes room, what is done when."""
+"""The event loop and the threads beside gunicorn: what is accepted, what is closed, what is done when."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def new_front() -> Iterator[Callable[[int], Front]]:
         yield lambda max_connections: Front(ending, max_connections)
 
 
-def test_where_it_is_full_the_one_idle_for_longest_makes_room(new_front: Callable[[int], Front]) -> None:
+def test_when_full_the_connection_idle_longest_is_closed(new_front: Callable[[int], Front]) -> None:
     front = new_front(3)
     with ExitStack() as ending:
         clients = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
@@ -40,30 +40,30 @@ def test_where_it_is_full_the_one_idle_for_longest_makes_room(new_front: Callabl
             assert client.head() == 204
             # It has its response a moment before it counts as idle.
             wait_for_stages(front, f"{number} idle]>")
-        newcomer = ending.enter_context(RawClient(front.url))
-        newcomer.send(REQUEST)
-        assert newcomer.head() == 204
+        another = ending.enter_context(RawClient(front.url))
+        another.send(REQUEST)
+        assert another.head() == 204
         assert clients[0].rest() == b""
         for client in clients[1:]:
             client.send(REQUEST)
             assert client.head() == 204
-    wait_until(lambda: repr(front.poller) == "<Poller [0 connected]>", "nobody is left")
+    wait_until(lambda: repr(front.event_loop) == "<EventLoop [0 connected]>", "no connection is left")
 
 
-def test_where_all_are_in_use_a_newcomer_waits(new_front: Callable[[int], Front]) -> None:
+def test_when_all_are_in_use_a_new_connection_waits(new_front: Callable[[int], Front]) -> None:
     front = new_front(2)
     with ExitStack() as ending:
         busy = [ending.enter_context(RawClient(front.url)) for _ in range(2)]
         for client in busy:
             client.send(HELD)
-        stages = "<Poller [2 connected: 2 in the pool]>"
-        wait_until(lambda: repr(front.poller) == stages, "both have a thread")
-        newcomer = ending.enter_context(RawClient(front.url))
-        newcomer.send(REQUEST)
+        stages = "<EventLoop [2 connected: 2 in the pool]>"
+        wait_until(lambda: repr(front.event_loop) == stages, "both have a thread")
+        another = ending.enter_context(RawClient(front.url))
+        another.send(REQUEST)
         front.release.set()
         for client in busy:
             assert client.head() == 204
-        assert newcomer.head() == 204
+        assert another.head() == 204
 
 
 def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_room(
@@ -74,15 +74,15 @@ def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_roo
     with ExitStack() as ending:
         half_a_head, little, much = [ending.enter_context(RawClient(front.url)) for _ in range(3)]
         half_a_head.send(REQUEST[:-1])
-        wait_until(lambda: "3 sending a header block" in repr(front.poller), "all are connected")
+        wait_until(lambda: "3 sending a header block" in repr(front.event_loop), "all are connected")
         little.send(head)
-        wait_until(lambda: "1 sending a body" in repr(front.poller), "the head of a request")
+        wait_until(lambda: "1 sending a body" in repr(front.event_loop), "the head of a request")
         much.send(head + b"x" * 59_000)
-        wait_until(lambda: "2 sending a body" in repr(front.poller), "most of a body")
+        wait_until(lambda: "2 sending a body" in repr(front.event_loop), "most of a body")
         for _ in range(2):
-            newcomer = ending.enter_context(RawClient(front.url))
-            newcomer.send(REQUEST)
-            assert newcomer.head() == 204
+            another = ending.enter_context(RawClient(front.url))
+            another.send(REQUEST)
+            assert another.head() == 204
         assert half_a_head.rest() == b""
         assert little.rest() == b""
         much.send(b"x" * 1000)
@@ -90,7 +90,7 @@ def test_of_those_that_are_sending_the_one_that_sent_least_for_longest_makes_roo
 
 
 def wait_for_stages(front: Front, end: str) -> None:
-    wait_until(lambda: repr(front.poller).endswith(end), end)
+    wait_until(lambda: repr(front.event_loop).endswith(end), end)
 
 
 NewClient = Callable[[float, int], ClientSocket]
@@ -98,7 +98,7 @@ NewClient = Callable[[float, int], ClientSocket]
 
 @pytest.fixture
 def new_client() -> Iterator[NewClient]:
-    """Connections that entered their stage at some time, and sent so many bytes since."""
+    """Connections that entered their stage at some time, and the bytes sent since."""
     with ExitStack() as ending:
 
         def make(since: float, sent: int) -> ClientSocket:
@@ -124,7 +124,7 @@ def test_bytes_that_came_make_up_for_time(new_client: NewClient) -> None:
     assert ranking.lowest() is None
 
 
-def test_what_is_in_use_makes_no_room_and_comes_back(new_client: NewClient) -> None:
+def test_a_connection_in_use_is_not_closed_to_make_room(new_client: NewClient) -> None:
     ranking = Ranking()
     busy, idle = new_client(100.0, 100), new_client(200.0, 100)
     busy.stage = Stage.WORKING
@@ -137,7 +137,7 @@ def test_what_is_in_use_makes_no_room_and_comes_back(new_client: NewClient) -> N
     assert ranking.lowest() is busy
 
 
-def test_a_ranking_keeps_nothing_of_those_that_are_removed(new_client: NewClient) -> None:
+def test_a_ranking_keeps_no_removed_connection_alive(new_client: NewClient) -> None:
     ranking = Ranking()
     client = new_client(100.0, 100)
     for _ in range(1000):
@@ -204,7 +204,7 @@ def test_threads_are_made_when_they_are_needed_and_used_again() -> None:
     pool.close()
 
 
-def test_the_next_item_is_begun_when_one_waits_for_somebody_else() -> None:
+def test_the_next_item_is_begun_when_one_waits_for_something_else() -> None:
     gate, begun = threading.Event(), threading.Event()
 
     def work(item: str) -> None:
@@ -244,7 +244,7 @@ def test_an_item_is_not_begun_while_another_runs_unless_that_takes_too_long() ->
     pool.close()
 
 
-def test_where_all_threads_are_in_use_there_is_nothing_to_nudge_stalled() -> None:
+def test_nothing_is_nudged_when_all_threads_are_in_use() -> None:
     gate = threading.Event()
 
     def work(_: int) -> None:
@@ -261,7 +261,7 @@ def test_where_all_threads_are_in_use_there_is_nothing_to_nudge_stalled() -> Non
     pool.close()
 
 
-def test_those_that_wait_unnoticed_do_not_slow_down_the_others_for_good() -> None:
+def test_stalled_items_do_not_slow_down_the_others_for_good() -> None:
     gate, finished = threading.Event(), threading.Event()
     done: list[str] = []
 

@@ -62,7 +62,7 @@ def test_what_comes_behind_it_changes_nothing(request_bytes: bytes) -> None:
 
 
 @pytest.mark.parametrize("request_bytes", DOUBTFUL.values(), ids=DOUBTFUL)
-def test_in_doubt_the_parser_is_asked_at_once(request_bytes: bytes) -> None:
+def test_a_doubtful_request_goes_to_the_parser(request_bytes: bytes) -> None:
     assert Framing(LIMIT).feed(request_bytes) is Verdict.DOUBT
 
 
@@ -86,7 +86,7 @@ def test_a_head_without_an_end_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(("version", "expects"), [(b"1.1", True), (b"1.0", False)])
-def test_an_expectation_is_told_once(version: bytes, expects: bool) -> None:
+def test_an_expectation_is_reported_once(version: bytes, expects: bool) -> None:
     framing = Framing(LIMIT)
     head = b"POST / HTTP/" + version + b"\r\nExpect: 100-Continue\r\nContent-Length: 5\r\n\r\n"
     assert framing.feed(head) is Verdict.MORE

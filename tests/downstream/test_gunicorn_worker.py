@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.http import RawClient, ask, next_request_idx, request_bytes
+from tests.support.ports import free_port
 from tests.support.scripted import Act, chunk, head, whole
 from tests.support.stack import NewStack, Stack
 from tests.support.tls import tls_variables
@@ -34,7 +35,7 @@ def tls(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
 
 
 def statuses(client: RawClient) -> list[int]:
-    """Of all answers until the connection ends."""
+    """Of all responses until the connection ends."""
     found = client.rest()
     return [int(status) for status in re.findall(rb"(?:^|\n|\}|pong)HTTP/1\.[01] (\d{3}) ", found)]
 
@@ -115,7 +116,7 @@ def test_a_request_that_comes_while_the_one_before_is_answered(front: Stack) -> 
         client.send(post)
         front.model.request("/pass")
         client.send(post[:10])
-        # Seen by the poller by the time that it has answered somebody else.
+        # Seen by the event loop once it has served another client.
         assert ask(front.url, "GET", "/ping").body == b"pong"
         gate.set()
         assert client.answer().body == b"first"
@@ -169,7 +170,7 @@ def test_large_requests_that_are_read_do_not_hold_up_others(front: Stack, framin
         assert [client.answer().status for client in crowd] == [200] * 40
 
 
-def test_a_client_that_waits_to_be_told_to_go_on(front: Stack) -> None:
+def test_a_client_that_waits_for_100_continue(front: Stack) -> None:
     front.model.script("/pass", whole(b"{}"))
     for size in (10, 200_000):
         body = front.envelope("x" * size)
@@ -181,7 +182,7 @@ def test_a_client_that_waits_to_be_told_to_go_on(front: Stack) -> None:
             assert client.answer().body == b"pong"
 
 
-def test_a_client_that_is_not_told_to_go_on_where_it_is_refused(front: Stack) -> None:
+def test_a_refused_client_gets_no_100_continue(front: Stack) -> None:
     with RawClient(front.url) as client:
         client.send(POST + b"Expect: 100-continue\r\nContent-Length: 999999999999\r\n\r\n")
         answer = client.answer()
@@ -376,7 +377,7 @@ def test_the_count_of_connections_is_right_after_a_storm_of_ugly_ends(front: Sta
             front.worker.show_state()
             return front.worker.log
 
-        wait_until(lambda: "<Poller [1 connected: 1 idle]>" in counted(), "one connection", DEADLINE)
+        wait_until(lambda: "<EventLoop [1 connected: 1 idle]>" in counted(), "one connection", DEADLINE)
 
 
 # -- the end ---------------------------------------------------------------------------------------------
@@ -462,8 +463,26 @@ def test_one_stop_that_reaches_the_whole_group_is_no_second_one(new_stack: NewSt
     assert stack.worker.wait() == 0
 
 
+def test_the_loopback_port_stays_open_during_a_drain(new_stack: NewStack) -> None:
+    port = free_port()
+    stack = new_stack({"DRAIN_TIMEOUT": "20", "WORKER_HTTP_PORT": str(port)})
+    stack.start_ready()
+    stack.model.script("/pass", gate := threading.Event(), whole(b"{}"))
+    with stack.open("/pass") as held:
+        stack.wait_in_hand(1)
+        stack.worker.terminate()
+        stack.worker.wait_for_log("draining")
+        wait_until(lambda: not ask_again(stack), "the clients' port is closed")
+        for _ in range(2):
+            answer = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", b"{}")
+            assert (answer.status, "session_id" in answer.object()) == (422, True)
+        gate.set()
+        assert held.answer().status == 200
+    assert stack.worker.wait() == 0
+
+
 def ask_again(stack: Stack) -> bool:
-    """Whether somebody new gets in."""
+    """Whether a new client is served."""
     with contextlib.suppress(OSError, EOFError):
         return ask(stack.url, "GET", "/ping").status == 200
     return False

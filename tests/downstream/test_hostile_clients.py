@@ -56,7 +56,7 @@ def test_a_crowd_of_bad_clients_does_not_slow_down_a_good_one(front: Stack, kind
 
 
 def test_a_crowd_that_does_not_read_does_not_slow_down_a_good_one(front: Stack) -> None:
-    """Those who are in hand stay there, as the kernel takes no more than a part of an answer for them;
+    """Requests in hand stay there, as the kernel takes only a part of a response for each;
     /ping and refusals have threads of their own.
     """
     front.model.script("/pass", whole(b"x" * 2**20))
@@ -68,7 +68,7 @@ def test_a_crowd_that_does_not_read_does_not_slow_down_a_good_one(front: Stack) 
             assert time.monotonic() - began < 2
 
 
-def test_those_who_send_without_reading_get_no_threads(front: Stack) -> None:
+def test_clients_that_send_without_reading_get_no_threads(front: Stack) -> None:
     requests = b"GET /ping HTTP/1.1\r\nHost: worker\r\n\r\n" * 2000
     with clients(front.url, 80, with_small_buffer) as crowd:
         for client in crowd:
@@ -123,7 +123,7 @@ def test_the_silent_and_those_who_leave_a_handshake_are_just_hung_up_on(front: S
 def test_a_connection_that_ends_is_closed_though_its_client_keeps_it(front: Stack) -> None:
     with clients(front.url, 1, sending(LAST_REQUEST)) as [client]:
         assert client.answer().body == b"pong"
-        assert client.rest() == b""  # the worker's side is closed at once
+        assert client.rest() == b""  # the worker's side is closed immediately
 
         def closed() -> bool:
             """Writing to a socket that is closed on the other side is answered with a reset."""

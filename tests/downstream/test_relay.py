@@ -126,7 +126,7 @@ def test_a_stream_over_a_kept_connection_is_followed_by_requests(stack: Stack) -
     stack.model.script("/stream", HEAD, chunk(b"one"), gate, chunk(b"two"), chunk(b""))
     stack.model.script("/pass", whole(b"later"))
     with streams(stack, "/stream", 1) as [client]:
-        # The next request is here before the answer of this one ends.
+        # The next request has arrived before the response to this one ends.
         client.post("/pass", stack.envelope())
         gate.set()
         assert client.chunk() == b"two"
@@ -136,7 +136,8 @@ def test_a_stream_over_a_kept_connection_is_followed_by_requests(stack: Stack) -
 
 # -- an answer without waiting ---------------------------------------------------------------------------
 
-#: What comes at once, and what is made of it: None for nothing, bytes for a piece, "more" for all the rest.
+#: What arrives together, and what is made of it: None for nothing, bytes for a piece, "more" for all the
+#: rest.
 ARRIVALS: dict[str, list[tuple[bytes, bytes | str | None]]] = {
     "a size in two": [(b"5", None), (b"\r\nhello\r\n", b"hello")],
     "the end of a size": [(b"5\r", None), (b"\nhello\r\n", b"hello")],
@@ -182,7 +183,7 @@ def test_an_end_is_for_the_one_that_may_wait(pair: Ends) -> None:
 
 
 def test_a_reset_is_not_forgotten(pair: Ends) -> None:
-    """Asked a second time, the system tells of an ordinary end, which an answer without a length may have."""
+    """Asked a second time, the system reports an ordinary end, which a response without a length may have."""
     near, far = pair
     far.sendall(b"HTTP/1.1 200 OK\r\n\r\none")
     answer = ResponseReader(near, "GET", ModelCall())
@@ -195,7 +196,7 @@ def test_a_reset_is_not_forgotten(pair: Ends) -> None:
         answer.read1()
 
 
-def test_one_that_was_given_up_is_late_at_once(pair: Ends) -> None:
+def test_one_that_was_given_up_is_late(pair: Ends) -> None:
     answer = chunked_answer(*pair)
     answer.give_up_waiting()
     with pytest.raises(TimeoutError):
@@ -285,7 +286,7 @@ def test_they_share_what_is_parked(relays: Relays[Pipe]) -> None:
         wait_until(lambda: all(pipe.collected == b"one" for pipe in pipes), "a piece of each")
 
 
-def test_one_is_enough_where_no_more_are_needed(pair: Ends) -> None:
+def test_one_relay_is_used_unless_more_are_needed(pair: Ends) -> None:
     needed = [False, False, True]
     relays: Relays[Pipe] = Relays(2, lambda _: None, lambda: math.inf, lambda: needed.pop(0))
     relays.start()
@@ -340,7 +341,7 @@ def test_one_that_goes_on_does_not_wait_for_a_stuck_thread(pair: Ends) -> None:
 def test_what_cannot_be_watched_keeps_its_thread(
     relays: Relays[Pipe], resumed: queue.SimpleQueue[Pipe], tmp_path: Path
 ) -> None:
-    """epoll refuses a file, as it does where the system's limit is reached."""
+    """epoll refuses a file, as it does when the system's limit is reached."""
     with (tmp_path / "file").open("wb") as file:
         pipe = Pipe(file)  # pyright: ignore[reportArgumentType] - it has what is asked for: a descriptor
         relays.park(pipe)

@@ -16,7 +16,7 @@ HARMLESS = ("callback",)
 
 
 def ask_rudely(front: Stack, kind: str, request_idx: int) -> Answer | None:
-    """None where the response was cut before its head."""
+    """None if the response was cut before its header block was complete."""
     try:
         return front.post(f"/rude/{kind}", request_idx=request_idx)
     except (EOFError, ConnectionResetError):

@@ -1,4 +1,4 @@
-"""What nobody sends: heads and bodies without sense, by clients without a signature and with one."""
+"""Header blocks and bodies without sense, by clients without a signature and with one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from pyworker.downstream.acceptor import Listener
 from pyworker.downstream.connection import ClientSocket
-from pyworker.downstream.event_loop import Poller
+from pyworker.downstream.event_loop import EventLoop
 from pyworker.downstream.request_reader import BODY_SECONDS
 from pyworker.local.signing import Signer
 from pyworker.runtime.thread_pool import ThreadPool
@@ -201,11 +201,11 @@ def test_a_full_table_of_those_that_announce_much_leaves_room(new_front: NewFron
         for _ in range(40):
             staller = ending.enter_context(RawClient(front.url))
             staller.send(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
-        wait_until(lambda: "40 sending a body" in repr(front.poller), "a full table")
+        wait_until(lambda: "40 sending a body" in repr(front.event_loop), "a full table")
         for _ in range(30):
-            with RawClient(front.url) as newcomer:
-                newcomer.send(REQUEST)
-                assert newcomer.head() == 204
+            with RawClient(front.url) as another:
+                another.send(REQUEST)
+                assert another.head() == 204
 
 
 def test_unfinished_requests_have_one_bound_of_memory(new_stack: NewStack) -> None:
@@ -295,7 +295,7 @@ def test_an_event_of_a_closed_connection_is_not_taken_for_one_of_its_successor()
     """
     taken: list[ClientSocket] = []
     pool = ThreadPool[ClientSocket](1, taken.append, concurrency=1)
-    poller = Poller(
+    event_loop = EventLoop(
         pool.submit,
         lambda _: None,
         pool.nudge_stalled,
@@ -306,15 +306,15 @@ def test_an_event_of_a_closed_connection_is_not_taken_for_one_of_its_successor()
     )
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as ending:
         wake, _ = (ending.enter_context(each) for each in socket.socketpair())
-        poller.wake_by(wake.fileno())
-        poller.listen([Listener(listener, None)])
+        event_loop.wake_by(wake.fileno())
+        event_loop.listen([Listener(listener, None)])
         old = ending.enter_context(socket.create_connection(listener.getsockname()))
-        wait_until(lambda: poller.serve(0.01) or poller.connections == 1, "the first connection")
+        wait_until(lambda: event_loop.serve(0.01) or not event_loop.is_drained, "the first connection")
         new = ending.enter_context(socket.create_connection(listener.getsockname()))
         new.sendall(REQUEST)
         old.close()
-        wait_until(lambda: poller.serve(0.01) or taken, "the request of the second one")
+        wait_until(lambda: event_loop.serve(0.01) or taken, "the request of the second one")
         assert [client.presence.is_gone for client in taken] == [False]
-        poller.close()
+        event_loop.close()
         taken[0].close()
     pool.close()

@@ -209,7 +209,7 @@ def test_a_key_that_openssl_thinks_too_weak_is_refused(pair: CertificateFiles) -
     ("begins", "ends", "says"),
     [(-2, -1, "expired on 2"), (1, 2, "not valid before 2"), (-1, 1, "valid until 2")],
 )
-def test_a_certificate_out_of_its_time_is_told_but_used(
+def test_a_certificate_outside_its_validity_is_logged_but_used(
     pair: CertificateFiles, begins: int, ends: int, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = tls.new_key()
@@ -260,9 +260,7 @@ def test_a_pair_that_cannot_serve_leaves_the_old_one(
     assert record.getMessage().startswith("the certificate in use is kept: USE_SSL=true, but SSL_")
 
 
-def test_each_change_is_told_once_and_mended(
-    pair: CertificateFiles, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_broken_change_is_logged_once(pair: CertificateFiles, caplog: pytest.LogCaptureFixture) -> None:
     server = ServerContext(pair)
     first = server.current()
     garbage_key(pair)
@@ -430,7 +428,7 @@ def test_older_protocols_are_refused(secure: Stack) -> None:
 
 
 def test_tls_sessions_resume(secure: Stack, trusting: ssl.SSLContext) -> None:
-    trusting.maximum_version = ssl.TLSVersion.TLSv1_2  # where the session is there after the handshake
+    trusting.maximum_version = ssl.TLSVersion.TLSv1_2  # its session is available after the handshake
     address = ("127.0.0.1", secure.worker.port)
     with RawClient(secure.url, context=trusting) as first:
         assert isinstance(first.socket, ssl.SSLSocket)
@@ -501,7 +499,7 @@ def test_a_half_handshake_does_not_stall_others(secure: Stack) -> None:
         assert time.monotonic() - begun < 1
 
 
-def test_plain_http_at_a_tls_port_ends_at_once(secure: Stack) -> None:
+def test_plain_http_at_a_tls_port_is_closed(secure: Stack) -> None:
     with RawClient(secure.url.replace("https", "http")) as client:
         client.send(request_bytes("GET", "/ping", b""))
         assert b"pong" not in client.rest()

@@ -1,4 +1,4 @@
-"""System calls that do not wait: what they say where there is nothing, an end or an error."""
+"""System calls that do not wait: what they return if there is nothing, an end or an error."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_peer_that_takes_nothing_has_the_time_once(pair: Ends) -> None:
     """However many calls it is that the kernel takes a little of."""
     near, far = pair
     nowait_seconds = 0.5
-    # What `set_options` does for a worker's listener: each call may wait so long.
+    # What `set_options` does for a worker's listener: each call may wait that long.
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 500_000))
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     started = time.monotonic()
@@ -66,7 +66,7 @@ def test_a_peer_that_takes_it_slowly_has_as_long_as_it_needs(pair: Ends) -> None
     assert taken == len(LARGE)
 
 
-def test_where_the_buffer_is_full_nothing_is_sent(pair: Ends) -> None:
+def test_if_the_buffer_is_full_nothing_is_sent(pair: Ends) -> None:
     near, _ = pair
     while sent := nonblocking.send(near.fileno(), LARGE):
         assert 0 < sent <= len(LARGE)

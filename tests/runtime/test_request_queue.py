@@ -1,4 +1,4 @@
-"""First come, first served, and a turn that is never lost."""
+"""First come, first served, and a slot that is never lost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from pyworker.runtime.request_queue import RequestQueue, Slot, Unlimited
 
-DEADLINE = 20  # seconds; only a failing test waits so long
+DEADLINE = 20  # seconds; only a failing test waits that long
 
 
 def has_turn(slot: Slot) -> bool:
     return slot.wait(0)
 
 
-def test_the_first_ones_have_their_turn_at_once() -> None:
+def test_the_first_slots_are_granted_immediately() -> None:
     queue = RequestQueue(3)
     slots = [queue.enter() for _ in range(5)]
 
@@ -29,7 +29,7 @@ def test_the_first_ones_have_their_turn_at_once() -> None:
     assert repr(queue) == "<RequestQueue [3 active, 2 waiting]>"
 
 
-def test_a_turn_is_handed_on_in_order_of_arrival() -> None:
+def test_slots_are_granted_in_order_of_arrival() -> None:
     queue = RequestQueue()
     slots = [queue.enter() for _ in range(10)]
 
@@ -40,7 +40,7 @@ def test_a_turn_is_handed_on_in_order_of_arrival() -> None:
     assert repr(queue) == "<RequestQueue [0 active, 0 waiting]>"
 
 
-def test_whoever_leaves_the_line_is_skipped_and_woken() -> None:
+def test_a_slot_that_leaves_the_queue_is_skipped_and_woken() -> None:
     queue = RequestQueue()
     working, given_up, next_one = queue.enter(), queue.enter(), queue.enter()
 
@@ -95,12 +95,12 @@ def test_a_wait_may_be_bounded() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])
-def test_a_queue_without_turns_is_refused(concurrency: int) -> None:
+def test_a_queue_without_slots_is_refused(concurrency: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         RequestQueue(concurrency)
 
 
-def test_the_null_queue_lets_everybody_through() -> None:
+def test_unlimited_admits_every_request() -> None:
     unlimited = Unlimited()
     slots = [unlimited.enter() for _ in range(100)]
 
@@ -152,7 +152,7 @@ def test_never_more_than_the_concurrency_at_once() -> None:
         with lock:
             inside += 1
             peaks.append(inside)
-        full.wait(DEADLINE)  # passes only where three hold a turn together
+        full.wait(DEADLINE)  # passes only if three hold a slot together
         with lock:
             inside -= 1
         slot.release()
@@ -163,8 +163,8 @@ def test_never_more_than_the_concurrency_at_once() -> None:
     assert repr(queue) == "<RequestQueue [0 active, 0 waiting]>"
 
 
-def test_cancels_and_turns_race_without_losing_one() -> None:
-    """Half of the threads give up at any moment; every other one gets its turn, and nothing is left."""
+def test_cancels_and_grants_race_without_losing_a_slot() -> None:
+    """Half of the threads give up at any moment; every other one gets its slot, and nothing is left."""
     queue = RequestQueue(2)
     served: list[int] = []
 
@@ -196,7 +196,7 @@ def test_any_order_of_enter_and_release_follows_the_model(
     """None enters; a number releases that one of all slots so far, again if it was released before."""
     queue = RequestQueue(concurrency)
     slots: list[Slot] = []
-    line: list[int] = []  # who is active or waits, in order of arrival
+    line: list[int] = []  # slots that are active or wait, in order of arrival
 
     for step in steps:
         if step is None:
@@ -208,7 +208,7 @@ def test_any_order_of_enter_and_release_follows_the_model(
             if number in line:
                 line.remove(number)
         active = line[:concurrency]
-        # Released slots stay awake; of the others exactly the front of the line has a turn.
+        # Released slots stay awake; of the others exactly the front of the queue is granted.
         assert [number for number in line if has_turn(slots[number])] == active
         assert queue.depth == len(line) - len(active)
         numbers = re.findall(r"\d+", repr(queue))

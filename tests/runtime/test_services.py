@@ -17,7 +17,7 @@ MakeLoop = Callable[..., Loop]
 
 
 class Steps:
-    """A step that counts, and gives what it is told to."""
+    """A step that counts, and returns this pause."""
 
     def __init__(self, pause: float | None = None) -> None:
         self.times: list[float] = []

@@ -1,4 +1,4 @@
-"""A poller on a thread of its own, with threads that answer every request at once."""
+"""An event loop on a thread of its own, with threads that answer every request at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from pyworker.downstream.acceptor import Listener
 from pyworker.downstream.connection import ClientSocket
-from pyworker.downstream.event_loop import Poller
+from pyworker.downstream.event_loop import EventLoop
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.runtime.thread_pool import ThreadPool
 
@@ -20,11 +20,11 @@ ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
 class Front:
-    """A poller on a thread of its own, with threads that answer every request at once."""
+    """An event loop on a thread of its own, with threads that answer every request at once."""
 
     def __init__(self, ending: ExitStack, max_connections: int) -> None:
         self.pool = ThreadPool(4, self._answer, concurrency=1)
-        self.poller = Poller(
+        self.event_loop = EventLoop(
             self.pool.submit,
             DisconnectWatcher().notify,
             self.pool.nudge_stalled,
@@ -38,8 +38,8 @@ class Front:
         wake_read, self._wake_write = os.pipe()
         ending.callback(os.close, wake_read)
         ending.callback(os.close, self._wake_write)
-        self.poller.wake_by(wake_read)
-        self.poller.listen([Listener(listener, None)])
+        self.event_loop.wake_by(wake_read)
+        self.event_loop.listen([Listener(listener, None)])
         self._stopping = False
         self.both = threading.Barrier(2)
         self.release = threading.Event()
@@ -51,11 +51,11 @@ class Front:
 
     def _serve(self) -> None:
         while not self._stopping:
-            self.poller.serve(1.0)
-        self.poller.drain()
-        while self.poller.connections:
-            self.poller.serve(0.1)
-        self.poller.close()
+            self.event_loop.serve(1.0)
+        self.event_loop.drain()
+        while not self.event_loop.is_drained:
+            self.event_loop.serve(0.1)
+        self.event_loop.close()
 
     def _stop(self) -> None:
         self._stopping = True
@@ -67,4 +67,4 @@ class Front:
         if client.framing.received == HELD:
             self.release.wait(10)
         client.sock.sendall(ANSWER)
-        self.poller.give_back(client, b"")
+        self.event_loop.give_back(client, b"")
