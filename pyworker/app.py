@@ -56,23 +56,25 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     # Before the worker is made, which needs all handlers of the backend.
     blueprint: flask.Blueprint = module.create_blueprint(backend)
     worker = Worker(backend, settings)
-    app = _new_app(settings)
+    app = _WorkerApp(settings)
     app.extensions.update({EXTENSION: worker, PIPELINE: worker.pipeline})
     app.register_blueprint(blueprint)
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)
     app.register_blueprint(sessions.blueprint())
-    callbacks = _new_app(settings)
+    callbacks = _WorkerApp(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
     app.extensions[CALLBACKS] = callbacks
     return app
 
 
 class _WorkerApp(flask.Flask):
-    """Flask without redirects and static files, and with a cache of URL adapters."""
+    """Flask without redirects and static files, with JSON errors and a cache of URL adapters."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(__name__, static_folder=None)
+        self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+        self.register_error_handler(Exception, _error_response)
         # `//ping` is not `/ping`.
         self.url_map.merge_slashes = False
         self._adapters: dict[tuple[object, ...], MapAdapter] = {}
@@ -101,9 +103,7 @@ class _WorkerApp(flask.Flask):
         return adapter
 
     def raise_routing_exception(self, request: flask.Request) -> NoReturn:
-        """As Flask's, but 404 in place of a redirect from `/path` to `/path/`, whose `Location` quotes
-        Host.
-        """
+        """As Flask's, but 404 in place of a redirect to `/path/`, whose `Location` quotes Host."""
         if isinstance(request.routing_exception, RequestRedirect):
             raise NotFound
         super().raise_routing_exception(request)
@@ -114,13 +114,6 @@ class _WorkerApp(flask.Flask):
         response.status_code = 204
         del response.headers["Content-Type"]
         return response
-
-
-def _new_app(settings: Settings) -> flask.Flask:
-    app = _WorkerApp()
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.register_error_handler(Exception, _error_response)
-    return app
 
 
 def worker_of(app: flask.Flask) -> Worker:
@@ -170,7 +163,7 @@ def _touch(flag: Path) -> None:
 def _require_token(request: flask.Request, token: str) -> None:
     """Raise `Unauthorized` unless the request has this bearer token. An empty `token` matches nothing."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    # Compared in any case, so that the time tells nothing.
+    # Compared even without a token, so that the time reveals nothing.
     same = hmac.compare_digest(given.strip().encode(), token.encode())
     if not (token and same and scheme.lower() == "bearer"):
         raise Unauthorized("the master token is missing or wrong")

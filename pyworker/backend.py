@@ -15,7 +15,7 @@ from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
 from pyworker.proxy.pipeline import Route, pipeline_of
 from pyworker.runtime.request_queue import Admission, RequestQueue, Unlimited
-from pyworker.upstream.client import ModelClient, ModelSession
+from pyworker.upstream.client import ModelClient
 
 
 class Backend:
@@ -29,7 +29,7 @@ class Backend:
     concurrency: concurrent requests in a round of the benchmark; benchmark_timeout: seconds for each.
     health_endpoint: a path or URL with a 2xx response while the model is healthy; MODEL_HEALTH_ENDPOINT
         overrides it.
-    max_sessions: sessions that may be open at once, 0: no limit; MAX_SESSIONS overrides it.
+    max_sessions: sessions that may be open at a time, 0: no limit; MAX_SESSIONS overrides it.
     settings: those passed to `create_backend`; default: from the environment.
     """
 
@@ -69,13 +69,10 @@ class Backend:
             pool_size=self.settings.threads,
             ca_file=self.settings.model_ca_file,
         )
+        #: The pooled session. Relative URLs go to the model server.
+        self.session = self.client.session
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
-
-    @property
-    def session(self) -> ModelSession:
-        """The pooled session. Relative URLs go to the model server."""
-        return self.client.session
 
     @property
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
@@ -86,7 +83,7 @@ class Backend:
     def health_url(self) -> str | None:
         """The URL of the health probe; None if health is not probed."""
         endpoint = self._health_endpoint
-        return None if endpoint is None else self.client.session.absolute(endpoint)
+        return None if endpoint is None else self.session.absolute(endpoint)
 
     def require_readiness_source(self) -> None:
         """Raise `ConfigError` if nothing can tell that the model is loaded."""

@@ -1,4 +1,4 @@
-"""Tells the model server that a session was closed, if its client asked for it."""
+"""Notifies the model server that a session was closed, if its client asked for it."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ class Callbacks:
         while not self._waiting.empty():
             self._post(self._waiting.get(), TIMEOUT)
 
-    def flush(self) -> None:
-        """Send the queued callbacks before the worker ends, within a short deadline."""
-        deadline = time.monotonic() + _LAST_SECONDS
+    def flush(self, seconds: float = _LAST_SECONDS) -> None:
+        """Send the queued callbacks before the worker ends, within a deadline of `seconds` for all."""
+        deadline = time.monotonic() + seconds
         while not self._waiting.empty():
-            self._post(self._waiting.get(), max(deadline - time.monotonic(), 0.0))
+            # A timeout of 0 would be an error.
+            self._post(self._waiting.get(), max(deadline - time.monotonic(), 0.001))
 
     def close(self) -> None:
         """Close the pooled connections."""

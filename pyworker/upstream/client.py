@@ -27,7 +27,7 @@ _CACHED_PATHS = 64
 class ModelSession(requests.Session):
     """A `requests.Session` whose relative URLs go to the model server; thread-safe for plain calls.
 
-    It follows no redirects by itself, keeps no cookies, and takes no proxy from the environment.
+    It follows no redirects, keeps no cookies, and takes no proxy from the environment.
     """
 
     def __init__(self, base_url: str, adapter: ModelAdapter) -> None:
@@ -44,19 +44,11 @@ class ModelSession(requests.Session):
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """As `requests.Session.request`; a URL without a host belongs to the model server."""
-        kwargs.setdefault("allow_redirects", False)
         text = url.decode() if isinstance(url, bytes) else url
         return super().request(method, self.absolute(text), *args, **kwargs)
 
-    def get(self, url: str | bytes, **kwargs: Any) -> requests.Response:
-        """As `requests.Session.get`, which would follow redirects."""
-        kwargs.setdefault("allow_redirects", False)
-        return super().get(url, **kwargs)
-
-    def options(self, url: str | bytes, **kwargs: Any) -> requests.Response:
-        """As `requests.Session.options`, which would follow redirects."""
-        kwargs.setdefault("allow_redirects", False)
-        return super().options(url, **kwargs)
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No redirect is followed."""
 
     def send(
         self, request: requests.PreparedRequest, *, timeout: Any = None, **kwargs: Any
@@ -98,12 +90,9 @@ class ModelClient:
         self.session = ModelSession(
             base_url, ModelAdapter(self._origin, api_key=api_key, pool_size=pool_size)
         )
+        self.base_url = self.session.base_url
         self._timeout = timeout
         self._template = functools.lru_cache(maxsize=_CACHED_PATHS)(self._make_template)
-
-    @property
-    def base_url(self) -> str:
-        return self.session.base_url
 
     def post(
         self, path: str, payload: object, call: ModelCall, *, timeout: float | None = None

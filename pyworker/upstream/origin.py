@@ -96,14 +96,12 @@ class Origin:
                 with _connecting(connection, deadline):
                     connection.connect(address)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                connection.close()
-                problem = error
-            except BaseException:
-                connection.close()
-                raise
-            else:
                 return connection
+            except BaseException as error:
+                connection.close()
+                if not isinstance(error, OSError):
+                    raise
+                problem = error
         raise problem
 
     def inner_target(self, locations: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Parses the header block of a response: bytes in, a `ResponseHead` out. Pure.
 
-`http.client` could do this, but takes a fifth of the time of a small request. What it refuses is refused here
-too, and so is a header block that leaves the length of the body in doubt.
+Much faster than `http.client`. What that refuses is refused here too, and so is a header block that leaves
+the length of the body in doubt.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import http.client
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 from pyworker.runtime.limits import MAX_HEADER_BLOCK
@@ -25,27 +25,20 @@ _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):(.*)", re.DOTALL)
 _LENGTH = re.compile("[0-9]{1,18}")
 
 
-class Fields:
-    """Header fields in order, with the methods of a message that urllib3 and cookie jars call. Immutable."""
+class Fields(tuple[tuple[str, str], ...]):
+    """Header fields in order, with the method of a message that cookie jars call."""
 
-    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
-        self._fields = fields
-
-    def items(self) -> Iterator[tuple[str, str]]:
-        return iter(self._fields)
+    __slots__ = ()
 
     def get_all(self, name: str, default: T) -> list[str] | T:
         """Every value of a field; `default` if there is none."""
         wanted = name.lower()
-        return [value for name, value in self._fields if name.lower() == wanted] or default
+        return [value for name, value in self if name.lower() == wanted] or default
 
     def tokens(self, name: str) -> list[str]:
         """The members of a comma-separated field, in lower case."""
         values = self.get_all(name, [])
         return [token.strip().lower() for value in values for token in value.split(",")] if values else []
-
-    def __repr__(self) -> str:
-        return f"<Fields [{len(self._fields)}]>"
 
 
 class ResponseHead(NamedTuple):

@@ -16,7 +16,8 @@ from werkzeug.test import EnvironBuilder
 
 from pyworker.data_types import AuthData
 from pyworker.errors import BadRequest, BodyTooLarge, NotReady, Unauthorized
-from pyworker.proxy.body import SMALL, UNSIGNED_BYTES, BodyReader
+from pyworker.proxy.body import UNSIGNED_BYTES, BodyReader
+from pyworker.runtime.limits import SMALL_BODY
 from tests.support.http import RawClient
 from tests.support.stack import NewStack
 
@@ -166,7 +167,7 @@ def test_a_forged_body_is_not_read_on(chunked: bool) -> None:
     body = Body(leading(dataclasses.replace(AUTH, signature="forged")), size)
     with pytest.raises(Unauthorized):
         read(body, None if chunked else size, size, checked=True)
-    assert body.taken <= 2 * SMALL
+    assert body.taken <= 2 * SMALL_BODY
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -186,11 +187,11 @@ def test_who_does_not_begin_with_auth_data_gets_little_room(beginning: bytes, ch
     small = UNSIGNED_BYTES // 2
     assert len(read(Body(beginning, small), None if chunked else small, 2**30, checked=True)) == small
 
-    large = UNSIGNED_BYTES + SMALL
+    large = UNSIGNED_BYTES + SMALL_BODY
     body = Body(beginning, large)
     with pytest.raises(NotReady, match="put it before the payload"):
         read(body, None if chunked else large, 2**30, checked=True)
-    assert body.taken <= UNSIGNED_BYTES + SMALL
+    assert body.taken <= UNSIGNED_BYTES + SMALL_BODY
 
 
 def test_unsigned_bodies_share_the_room_and_give_it_back() -> None:
@@ -210,9 +211,9 @@ def test_unsigned_bodies_share_the_room_and_give_it_back() -> None:
     with ThreadPoolExecutor(2) as pool:
         holders = [pool.submit(hold) for _ in range(2)]
         inside.wait()
-        with context(SMALL) as made, reader.reading(made.request) as body:
-            assert len(body) == SMALL, "what is small is never in the way"
-        with context(2 * SMALL) as made, pytest.raises(NotReady), reader.reading(made.request):
+        with context(SMALL_BODY) as made, reader.reading(made.request) as body:
+            assert len(body) == SMALL_BODY, "what is small is never in the way"
+        with context(2 * SMALL_BODY) as made, pytest.raises(NotReady), reader.reading(made.request):
             pass
         release.set()
         for holder in holders:
