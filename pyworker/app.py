@@ -182,21 +182,16 @@ def _error_response(error: Exception) -> flask.Response:
     if isinstance(error, RequestError):
         return _json_response(error.status, error.body(), error.retry_after)
     if isinstance(error, HTTPException):
-        return _http_exception_response(error)
+        response = _json_response(error.code or 500, {"error": error.name.lower()})
+        for name, value in error.get_headers():
+            if name.lower() in ("allow", "retry-after"):
+                response.headers[name] = value
+        return response
     if type(error).__module__.startswith("gunicorn."):
         # gunicorn parses chunked bodies while they are read.
         return _json_response(400, {"error": "the body's framing is broken"})
     logger.error("unhandled exception in a request", exc_info=error)
     return _json_response(500, {"error": "internal error of the worker; its log says more"})
-
-
-def _http_exception_response(error: HTTPException) -> flask.Response:
-    status = error.code or 500
-    response = _json_response(status, {"error": error.name.lower()})
-    for name, value in error.get_headers():
-        if name.lower() in ("allow", "retry-after"):
-            response.headers[name] = value
-    return response
 
 
 def _json_response(status: int, body: object, retry_after: float | None = None) -> flask.Response:

@@ -59,7 +59,6 @@ class Backend:
         self.benchmark_timeout = benchmark_timeout
         log_file = self.settings.model_log or model_log_file
         self.model_log_file = None if log_file is None else Path(log_file)
-        self._health_endpoint = self.settings.model_health_endpoint or health_endpoint
         chosen = self.settings.max_sessions
         self.max_sessions = max_sessions if chosen is None else chosen
         self.client = ModelClient(
@@ -71,6 +70,9 @@ class Backend:
         )
         #: The pooled session. Relative URLs go to the model server.
         self.session = self.client.session
+        endpoint = self.settings.model_health_endpoint or health_endpoint
+        #: The URL of the health probe; None if health is not probed.
+        self.health_url = None if endpoint is None else self.session.absolute(endpoint)
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
 
@@ -78,12 +80,6 @@ class Backend:
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
         """The benchmark's handler, and that of every route."""
         return tuple(self._handlers)
-
-    @property
-    def health_url(self) -> str | None:
-        """The URL of the health probe; None if health is not probed."""
-        endpoint = self._health_endpoint
-        return None if endpoint is None else self.session.absolute(endpoint)
 
     def require_readiness_source(self) -> None:
         """Raise `ConfigError` if nothing can tell that the model is loaded."""

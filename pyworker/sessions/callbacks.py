@@ -71,10 +71,8 @@ class Callbacks:
 
     def _send(self, route: str, body: dict[str, object], seconds: float) -> int:
         """POST one callback. Returns the status of the response."""
-        model_server = self._client.base_url
-        path = route.removeprefix(model_server) if route.startswith(f"{model_server}/") else route
-        if path.startswith("/"):
-            return self._send_to_model_server(path, body, seconds)
+        if route.startswith(("/", f"{self._client.base_url}/")):
+            return self._send_to_model_server(route, body, seconds)
         # Another server of this machine: it must not get MODEL_API_KEY.
         data, headers = encode(body), {"Content-Type": "application/json"}
         limits = (seconds, seconds)

@@ -84,14 +84,14 @@ class ModelAdapter(HTTPAdapter):
             return self._send(template, self._start_of(template), request.content, request.call, read_timeout)
         ca_file = self.origin.ca_file
         is_special = self.origin.is_tls and (cert is not None or verify is not True)
-        content: object = request.body  # also a file or generator
+        content = cast("object", request.body)  # also a file or generator
         if is_special or not (content is None or isinstance(content, (bytes, str))):
             self._authorize(request)
             trusted = str(ca_file) if verify is True and ca_file is not None else verify
             proxy_map = dict(proxies) if proxies else None
             with waiting:
                 return super().send(request, stream, cast("Any", timeout), trusted, cert, proxy_map)
-        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        body = content.encode() if isinstance(content, str) else content or b""
         response = self._send(request, self._render(request), body, ModelCall(), read_timeout)
         if not stream:
             _ = response.content

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
-from requests.adapters import BaseAdapter
 
 from pyworker.errors import ModelTimeout, ModelUnreachable
 from pyworker.runtime.redaction import redacted
@@ -37,11 +36,6 @@ class ModelSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.mount(self.base_url + "/", adapter)
 
-    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
-        """As `requests.Session.mount`."""
-        super().mount(prefix, adapter)
-        self._adapter_of = functools.lru_cache(maxsize=_CACHED_PATHS)(self.get_adapter)
-
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """As `requests.Session.request`; a URL without a host belongs to the model server."""
         text = url.decode() if isinstance(url, bytes) else url
@@ -59,7 +53,7 @@ class ModelSession(requests.Session):
         """
         if not isinstance(request, ModelRequest):
             return super().send(request, timeout=timeout, **kwargs)
-        adapter = self._adapter_of(request.url or "")
+        adapter = self.get_adapter(request.url or "")
         if isinstance(adapter, ModelAdapter):
             return adapter.send(request, True, timeout)
         # Mounted by a worker's author. A call on it cannot be aborted before its response.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import select
 import socket
@@ -21,6 +22,8 @@ _JOIN_BELOW = 64 * 1024
 _SEND_SIZE = 256 * 1024
 # Bytes of the largest TLS record, which is sent as a whole.
 _RECORD = 16 * 1024
+
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 # struct tcp_info of Linux up to tcpi_bytes_acked, which has 64 bits; the state is its first byte.
 _INFO_SIZE = 128
@@ -120,22 +123,17 @@ class Connection:
                         listens = False
                         poll.modify(self.socket, select.POLLOUT)
                     elif happened & ~select.POLLIN:
-                        data = data[self._send_some(data) :]
+                        with contextlib.suppress(*_WOULD_BLOCK):
+                            data = data[self.socket.send(data[:_SEND_SIZE]) :]
             return True
         finally:
             self.socket.settimeout(self._timeout)
-
-    def _send_some(self, data: memoryview) -> int:
-        try:
-            return self.socket.send(data[:_SEND_SIZE])
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
 
     def _has_begun(self, reader: ResponseReader) -> bool:
         """Whether the final response has begun. Raises BrokenPipeError if the connection ended instead."""
         try:
             data = self.socket.recv(READ_SIZE)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except _WOULD_BLOCK:
             return False
         if not data:
             raise BrokenPipeError("the model server closed the connection")

@@ -10,11 +10,9 @@ import functools
 import http.client
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from pyworker.runtime.limits import MAX_HEADER_BLOCK
-
-T = TypeVar("T")
 
 MAX_FIELDS = 100
 # Longer header blocks are not cached.
@@ -30,7 +28,7 @@ class Fields(tuple[tuple[str, str], ...]):
 
     __slots__ = ()
 
-    def get_all(self, name: str, default: T) -> list[str] | T:
+    def get_all(self, name: str, default: list[str]) -> list[str]:
         """Every value of a field; `default` if there is none."""
         wanted = name.lower()
         return [value for name, value in self if name.lower() == wanted] or default
@@ -38,7 +36,7 @@ class Fields(tuple[tuple[str, str], ...]):
     def tokens(self, name: str) -> list[str]:
         """The members of a comma-separated field, in lower case."""
         values = self.get_all(name, [])
-        return [token.strip().lower() for value in values for token in value.split(",")] if values else []
+        return [token.strip(" \t").lower() for value in values for token in value.split(",")]
 
 
 class ResponseHead(NamedTuple):
@@ -71,7 +69,7 @@ def _parse_head(raw: bytes) -> ResponseHead:
     version = 10 + int(minor)
     fields = Fields(_parse_fields(lines))
     fault = ""
-    lengths = set(_lengths(fields))
+    lengths = set(fields.tokens("Content-Length"))  # equal values may be repeated
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
         fault = "it has no sensible Content-Length"
     codings = fields.tokens("Transfer-Encoding")
@@ -92,12 +90,6 @@ def _parse_head(raw: bytes) -> ResponseHead:
 
 # Similar requests get the same header block, at least within the same second of its Date.
 _cached_head = functools.lru_cache(maxsize=128)(_parse_head)
-
-
-def _lengths(fields: Fields) -> list[str]:
-    """Every Content-Length: equal values may be repeated, in one field or in several."""
-    values = fields.get_all("Content-Length", [])
-    return [length.strip(" \t") for value in values for length in value.split(",")]
 
 
 def _parse_fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:
