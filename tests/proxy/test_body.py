@@ -1,4 +1,4 @@
-"""Reading a body: whole or refused, and only from a client that is known where it is large."""
+"""Reading a body: whole or refused, and only from an authenticated client if it is large."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_body_in_chunks_is_refused_once_it_is_above_the_limit(length: int, che
         read(stream, None, 10, checked=checked)
 
     assert caught.value.body() == {"error": "the body has more than the 10 bytes that are allowed"}
-    assert stream.tell() == 11, "no more is read than tells that it is too long"
+    assert stream.tell() == 11, "no more is read than shows that it is too long"
 
 
 @pytest.mark.parametrize("checked", [True, False])
@@ -238,7 +238,7 @@ def test_three_hundred_megabytes_of_unsigned_bodies_cost_little(new_stack: NewSt
         body = start + b"x" * (size - len(start))
         head = f"POST /pass HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         with RawClient(stack.url) as client:
-            with contextlib.suppress(ConnectionError):  # the answer came long before the end
+            with contextlib.suppress(ConnectionError):  # the response came long before the end
                 client.send(head + body)
             return client.head()
 

@@ -1,4 +1,4 @@
-"""Sessions by a clock of the test's own: who opens them, when they end, what of them is reported."""
+"""Sessions by a clock of the test's own: their owners, their ends, their reports."""
 
 from __future__ import annotations
 

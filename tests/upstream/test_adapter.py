@@ -319,7 +319,7 @@ def test_bytes_that_come_later_drop_the_connection(scripted_model: ScriptedServe
     with client_of(scripted_model) as client:
         assert post(client) == b"body"
         gate.set()
-        wait_event(sent, "the bytes that nobody asked for")
+        wait_event(sent, "the unsolicited bytes")
         assert post(client) == b"the right one"
     assert [request.connection for request in scripted_model.requests()] == [1, 2]
 
