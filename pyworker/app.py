@@ -94,12 +94,10 @@ class _WorkerApp(flask.Flask):
         # Everything that an adapter depends on.
         key = tuple(map(request.environ.get, _BINDING))
         adapter = self._adapters.get(key)
-        if adapter is None:
-            adapter = super().create_url_adapter(request)
+        if adapter is None and (adapter := super().create_url_adapter(request)) is not None:
             if len(self._adapters) >= _MAX_ADAPTERS:
                 self._adapters.clear()
-            if adapter is not None:
-                self._adapters[key] = adapter
+            self._adapters[key] = adapter
         return adapter
 
     def raise_routing_exception(self, request: flask.Request) -> NoReturn:

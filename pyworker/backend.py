@@ -19,7 +19,7 @@ from pyworker.upstream.client import ModelClient
 
 
 class Backend:
-    """The model server of a worker: where it listens and logs, and how requests are forwarded to it.
+    """The model server of a worker: its URL and log, and how requests are forwarded to it.
 
     model_server_url, model_log_file: MODEL_SERVER_URL and MODEL_LOG override them.
     log_actions: what phrases in the model's log mean; MODEL_LOAD_LOG_MSG, MODEL_ERROR_LOG_MSGS and

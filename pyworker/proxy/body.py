@@ -134,11 +134,10 @@ class _Guard:
         self._taken = length
 
     def release(self) -> None:
-        """Return what was taken from the budget. Idempotent."""
+        """Return what was taken from the budget."""
         if self._has_thread:
             self._threads.give_back()
             self._memory.give_back(self._taken)
-            self._has_thread, self._taken = False, 0
 
 
 def leading_auth_data(beginning: bytes) -> AuthData | None:

@@ -57,7 +57,7 @@ class OpenExchanges:
         self._aborted: AbortReason | None = None
 
     def add(self, exchange: Exchange) -> None:
-        """Register an admitted exchange. After `abort` it is aborted at once."""
+        """Register an admitted exchange. After `abort` it is aborted immediately."""
         with self._lock:
             self._open.add(exchange)
             aborted = self._aborted

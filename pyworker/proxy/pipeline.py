@@ -127,11 +127,9 @@ class Pipeline:
             raise
 
     def _log_fault(self, error: RequestError, request_idx: int, endpoint: str) -> None:
-        more = self._fault_lines.suffix(error.message)
-        if more is not None:
-            logger.warning(
-                "%d request %d: %s: %s%s", error.status, request_idx, endpoint, error.message, more
-            )
+        text = error.message
+        if (more := self._fault_lines.suffix(text)) is not None:
+            logger.warning("%d request %d: %s: %s%s", error.status, request_idx, endpoint, text, more)
 
     def _receive(
         self, route: Route, request: flask.Request

@@ -51,13 +51,9 @@ class Origin:
         #: The value of the Host header.
         self.host = parts.netloc.rpartition("@")[2]
         self.ca_file = ca_file
-        self._tls = None
-        if parts.scheme == "https":
-            self._tls = ssl.create_default_context(cafile=str(ca_file or DEFAULT_CA_BUNDLE_PATH))
-
-    @property
-    def is_tls(self) -> bool:
-        return self._tls is not None
+        self.is_tls = parts.scheme == "https"
+        trusted = str(ca_file or DEFAULT_CA_BUNDLE_PATH)
+        self._tls = ssl.create_default_context(cafile=trusted) if self.is_tls else None
 
     def connect(
         self, attach: Callable[[socket.socket], None], seconds: float = CONNECT_SECONDS
