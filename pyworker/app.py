@@ -56,23 +56,25 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     # Before the worker is made, which needs all handlers of the backend.
     blueprint: flask.Blueprint = module.create_blueprint(backend)
     worker = Worker(backend, settings)
-    app = _new_app(settings)
+    app = _WorkerApp(settings)
     app.extensions.update({EXTENSION: worker, PIPELINE: worker.pipeline})
     app.register_blueprint(blueprint)
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)
     app.register_blueprint(sessions.blueprint())
-    callbacks = _new_app(settings)
+    callbacks = _WorkerApp(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
     app.extensions[CALLBACKS] = callbacks
     return app
 
 
 class _WorkerApp(flask.Flask):
-    """Flask without redirects and static files, and with a cache of URL adapters."""
+    """Flask without redirects and static files, with JSON errors and a cache of URL adapters."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(__name__, static_folder=None)
+        self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+        self.register_error_handler(Exception, _error_response)
         # `//ping` is not `/ping`.
         self.url_map.merge_slashes = False
         self._adapters: dict[tuple[object, ...], MapAdapter] = {}
@@ -92,18 +94,14 @@ class _WorkerApp(flask.Flask):
         # Everything that an adapter depends on.
         key = tuple(map(request.environ.get, _BINDING))
         adapter = self._adapters.get(key)
-        if adapter is None:
-            adapter = super().create_url_adapter(request)
+        if adapter is None and (adapter := super().create_url_adapter(request)) is not None:
             if len(self._adapters) >= _MAX_ADAPTERS:
                 self._adapters.clear()
-            if adapter is not None:
-                self._adapters[key] = adapter
+            self._adapters[key] = adapter
         return adapter
 
     def raise_routing_exception(self, request: flask.Request) -> NoReturn:
-        """As Flask's, but 404 in place of a redirect from `/path` to `/path/`, whose `Location` quotes
-        Host.
-        """
+        """As Flask's, but 404 in place of a redirect to `/path/`, whose `Location` quotes Host."""
         if isinstance(request.routing_exception, RequestRedirect):
             raise NotFound
         super().raise_routing_exception(request)
@@ -114,13 +112,6 @@ class _WorkerApp(flask.Flask):
         response.status_code = 204
         del response.headers["Content-Type"]
         return response
-
-
-def _new_app(settings: Settings) -> flask.Flask:
-    app = _WorkerApp()
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.register_error_handler(Exception, _error_response)
-    return app
 
 
 def worker_of(app: flask.Flask) -> Worker:
@@ -170,7 +161,7 @@ def _touch(flag: Path) -> None:
 def _require_token(request: flask.Request, token: str) -> None:
     """Raise `Unauthorized` unless the request has this bearer token. An empty `token` matches nothing."""
     scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    # Compared in any case, so that the time tells nothing.
+    # Compared even without a token, so that the time reveals nothing.
     same = hmac.compare_digest(given.strip().encode(), token.encode())
     if not (token and same and scheme.lower() == "bearer"):
         raise Unauthorized("the master token is missing or wrong")
@@ -189,21 +180,16 @@ def _error_response(error: Exception) -> flask.Response:
     if isinstance(error, RequestError):
         return _json_response(error.status, error.body(), error.retry_after)
     if isinstance(error, HTTPException):
-        return _http_exception_response(error)
+        response = _json_response(error.code or 500, {"error": error.name.lower()})
+        for name, value in error.get_headers():
+            if name.lower() in ("allow", "retry-after"):
+                response.headers[name] = value
+        return response
     if type(error).__module__.startswith("gunicorn."):
         # gunicorn parses chunked bodies while they are read.
         return _json_response(400, {"error": "the body's framing is broken"})
     logger.error("unhandled exception in a request", exc_info=error)
     return _json_response(500, {"error": "internal error of the worker; its log says more"})
-
-
-def _http_exception_response(error: HTTPException) -> flask.Response:
-    status = error.code or 500
-    response = _json_response(status, {"error": error.name.lower()})
-    for name, value in error.get_headers():
-        if name.lower() in ("allow", "retry-after"):
-            response.headers[name] = value
-    return response
 
 
 def _json_response(status: int, body: object, retry_after: float | None = None) -> flask.Response:

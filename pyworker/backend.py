@@ -15,11 +15,11 @@ from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
 from pyworker.proxy.pipeline import Route, pipeline_of
 from pyworker.runtime.request_queue import Admission, RequestQueue, Unlimited
-from pyworker.upstream.client import ModelClient, ModelSession
+from pyworker.upstream.client import ModelClient
 
 
 class Backend:
-    """The model server of a worker: where it listens and logs, and how requests are forwarded to it.
+    """The model server of a worker: its URL and log, and how requests are forwarded to it.
 
     model_server_url, model_log_file: MODEL_SERVER_URL and MODEL_LOG override them.
     log_actions: what phrases in the model's log mean; MODEL_LOAD_LOG_MSG, MODEL_ERROR_LOG_MSGS and
@@ -29,7 +29,7 @@ class Backend:
     concurrency: concurrent requests in a round of the benchmark; benchmark_timeout: seconds for each.
     health_endpoint: a path or URL with a 2xx response while the model is healthy; MODEL_HEALTH_ENDPOINT
         overrides it.
-    max_sessions: sessions that may be open at once, 0: no limit; MAX_SESSIONS overrides it.
+    max_sessions: sessions that may be open at a time, 0: no limit; MAX_SESSIONS overrides it.
     settings: those passed to `create_backend`; default: from the environment.
     """
 
@@ -59,7 +59,6 @@ class Backend:
         self.benchmark_timeout = benchmark_timeout
         log_file = self.settings.model_log or model_log_file
         self.model_log_file = None if log_file is None else Path(log_file)
-        self._health_endpoint = self.settings.model_health_endpoint or health_endpoint
         chosen = self.settings.max_sessions
         self.max_sessions = max_sessions if chosen is None else chosen
         self.client = ModelClient(
@@ -69,24 +68,18 @@ class Backend:
             pool_size=self.settings.threads,
             ca_file=self.settings.model_ca_file,
         )
+        #: The pooled session. Relative URLs go to the model server.
+        self.session = self.client.session
+        endpoint = self.settings.model_health_endpoint or health_endpoint
+        #: The URL of the health probe; None if health is not probed.
+        self.health_url = None if endpoint is None else self.session.absolute(endpoint)
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
-
-    @property
-    def session(self) -> ModelSession:
-        """The pooled session. Relative URLs go to the model server."""
-        return self.client.session
 
     @property
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
         """The benchmark's handler, and that of every route."""
         return tuple(self._handlers)
-
-    @property
-    def health_url(self) -> str | None:
-        """The URL of the health probe; None if health is not probed."""
-        endpoint = self._health_endpoint
-        return None if endpoint is None else self.client.session.absolute(endpoint)
 
     def require_readiness_source(self) -> None:
         """Raise `ConfigError` if nothing can tell that the model is loaded."""

@@ -1,7 +1,7 @@
 """The classes that the author of a worker implements, and `AuthData`.
 
 A worker is a payload class (`ApiPayload`, a dataclass), one `EndpointHandler` for each route, and the log
-lines (`LogAction`) that tell the state of the model.
+lines (`LogAction`) that show the state of the model.
 """
 
 from __future__ import annotations

@@ -26,11 +26,12 @@ class RequestError(PyworkerError):
     """An error response: `status`, a JSON body, optionally `Retry-After` in seconds."""
 
     status: ClassVar[int] = 500
+    default_message: ClassVar[str] = ""
     default_retry_after: ClassVar[float | None] = None
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str = "", *, retry_after: float | None = None) -> None:
+        self.message = message or self.default_message
+        super().__init__(self.message)
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
     def body(self) -> Mapping[str, object]:
@@ -54,27 +55,21 @@ class InvalidSession(RequestError):
     """The session of a request is unknown or has expired."""
 
     status = 410
-
-    def __init__(self) -> None:
-        super().__init__("invalid session")
+    default_message = "invalid session"
 
 
 class UnknownSession(RequestError):
     """No session of this id is open."""
 
     status = 400
-
-    def __init__(self) -> None:
-        super().__init__("session_id: no such session")
+    default_message = "session_id: no such session"
 
 
 class SessionClosed(RequestError):
     """The session has ended or expired before."""
 
     status = 410
-
-    def __init__(self) -> None:
-        super().__init__("session_id: the session is already closed")
+    default_message = "session_id: the session is already closed"
 
 
 class BodyTooLarge(RequestError):

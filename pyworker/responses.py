@@ -89,7 +89,7 @@ def _unfolded(value: str) -> str:
 @functools.lru_cache(maxsize=128)
 def _end_to_end_fields(fields: Fields) -> tuple[tuple[str, str], ...]:
     """Cached: equal header blocks share one `Fields`."""
-    return tuple(end_to_end_headers(fields.items()))
+    return tuple(end_to_end_headers(fields))
 
 
 def json_response(model_response: requests.Response) -> flask.Response:

@@ -21,7 +21,7 @@ from pyworker.errors import NotReady, Unauthorized
 
 #: A `reqnum` more than this below the highest accepted one is refused.
 REPLAY_WINDOW = 100
-#: At most once in so many seconds a bad signature triggers a fetch of the public key.
+#: Seconds between two fetches of the public key that bad signatures trigger.
 REFETCH_INTERVAL = 60.0
 _CACHED_SIGNATURES = 1024
 # Characters of base64 for RSA-16384; the autoscaler's signature has 344.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Generator, Mapping
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import flask
 import pydantic_core
@@ -21,17 +21,15 @@ from pyworker.errors import (
     shortened,
 )
 from pyworker.runtime.budget import Budget
+from pyworker.runtime.limits import SMALL_BODY
 from pyworker.wsgi_extensions import LEAVE_LINE
 
-#: Bytes that are read from any client. `auth_data` must lie within as many bytes of a larger body.
-SMALL = 64 * 1024
 #: Bytes for all larger bodies together whose `auth_data` has not been found yet.
 UNSIGNED_BYTES = 32 * 2**20
 # Bytes per read once the signature is known to be good.
 _PIECE = 2**20
 _BOM = b"\xef\xbb\xbf"
 _SHOWN = 40
-_UNREADABLE = "the body could not be read to its end"
 
 
 class BodyReader:
@@ -66,23 +64,18 @@ class BodyReader:
             raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
         guard = _Guard(self._check, self._threads, self._memory, request.environ.get(LEAVE_LINE))
         try:
-            if declared is None or declared > SMALL:
-                body = _read_guarded(request, limit, guard)
-            else:
-                body = _read_small(request, declared)
+            try:
+                if declared is None or declared > SMALL_BODY:
+                    body = _read_guarded(request, limit, guard)
+                else:
+                    body = request.environ["wsgi.input"].read(declared)
+            except (OSError, ClientDisconnected) as error:
+                raise BadRequest("the body could not be read to its end") from error
             if declared is not None and len(body) != declared:
                 raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
             yield body.removeprefix(_BOM)
         finally:
             guard.release()
-
-
-def _read_small(request: flask.Request, declared: int) -> bytes:
-    stream: IO[bytes] = request.environ["wsgi.input"]
-    try:
-        return stream.read(declared)
-    except (OSError, ClientDisconnected) as error:
-        raise BadRequest(_UNREADABLE) from error
 
 
 def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytes:
@@ -91,15 +84,13 @@ def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytes:
     # Its getvalue() makes no copy, unlike a bytearray or a list of pieces.
     body = io.BytesIO()
     try:
-        while piece := request.stream.read(_PIECE if guard.is_signed else SMALL):
+        while piece := request.stream.read(_PIECE if guard.is_signed else SMALL_BODY):
             body.write(piece)
             guard.admit(body)
         if body.tell() > limit:
             raise RequestEntityTooLarge
     except RequestEntityTooLarge as error:
         raise BodyTooLarge(f"the body has more than the {limit} bytes that are allowed") from error
-    except (OSError, ClientDisconnected) as error:
-        raise BadRequest(_UNREADABLE) from error
     return body.getvalue()
 
 
@@ -123,7 +114,7 @@ class _Guard:
     def admit(self, body: io.BytesIO) -> None:
         """Raise `NotReady` if the budget is used up, or what `check` raises for the `auth_data` found."""
         length = body.tell()
-        if self.is_signed or length < SMALL:
+        if self.is_signed or length < SMALL_BODY:
             return
         if not self._has_thread:
             auth_data = leading_auth_data(body.getvalue())
@@ -136,18 +127,17 @@ class _Guard:
             self._has_thread = self._threads.take()
         if not (self._has_thread and self._memory.take(length - self._taken)):
             raise NotReady(
-                f"no room for a body whose auth_data does not come within its first {SMALL} bytes; "
+                f"no room for a body whose auth_data does not come within its first {SMALL_BODY} bytes; "
                 "put it before the payload",
                 retry_after=1.0,
             )
         self._taken = length
 
     def release(self) -> None:
-        """Return what was taken from the budget. Idempotent."""
+        """Return what was taken from the budget."""
         if self._has_thread:
             self._threads.give_back()
             self._memory.give_back(self._taken)
-            self._has_thread, self._taken = False, 0
 
 
 def leading_auth_data(beginning: bytes) -> AuthData | None:

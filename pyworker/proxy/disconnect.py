@@ -12,8 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class DisconnectWatcher:
-    """Notifies requests that their client is gone, on a thread of its own, since the event loop must not
-    block.
+    """Notifies requests that their client is gone, on a thread of its own: the event loop must not block.
 
     Thread-safe. A request may be notified more than once.
     """
@@ -22,16 +21,12 @@ class DisconnectWatcher:
         self._gone: queue.SimpleQueue[Presence | None] = queue.SimpleQueue()
 
     def watch(self, presence: Presence, on_gone: Callable[[], None]) -> None:
-        """Have `on_gone` called once this client hangs up, or has done so already."""
+        """Have `on_gone` called once this client hangs up, or has done so already. Set it to None to stop."""
         presence.on_gone = on_gone
         # After that: of the request's thread and the event loop, whichever comes second sees the other's
         # write.
         if presence.is_gone:
             self.notify(presence)
-
-    def unwatch(self, presence: Presence) -> None:
-        """Stop watching. The callback may just be running."""
-        presence.on_gone = None
 
     def notify(self, presence: Presence) -> None:
         """This client has hung up. Never blocks."""
@@ -49,7 +44,7 @@ class DisconnectWatcher:
         return 0.0
 
     def stop(self) -> None:
-        """Make `step` return at once."""
+        """Make `step` return immediately."""
         self._gone.put(None)
 
     def __repr__(self) -> str:

@@ -1,6 +1,4 @@
-"""What one request holds from its admission to its last byte: ledger entry, slot, upstream call, watch on the
-client.
-"""
+"""What one request holds until its last byte: ledger entry, slot, upstream call, watch on the client."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ class OpenExchanges:
         self._aborted: AbortReason | None = None
 
     def add(self, exchange: Exchange) -> None:
-        """Register an admitted exchange. After `abort` it is aborted at once."""
+        """Register an admitted exchange. After `abort` it is aborted immediately."""
         with self._lock:
             self._open.add(exchange)
             aborted = self._aborted
@@ -141,9 +139,7 @@ class Exchange:
             self._end_call()
 
     def _end_call(self) -> None:
-        """End the call to the model server. An exclusive slot is released once the server has ended it
-        too.
-        """
+        """End the call to the model server. An exclusive slot is released once the server has ended it."""
         if not self.slot.is_exclusive:
             self.call.abort()
         elif not self.call.hang_up():
@@ -271,7 +267,7 @@ class Exchange:
     def _unwatch(self) -> None:
         presence, self._presence = self._presence, None
         if presence is not None:
-            self._watcher.unwatch(presence)
+            presence.on_gone = None  # it may just be running
 
     def __repr__(self) -> str:
         return f"<Exchange {self.tracker!r}{' gone' if self.gone else ''}>"

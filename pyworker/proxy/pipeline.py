@@ -70,7 +70,7 @@ class Pipeline:
     """Serves the requests of every route. Thread-safe.
 
     extend_session: extends the session of this id and returns its open exchanges; None if there is no such
-    session of this client. max_in_hand: how many requests may be queued or working at once.
+    session of this client. max_in_hand: how many requests may be queued or working at a time.
     """
 
     def __init__(
@@ -99,9 +99,7 @@ class Pipeline:
         self._fault_lines = LogLimit()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
-        """Respond to one request. Raises a `RequestError` for every response that is not the model
-        server's.
-        """
+        """The model server's response to one request. Raises a `RequestError` for every other response."""
         envelope, session = self._receive(route, request)
         # Nothing is counted or reported before this line.
         self._require_ready()
@@ -129,11 +127,9 @@ class Pipeline:
             raise
 
     def _log_fault(self, error: RequestError, request_idx: int, endpoint: str) -> None:
-        more = self._fault_lines.suffix(error.message)
-        if more is not None:
-            logger.warning(
-                "%d request %d: %s: %s%s", error.status, request_idx, endpoint, error.message, more
-            )
+        text = error.message
+        if (more := self._fault_lines.suffix(text)) is not None:
+            logger.warning("%d request %d: %s: %s%s", error.status, request_idx, endpoint, text, more)
 
     def _receive(
         self, route: Route, request: flask.Request
@@ -179,12 +175,6 @@ class Pipeline:
             reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
             raise _too_busy(reason, in_hand, wait, wait - limit) from None
 
-    def _waited_too_long(self, route: Route) -> Overloaded:
-        """The error for a request that waited longer in the queue than was estimated."""
-        load, in_hand = self._metrics.in_hand()
-        reason = f"waited {route.max_queue_time:g} s in the queue, which is the limit"
-        return _too_busy(reason, in_hand, _seconds(load, self._lifecycle.status.throughput))
-
     def _forward(
         self, route: Route, request: flask.Request, envelope: Envelope[ApiPayload], exchange: Exchange
     ) -> flask.Response:
@@ -193,7 +183,9 @@ class Pipeline:
             exchange.watch(presence)
         if not exchange.slot.wait(route.max_queue_time):
             exchange.tracker.end(Outcome.REJECTED)
-            raise self._waited_too_long(route)
+            load, in_hand = self._metrics.in_hand()
+            reason = f"waited {route.max_queue_time:g} s in the queue, which is the limit"
+            raise _too_busy(reason, in_hand, _seconds(load, self._lifecycle.status.throughput))
         if exchange.call.aborted:
             raise Aborted
         exchange.tracker.start_work()
@@ -228,9 +220,7 @@ def pipeline_of(app: flask.Flask) -> Pipeline:
 
 
 def _workload(payload: ApiPayload) -> float:
-    """The payload's workload. Raises `JsonDataException` for a figure that would spoil every sum, such as
-    NaN.
-    """
+    """The payload's workload. Raises `JsonDataException` for one that would spoil every sum, such as NaN."""
     try:
         workload = float(payload.count_workload())
     except OverflowError:

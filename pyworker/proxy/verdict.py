@@ -33,8 +33,7 @@ class Verdict:
         self._reader = model_response.reader if isinstance(model_response, LazyResponse) else None
         if judge is not None and self._reader is not None and 200 <= self._status < 300:
             [content_type, *_] = self._reader.head.fields.get_all("Content-Type", [""])
-            self._sampler = Sampler(self._status, content_type)
-            self._reader.sample_with(self._sampler)
+            self._reader.sampler = self._sampler = Sampler(self._status, content_type)
 
     def of(self, status: int, request_idx: int) -> tuple[Outcome, bool]:
         """The outcome, and whether it is work done, once the client's response is complete.
@@ -54,15 +53,11 @@ class Verdict:
         return Outcome.SUCCESS, 200 <= self._status < 300
 
     def _failure(self) -> str:
-        if (
-            self._sampler is None
-            or self._judge is None
-            or self._reader is None
-            or not self._reader.is_complete
-        ):
+        judge, sampler, reader = self._judge, self._sampler, self._reader
+        if judge is None or sampler is None or reader is None or not reader.is_complete:
             return ""
         try:
-            return self._judge(self._sampler.sample())
+            return judge(sampler.sample())
         except Exception:
             logger.exception("find_failure failed; the response counts by its status")
             return ""

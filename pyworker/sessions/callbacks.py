@@ -1,4 +1,4 @@
-"""Tells the model server that a session was closed, if its client asked for it."""
+"""Notifies the model server that a session was closed, if its client asked for it."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ class Callbacks:
         while not self._waiting.empty():
             self._post(self._waiting.get(), TIMEOUT)
 
-    def flush(self) -> None:
-        """Send the queued callbacks before the worker ends, within a short deadline."""
-        deadline = time.monotonic() + _LAST_SECONDS
+    def flush(self, seconds: float = _LAST_SECONDS) -> None:
+        """Send the queued callbacks before the worker ends, within a deadline of `seconds` for all."""
+        deadline = time.monotonic() + seconds
         while not self._waiting.empty():
-            self._post(self._waiting.get(), max(deadline - time.monotonic(), 0.0))
+            # A timeout of 0 would be an error.
+            self._post(self._waiting.get(), max(deadline - time.monotonic(), 0.001))
 
     def close(self) -> None:
         """Close the pooled connections."""
@@ -70,10 +71,8 @@ class Callbacks:
 
     def _send(self, route: str, body: dict[str, object], seconds: float) -> int:
         """POST one callback. Returns the status of the response."""
-        model_server = self._client.base_url
-        path = route.removeprefix(model_server) if route.startswith(f"{model_server}/") else route
-        if path.startswith("/"):
-            return self._send_to_model_server(path, body, seconds)
+        if route.startswith(("/", f"{self._client.base_url}/")):
+            return self._send_to_model_server(route, body, seconds)
         # Another server of this machine: it must not get MODEL_API_KEY.
         data, headers = encode(body), {"Content-Type": "application/json"}
         limits = (seconds, seconds)

@@ -1,6 +1,6 @@
 """Sessions: requests of one client that belong together, until the session ends or expires.
 
-No I/O: `callbacks` tells the model server of the end, and the clock is an argument.
+No I/O: `callbacks` notifies the model server of the end, and the clock is an argument.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -51,32 +51,21 @@ class Terms:
     on_close_payload: dict[str, Any] | None = None
 
 
+@dataclass(eq=False, repr=False)
 class Session:
     """One session. Immutable but for `expires_at` (monotonic seconds), which the lock of `Sessions` guards.
 
     raw_auth_data: as the client sent it, unknown keys included.
     """
 
-    def __init__(
-        self,
-        auth_data: AuthData,
-        raw_auth_data: Mapping[str, Any],
-        terms: Terms,
-        tracker: RequestTracker,
-        created_at: float,
-    ) -> None:
-        self.id = secrets.token_urlsafe(16)
-        self.auth_data = auth_data
-        self.raw_auth_data = raw_auth_data
-        self.terms = terms
-        self.tracker = tracker
-        self.created_at = created_at
-        self.exchanges = OpenExchanges()
-        self.expires_at = 0.0
-
-    def is_opened_by(self, auth_data: AuthData) -> bool:
-        """Whether the session was created with this `auth_data`."""
-        return _same(self.auth_data, auth_data)
+    auth_data: AuthData
+    raw_auth_data: Mapping[str, Any]
+    terms: Terms
+    tracker: RequestTracker
+    created_at: float
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    exchanges: OpenExchanges = field(default_factory=OpenExchanges)
+    expires_at: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Session of request {self.tracker.request_idx} {self.exchanges!r}>"
@@ -85,7 +74,7 @@ class Session:
 class Sessions:
     """The open sessions of a worker. Thread-safe.
 
-    limit: how many may be open at once; 0: no limit. on_create is called after each creation, which may
+    limit: how many may be open at a time; 0: no limit. on_create is called after each creation, which may
     change the next expiry; on_close with each closed session. Neither may block.
     """
 
@@ -133,7 +122,7 @@ class Sessions:
         """
         with self._lock:
             session = self._live(session_id)
-            if session is None or not session.is_opened_by(auth_data):
+            if session is None or not _same(session.auth_data, auth_data):
                 return None
             session.expires_at = self._now() + session.terms.lifetime
             return session.exchanges
@@ -149,8 +138,7 @@ class Sessions:
             session = self._live(session_id)
         if session is None:
             raise UnknownSession
-        if auth_data is None or not session.is_opened_by(auth_data):
-            raise _wrong_auth()
+        _require_same(session.auth_data, auth_data)
         return session
 
     def end(self, session_id: str, auth_data: AuthData | None) -> None:
@@ -160,8 +148,7 @@ class Sessions:
             known = self._closed.get(session_id) if session is None else session.auth_data
         if known is None:
             raise UnknownSession
-        if auth_data is None or not _same(known, auth_data):
-            raise _wrong_auth()
+        _require_same(known, auth_data)
         if session is None or self._expires_in(session) <= 0 or not self._close(session, Outcome.SUCCESS):
             raise SessionClosed
 
@@ -221,5 +208,6 @@ def _same(one: AuthData, other: AuthData) -> bool:
     return same_signature and one == other
 
 
-def _wrong_auth() -> Unauthorized:
-    return Unauthorized("session_auth: not the auth_data that this session was created with")
+def _require_same(own: AuthData, given: AuthData | None) -> None:
+    if given is None or not _same(own, given):
+        raise Unauthorized("session_auth: not the auth_data that this session was created with")

@@ -84,10 +84,10 @@ class SessionViews:
                 fault = "must be a path on the model server, such as /done, or a URL on a loopback address"
                 raise JsonDataException({"payload": {"on_close_route": fault}})
             self._pipeline.authenticate(envelope.auth_data)
-            session = self._sessions.create(envelope.auth_data, _raw_auth_data(body), envelope.payload)
-        response = flask.jsonify(session_id=session.id, expiration=self._sessions.expiration(session))
-        response.status_code = 201
-        return response
+            as_sent = pydantic_core.from_json(body)["auth_data"]
+            session = self._sessions.create(envelope.auth_data, as_sent, envelope.payload)
+        expiration = self._sessions.expiration(session)
+        return flask.make_response(flask.jsonify(session_id=session.id, expiration=expiration), 201)
 
     def get(self) -> flask.Response:
         """Describe a session."""
@@ -121,8 +121,3 @@ class SessionViews:
     def _session_request(self) -> SessionRequest:
         with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
             return parse_fields(SessionRequest, parse_object(body))
-
-
-def _raw_auth_data(body: bytes) -> dict[str, Any]:
-    """`auth_data` as the client sent it, from a body that was parsed before."""
-    return pydantic_core.from_json(body)["auth_data"]

@@ -1,12 +1,9 @@
 """A transport adapter for the model server: `requests` on the outside, few system calls on the inside.
 
-`ModelAdapter` is mounted on the session for the model server's origin. It differs from the adapter that comes
-with requests in five ways: header block and body leave in one system call; connections are reused last in,
-first out; a request is repeated only if the kernel proves that nothing of it was executed, once and on a new
-connection; a refusal that arrives while the body is being sent is the response; and another thread can abort
-a call at any moment (`ModelCall.abort`). Plain and TLS connections are used alike. Responses behave as an
-ordinary `requests.Response` whose `raw` is a `urllib3` response; those objects are made on first use
-(`model_response`).
+It differs from the adapter of requests in five ways: header block and body leave in one system call;
+connections are reused last in, first out; a request is repeated only if the kernel proves that nothing of it
+was executed, once and on a new connection; a refusal that arrives while the body is being sent is the
+response; and another thread can abort a call at any moment.
 """
 
 from __future__ import annotations
@@ -87,13 +84,14 @@ class ModelAdapter(HTTPAdapter):
             return self._send(template, self._start_of(template), request.content, request.call, read_timeout)
         ca_file = self.origin.ca_file
         is_special = self.origin.is_tls and (cert is not None or verify is not True)
-        if is_special or not _is_in_memory(request.body):
+        content = cast("object", request.body)  # also a file or generator
+        if is_special or not (content is None or isinstance(content, (bytes, str))):
             self._authorize(request)
             trusted = str(ca_file) if verify is True and ca_file is not None else verify
             proxy_map = dict(proxies) if proxies else None
             with waiting:
                 return super().send(request, stream, cast("Any", timeout), trusted, cert, proxy_map)
-        body = request.body.encode() if isinstance(request.body, str) else request.body or b""
+        body = content.encode() if isinstance(content, str) else content or b""
         response = self._send(request, self._render(request), body, ModelCall(), read_timeout)
         if not stream:
             _ = response.content
@@ -105,7 +103,8 @@ class ModelAdapter(HTTPAdapter):
         lines = [f"{request.method} {request.path_url} HTTP/1.1", f"Host: {self.origin.host}"]
         for name, value in request.headers.items():
             if name.lower() not in ("host", "content-length"):
-                lines.append(f"{name}: {_text(value)}")
+                text = value.decode("latin-1") if isinstance(value, bytes) else value
+                lines.append(f"{name}: {text}")
         return "\r\n".join(lines).encode("latin-1")
 
     def _authorize(self, request: requests.PreparedRequest) -> None:
@@ -188,15 +187,6 @@ class ModelAdapter(HTTPAdapter):
 
     def __repr__(self) -> str:
         return f"<ModelAdapter {self.origin.host} [{len(self._idle)} idle]>"
-
-
-def _is_in_memory(body: object) -> bool:
-    """False for the files and generators that requests also accepts."""
-    return body is None or isinstance(body, (bytes, str))
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def _translated(error: Exception, request: requests.PreparedRequest) -> Exception:

@@ -15,22 +15,16 @@ class ModelCall:
     """One call to the model server. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards _socket and _aborted.
+        # Guards _socket and aborted.
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._aborted = False
-
-    @property
-    def aborted(self) -> bool:
-        return self._aborted
+        self.aborted = False
 
     def attach(self, connection: socket.socket | None) -> None:
-        """From now on the call uses this socket (None: no socket). Raises `Aborted` if it was aborted
-        before.
-        """
+        """From now on the call uses this socket (None: no socket). Raises `Aborted` if it is aborted."""
         with self._lock:
             self._socket = connection
-            if self._aborted and connection is not None:
+            if self.aborted and connection is not None:
                 raise Aborted
 
     def abort(self) -> None:
@@ -46,7 +40,7 @@ class ModelCall:
 
     def _shutdown(self, how: int) -> bool:
         with self._lock:
-            self._aborted = True
+            self.aborted = True
             if self._socket is None:
                 return False
             # Under the lock, so that the socket cannot return to the pool meanwhile; never blocks.
@@ -56,5 +50,5 @@ class ModelCall:
             return True
 
     def __repr__(self) -> str:
-        where = "" if self._socket is None else " on a connection"
-        return f"<ModelCall{where}{' aborted' if self._aborted else ''}>"
+        place = "" if self._socket is None else " on a connection"
+        return f"<ModelCall{place}{' aborted' if self.aborted else ''}>"

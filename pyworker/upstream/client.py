@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urljoin
 
 import requests
-from requests.adapters import BaseAdapter
 
 from pyworker.errors import ModelTimeout, ModelUnreachable
 from pyworker.runtime.redaction import redacted
@@ -27,7 +26,7 @@ _CACHED_PATHS = 64
 class ModelSession(requests.Session):
     """A `requests.Session` whose relative URLs go to the model server; thread-safe for plain calls.
 
-    It follows no redirects by itself, keeps no cookies, and takes no proxy from the environment.
+    It follows no redirects, keeps no cookies, and takes no proxy from the environment.
     """
 
     def __init__(self, base_url: str, adapter: ModelAdapter) -> None:
@@ -37,26 +36,13 @@ class ModelSession(requests.Session):
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.mount(self.base_url + "/", adapter)
 
-    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
-        """As `requests.Session.mount`."""
-        super().mount(prefix, adapter)
-        self._adapter_of = functools.lru_cache(maxsize=_CACHED_PATHS)(self.get_adapter)
-
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """As `requests.Session.request`; a URL without a host belongs to the model server."""
-        kwargs.setdefault("allow_redirects", False)
         text = url.decode() if isinstance(url, bytes) else url
         return super().request(method, self.absolute(text), *args, **kwargs)
 
-    def get(self, url: str | bytes, **kwargs: Any) -> requests.Response:
-        """As `requests.Session.get`, which would follow redirects."""
-        kwargs.setdefault("allow_redirects", False)
-        return super().get(url, **kwargs)
-
-    def options(self, url: str | bytes, **kwargs: Any) -> requests.Response:
-        """As `requests.Session.options`, which would follow redirects."""
-        kwargs.setdefault("allow_redirects", False)
-        return super().options(url, **kwargs)
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No redirect is followed."""
 
     def send(
         self, request: requests.PreparedRequest, *, timeout: Any = None, **kwargs: Any
@@ -67,7 +53,7 @@ class ModelSession(requests.Session):
         """
         if not isinstance(request, ModelRequest):
             return super().send(request, timeout=timeout, **kwargs)
-        adapter = self._adapter_of(request.url or "")
+        adapter = self.get_adapter(request.url or "")
         if isinstance(adapter, ModelAdapter):
             return adapter.send(request, True, timeout)
         # Mounted by a worker's author. A call on it cannot be aborted before its response.
@@ -98,12 +84,9 @@ class ModelClient:
         self.session = ModelSession(
             base_url, ModelAdapter(self._origin, api_key=api_key, pool_size=pool_size)
         )
+        self.base_url = self.session.base_url
         self._timeout = timeout
         self._template = functools.lru_cache(maxsize=_CACHED_PATHS)(self._make_template)
-
-    @property
-    def base_url(self) -> str:
-        return self.session.base_url
 
     def post(
         self, path: str, payload: object, call: ModelCall, *, timeout: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import select
 import socket
@@ -22,10 +23,12 @@ _SEND_SIZE = 256 * 1024
 # Bytes of the largest TLS record, which is sent as a whole.
 _RECORD = 16 * 1024
 
-# struct tcp_info of Linux: the state is its first byte, and tcpi_bytes_acked has 64 bits.
+_WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+# struct tcp_info of Linux up to tcpi_bytes_acked, which has 64 bits; the state is its first byte.
 _INFO_SIZE = 128
 _BYTES_ACKED_AT = 120
-# The SYN counts as one byte.
+# The SYN counts as one acknowledged byte.
 _SYN = 1
 _STATE_CLOSED = 7
 #: Milliseconds to wait for the peer's reset after it closed; over loopback it arrives immediately.
@@ -120,36 +123,29 @@ class Connection:
                         listens = False
                         poll.modify(self.socket, select.POLLOUT)
                     elif happened & ~select.POLLIN:
-                        data = data[self._send_some(data) :]
+                        with contextlib.suppress(*_WOULD_BLOCK):
+                            data = data[self.socket.send(data[:_SEND_SIZE]) :]
             return True
         finally:
             self.socket.settimeout(self._timeout)
-
-    def _send_some(self, data: memoryview) -> int:
-        try:
-            return self.socket.send(data[:_SEND_SIZE])
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return 0
 
     def _has_begun(self, reader: ResponseReader) -> bool:
         """Whether the final response has begun. Raises BrokenPipeError if the connection ended instead."""
         try:
             data = self.socket.recv(READ_SIZE)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except _WOULD_BLOCK:
             return False
         if not data:
             raise BrokenPipeError("the model server closed the connection")
         return reader.take_early(data)
 
-    # -- whether the model server received any of a request
-    # ---------------------------------------------------------
+    # -- whether the model server received any of a request ----------------------------------------------
 
     def _acknowledged_at_most(self) -> int | None:
         """How many bytes the peer can have acknowledged so far; None if unknown."""
-        if isinstance(self.socket, ssl.SSLSocket):
-            # Only the kernel knows the size of the TLS records.
-            return _acknowledged(_tcp_info(self.socket))
-        return self._sent + _SYN
+        # Only the kernel knows the size of TLS records.
+        is_tls = isinstance(self.socket, ssl.SSLSocket)
+        return self._tcp_info()[1] if is_tls else self._sent + _SYN
 
     def _was_refused(self, before: int) -> bool:
         """After an end without a response: whether the peer had closed before it received any of the request.
@@ -158,14 +154,25 @@ class Connection:
         bytes that its program may read. Once the program has closed the socket, it resets the connection
         instead.
         """
-        if not _is_at_most(before, _tcp_info(self.socket)):
+        _, acknowledged = self._tcp_info()
+        if acknowledged is None or acknowledged > before:
             return False
         poll = select.poll()
         poll.register(self.socket, 0)
         with waiting:
             poll.poll(_REFUSAL_MS)  # for POLLHUP
-        after = _tcp_info(self.socket)
-        return _is_at_most(before, after) and after[0] == _STATE_CLOSED
+        state, acknowledged = self._tcp_info()
+        return acknowledged is not None and acknowledged <= before and state == _STATE_CLOSED
+
+    def _tcp_info(self) -> tuple[int, int | None]:
+        """The state of the connection, and how many bytes the peer has acknowledged; None if unknown."""
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+        except OSError:
+            return 0, None
+        if len(info) < _INFO_SIZE:
+            return 0, None
+        return info[0], int.from_bytes(info[_BYTES_ACKED_AT:], sys.byteorder)
 
     @property
     def is_idle(self) -> bool:
@@ -174,23 +181,3 @@ class Connection:
 
     def close(self) -> None:
         self.socket.close()
-
-
-def _tcp_info(connection: socket.socket) -> bytes:
-    """The kernel's `struct tcp_info`; empty if unavailable."""
-    try:
-        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-    except OSError:
-        return b""
-
-
-def _acknowledged(info: bytes) -> int | None:
-    """Bytes that the peer has acknowledged, the SYN included; None if unknown."""
-    if len(info) < _INFO_SIZE:
-        return None
-    return int.from_bytes(info[_BYTES_ACKED_AT : _BYTES_ACKED_AT + 8], sys.byteorder)
-
-
-def _is_at_most(before: int, info: bytes) -> bool:
-    acknowledged = _acknowledged(info)
-    return acknowledged is not None and acknowledged <= before

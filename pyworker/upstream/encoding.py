@@ -25,20 +25,15 @@ def encode(payload: object) -> bytes:
     """
     try:
         encoded = pydantic_core.to_json(payload)
-        if _may_be_not_finite(payload, encoded):
+        # Searching 10 MB takes longer than encoding them.
+        if len(encoded) > _LARGE and _is_surely_finite(payload):
+            return encoded
+        if b"NaN" in encoded or b"Infinity" in encoded:
             # The word may be in a text: only the strict encoder can tell.
-            encoded = _STRICT.encode(payload).encode()
+            return _STRICT.encode(payload).encode()
+        return encoded
     except ValueError as error:
         raise Unprocessable("the payload holds something that JSON cannot carry") from error
-    return encoded
-
-
-def _may_be_not_finite(payload: object, encoded: bytes) -> bool:
-    """Whether it may hold NaN or infinity."""
-    # Searching 10 MB takes longer than encoding them.
-    if len(encoded) > _LARGE and _is_surely_finite(payload):
-        return False
-    return b"NaN" in encoded or b"Infinity" in encoded
 
 
 def _is_surely_finite(payload: object) -> bool:

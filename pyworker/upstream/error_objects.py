@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from pyworker.runtime.sample import ResponseSample
@@ -46,18 +46,11 @@ def _last_event(response: ResponseSample) -> bytes:
     if not response.is_whole:
         del lines[0]  # its beginning was not sampled
     last = b""
-    for data in _events(lines):
-        if data.strip() != _DONE:
-            last = data
-    return last
-
-
-def _events(lines: list[bytes]) -> Iterator[bytes]:
-    """The data of each event; the last may lack its empty line."""
     data: list[bytes] = []
-    for line in [*lines, b""]:
-        if not line and data:
-            yield b"\n".join(data)
-            data = []
-        elif line.startswith(b"data:"):
+    for line in [*lines, b""]:  # the last event may lack its empty line
+        if line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
+        elif not line and data:
+            event, data = b"\n".join(data), []
+            last = last if event.strip() == _DONE else event
+    return last

@@ -21,7 +21,7 @@ class RawResponse(HTTPResponse):
     def __init__(self, reader: ResponseReader, method: str) -> None:
         super().__init__(
             body=cast("Any", reader),
-            headers=HTTPHeaderDict(reader.msg.items()),
+            headers=HTTPHeaderDict(reader.head.fields),
             status=reader.head.status,
             version=reader.head.version,
             reason=reader.head.reason,

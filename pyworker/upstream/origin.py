@@ -51,13 +51,9 @@ class Origin:
         #: The value of the Host header.
         self.host = parts.netloc.rpartition("@")[2]
         self.ca_file = ca_file
-        self._tls = None
-        if parts.scheme == "https":
-            self._tls = ssl.create_default_context(cafile=str(ca_file or DEFAULT_CA_BUNDLE_PATH))
-
-    @property
-    def is_tls(self) -> bool:
-        return self._tls is not None
+        self.is_tls = parts.scheme == "https"
+        trusted = str(ca_file or DEFAULT_CA_BUNDLE_PATH)
+        self._tls = ssl.create_default_context(cafile=trusted) if self.is_tls else None
 
     def connect(
         self, attach: Callable[[socket.socket], None], seconds: float = CONNECT_SECONDS
@@ -96,14 +92,12 @@ class Origin:
                 with _connecting(connection, deadline):
                     connection.connect(address)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                connection.close()
-                problem = error
-            except BaseException:
-                connection.close()
-                raise
-            else:
                 return connection
+            except BaseException as error:
+                connection.close()
+                if not isinstance(error, OSError):
+                    raise
+                problem = error
         raise problem
 
     def inner_target(self, locations: Iterable[str]) -> str:
@@ -146,13 +140,10 @@ def _is_loopback(host: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        try:
-            # Short forms that resolvers accept, such as 127.1.
-            address = ipaddress.IPv4Address(socket.inet_aton(name))
-        except (OSError, ValueError):
-            return False
+        # inet_aton also takes the short forms that resolvers accept, such as 127.1.
+        address = ipaddress.ip_address(name if ":" in name else socket.inet_aton(name))
+    except (OSError, ValueError):
+        return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return address.is_loopback or address.is_unspecified

@@ -1,7 +1,7 @@
 """Parses the header block of a response: bytes in, a `ResponseHead` out. Pure.
 
-`http.client` could do this, but takes a fifth of the time of a small request. What it refuses is refused here
-too, and so is a header block that leaves the length of the body in doubt.
+Much faster than `http.client`. What that refuses is refused here too, and so is a header block that leaves
+the length of the body in doubt.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import http.client
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from pyworker.runtime.limits import MAX_HEADER_BLOCK
-
-T = TypeVar("T")
 
 MAX_FIELDS = 100
 # Longer header blocks are not cached.
@@ -25,27 +23,20 @@ _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):(.*)", re.DOTALL)
 _LENGTH = re.compile("[0-9]{1,18}")
 
 
-class Fields:
-    """Header fields in order, with the methods of a message that urllib3 and cookie jars call. Immutable."""
+class Fields(tuple[tuple[str, str], ...]):
+    """Header fields in order, with the method of a message that cookie jars call."""
 
-    def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
-        self._fields = fields
+    __slots__ = ()
 
-    def items(self) -> Iterator[tuple[str, str]]:
-        return iter(self._fields)
-
-    def get_all(self, name: str, default: T) -> list[str] | T:
+    def get_all(self, name: str, default: list[str]) -> list[str]:
         """Every value of a field; `default` if there is none."""
         wanted = name.lower()
-        return [value for name, value in self._fields if name.lower() == wanted] or default
+        return [value for name, value in self if name.lower() == wanted] or default
 
     def tokens(self, name: str) -> list[str]:
         """The members of a comma-separated field, in lower case."""
         values = self.get_all(name, [])
-        return [token.strip().lower() for value in values for token in value.split(",")] if values else []
-
-    def __repr__(self) -> str:
-        return f"<Fields [{len(self._fields)}]>"
+        return [token.strip(" \t").lower() for value in values for token in value.split(",")]
 
 
 class ResponseHead(NamedTuple):
@@ -78,7 +69,7 @@ def _parse_head(raw: bytes) -> ResponseHead:
     version = 10 + int(minor)
     fields = Fields(_parse_fields(lines))
     fault = ""
-    lengths = set(_lengths(fields))
+    lengths = set(fields.tokens("Content-Length"))  # equal values may be repeated
     if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
         fault = "it has no sensible Content-Length"
     codings = fields.tokens("Transfer-Encoding")
@@ -99,12 +90,6 @@ def _parse_head(raw: bytes) -> ResponseHead:
 
 # Similar requests get the same header block, at least within the same second of its Date.
 _cached_head = functools.lru_cache(maxsize=128)(_parse_head)
-
-
-def _lengths(fields: Fields) -> list[str]:
-    """Every Content-Length: equal values may be repeated, in one field or in several."""
-    values = fields.get_all("Content-Length", [])
-    return [length.strip(" \t") for value in values for length in value.split(",")]
 
 
 def _parse_fields(lines: Sequence[bytes]) -> list[tuple[str, str]]:

@@ -40,7 +40,8 @@ class ResponseReader(PollableSource):
         # Left by `take_in` for the next read: a piece, or an error.
         self._ready = b""
         self._fault: Exception | None = None
-        self._sampler: Sampler | None = None
+        #: Also gets each piece that is read.
+        self.sampler: Sampler | None = None
         self.received = False
         self.closed = False
         self.will_close = True
@@ -118,10 +119,6 @@ class ResponseReader(PollableSource):
         if self._body.is_complete:
             self._end(complete=True)
 
-    def sample_with(self, sampler: Sampler) -> None:
-        """Also feed each piece that is read to this sampler."""
-        self._sampler = sampler
-
     def _end(self, *, complete: bool) -> None:
         self.closed = True
         on_end, self._on_end = self._on_end, None
@@ -167,8 +164,8 @@ class ResponseReader(PollableSource):
             piece = self._wait_for_piece(size)
         if not piece or (self._body.is_complete and not self._ready):
             self._end(complete=True)
-        if self._sampler is not None:
-            self._sampler.feed(piece)
+        if self.sampler is not None:
+            self.sampler.feed(piece)
         return piece
 
     def _wait_for_piece(self, size: int) -> bytes:

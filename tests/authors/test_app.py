@@ -107,10 +107,10 @@ def test_an_unknown_worker_names_those_there_are(make_app: MakeApp, name: str) -
 
 
 def test_a_worker_that_loads_refuses(make_app: MakeApp) -> None:
-    answer = make_app("hello_world").test_client().post("/generate", data=envelope())
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"]
-    assert answer.get_json() == {"error": "the worker cannot serve now: loading"}
+    response = make_app("hello_world").test_client().post("/generate", data=envelope())
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]
+    assert response.get_json() == {"error": "the worker cannot serve now: loading"}
 
 
 def test_errors_are_json(make_app: MakeApp) -> None:
@@ -156,7 +156,7 @@ NOT_FOUND = {"error": "not found"}
     ],
 )
 def test_nobody_is_redirected(make_app: MakeApp, method: str, path: str) -> None:
-    """Nor shown a page: not even where an author's own rules would have it so."""
+    """Nor shown a page: not even if an author's own rules would have it so."""
     app = make_app("hello_world")
 
     def view(page: int = 0) -> str:
@@ -166,21 +166,21 @@ def test_nobody_is_redirected(make_app: MakeApp, method: str, path: str) -> None
     app.add_url_rule("/moved", "moved", view, redirect_to="/ping")
     app.add_url_rule("/pages/", "page", view, defaults={"page": 1})
     app.add_url_rule("/pages/page/<int:page>", "page", view)
-    answer = app.test_client().open(path, method=method, headers={"Host": "evil.example"})
-    assert (answer.status_code, answer.get_json()) == (404, NOT_FOUND)
-    assert answer.mimetype == "application/json"
-    assert "Location" not in answer.headers
-    assert b"evil" not in answer.data
+    response = app.test_client().open(path, method=method, headers={"Host": "evil.example"})
+    assert (response.status_code, response.get_json()) == (404, NOT_FOUND)
+    assert response.mimetype == "application/json"
+    assert "Location" not in response.headers
+    assert b"evil" not in response.data
 
 
 @pytest.mark.parametrize("host", ["", "a b", "[::1", "\xe4", "a/b", "evil.example:99999", "-" * 10_000])
 def test_a_host_that_makes_no_sense_is_answered_in_json(make_app: MakeApp, host: str) -> None:
     client = make_app("hello_world").test_client()
     for path in ("/ping", "/nowhere", "//ping"):
-        answer = client.get(path, headers={"Host": host})
-        assert "Location" not in answer.headers
-        if answer.status_code != 200:
-            assert answer.get_json()["error"]
+        response = client.get(path, headers={"Host": host})
+        assert "Location" not in response.headers
+        if response.status_code != 200:
+            assert response.get_json()["error"]
 
 
 def test_head_and_options(make_app: MakeApp) -> None:
@@ -214,18 +214,18 @@ def test_whatever_a_view_raises_is_answered_in_json(make_app: MakeApp, raised: E
         raise raised
 
     app.add_url_rule("/raise", view_func=view)
-    answer = app.test_client().get("/raise")
-    assert answer.status_code >= 400
-    assert answer.mimetype == "application/json"
-    assert "<" not in answer.get_json()["error"]
+    response = app.test_client().get("/raise")
+    assert response.status_code >= 400
+    assert response.mimetype == "application/json"
+    assert "<" not in response.get_json()["error"]
 
 
 def test_a_body_above_the_limit(make_app: MakeApp) -> None:
     client = make_app(max_body_bytes=1000).test_client()
     assert client.post("/pass", data=b" " * 1000).status_code == 422
-    answer = client.post("/pass", data=b" " * 1001)
-    assert answer.status_code == 413
-    assert "1000" in answer.get_json()["error"]
+    response = client.post("/pass", data=b" " * 1001)
+    assert response.status_code == 413
+    assert "1000" in response.get_json()["error"]
 
 
 def test_update_needs_the_token(make_app: MakeApp, tmp_path: Path) -> None:
@@ -233,8 +233,8 @@ def test_update_needs_the_token(make_app: MakeApp, tmp_path: Path) -> None:
     for headers in ({}, {"Authorization": "Bearer a-toke"}, {"Authorization": "Bearer a-token2"}):
         assert client.post("/pyworker/update", headers=headers).status_code == 401
     assert not (tmp_path / "update").exists()
-    answer = client.post("/pyworker/update", headers={"Authorization": "bearer a-token"})
-    assert (answer.status_code, answer.get_json()) == (200, {"ok": True})
+    response = client.post("/pyworker/update", headers={"Authorization": "bearer a-token"})
+    assert (response.status_code, response.get_json()) == (200, {"ok": True})
     assert (tmp_path / "update").exists()
 
 
@@ -249,9 +249,9 @@ def test_an_update_flag_that_cannot_be_written_is_said(
         "a file for a folder": tmp_path / "file" / "flag",
     }[fault]
     client = make_app(master_token="a-token", update_flag=flag).test_client()
-    answer = client.post("/pyworker/update", headers={"Authorization": "bearer a-token"})
-    assert answer.status_code == 503
-    said = answer.get_json()["error"]
+    response = client.post("/pyworker/update", headers={"Authorization": "bearer a-token"})
+    assert response.status_code == 503
+    said = response.get_json()["error"]
     assert said.startswith(f"no update: {flag} cannot be written (")
     assert "set PYWORKER_UPDATE_FLAG" in said
     assert "update requested, but" in caplog.text
@@ -262,23 +262,23 @@ def test_an_update_flag_that_cannot_be_written_is_said(
 def test_healthcheck_asks_the_configured_endpoint(make_app: MakeApp, scripted_model: ScriptedServer) -> None:
     client = make_app(model_server_url=scripted_model.url, model_health_endpoint="/live").test_client()
     scripted_model.script("/live", whole(b"alive", "Content-Type: text/plain", status="202 Accepted"))
-    answer = client.get("/healthcheck")
-    assert (answer.status_code, answer.get_data()) == (202, b"alive")
+    response = client.get("/healthcheck")
+    assert (response.status_code, response.get_data()) == (202, b"alive")
 
 
 def test_healthcheck_without_a_model_server(make_app: MakeApp) -> None:
-    answer = make_app(model_server_url=f"http://127.0.0.1:{free_port()}").test_client().get("/healthcheck")
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"]
+    response = make_app(model_server_url=f"http://127.0.0.1:{free_port()}").test_client().get("/healthcheck")
+    assert response.status_code == 503
+    assert response.headers["Retry-After"]
 
 
 def test_hello_world_serves_text_and_streams(make_app: MakeApp, local_model: ModelServer) -> None:
     app = make_app("hello_world", model_server_url=local_model.url)
     make_ready(app)
     client = app.test_client()
-    answer = client.post("/generate", data=envelope("the worker", max_response_tokens=5))
-    assert answer.status_code == 200
-    assert answer.get_json()["tokens"] == 5
+    response = client.post("/generate", data=envelope("the worker", max_response_tokens=5))
+    assert response.status_code == 200
+    assert response.get_json()["tokens"] == 5
     streamed = client.post("/generate_stream", data=envelope("the worker", max_response_tokens=5))
     assert streamed.mimetype == "text/event-stream"
     lines = [line for line in streamed.get_data(as_text=True).split("\n\n") if line]
@@ -302,7 +302,7 @@ def test_every_outcome_is_in_the_books_once(make_app: MakeApp, scripted_model: S
     scripted_model.once("/stream", head(status="204 No Content"))
     assert status("/stream") == 204
     assert status("/serial/fail") == 500
-    # An answer whose body nobody reads to its end was given up by its client.
+    # A response whose body is not read to its end was given up by its client.
     scripted_model.once("/stream", whole(b"some bytes"))
     client.post("/stream", data=envelope(), buffered=False).close()
     assert worker_of(app).metrics.counts == Counts(received=5, served=2, errored=2, cancelled=1)

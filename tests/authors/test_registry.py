@@ -1,4 +1,4 @@
-"""Finding a worker package, and saying what is wrong where there is none."""
+"""Finding a worker package, and saying what is wrong if there is none."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_worker_of_the_project_comes_first(tmp_path: Path) -> None:
 
 
 def test_without_a_workers_folder_none_are_known(tmp_path: Path) -> None:
-    """The package alone, as where it was installed into an environment."""
+    """The package alone, as if it was installed into an environment."""
     program = (
         "import sys\n"
         f"others = [path for path in sys.path if path not in ('', {str(ROOT)!r})]\n"

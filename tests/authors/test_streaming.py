@@ -252,7 +252,7 @@ def _see_it_cut(stack: Stack, path: str, steps: list[Step], request_idx: int) ->
 
 
 def test_a_short_body_that_breaks_off_becomes_a_bad_gateway(stack: Stack) -> None:
-    """pass_through reads short bodies whole before it answers, so it can still say what happened."""
+    """pass_through reads short bodies whole before it responds, so it can still say what happened."""
     stack.model.script("/pass", head("Content-Length: 100"), b"only this", Act.CLOSE)
     request_idx = next_request_idx()
     response = stack.post("/pass", request_idx=request_idx)
@@ -313,7 +313,7 @@ def test_a_model_that_breaks_before_its_response_is_a_bad_gateway(stack: Stack) 
         assert (name, response.status) == (name, 502)
         message = response.object()["error"]
         assert message == f"the model server{cause}", name
-        # Its first line is in the log at once; others like it are counted, and written after a while.
+        # Its first line is in the log immediately; others like it are counted, and written after a while.
         assert str(message) in stack.worker.log, name
     assert {case: stack.outcome(idx) for case, idx in sent.items()} == dict.fromkeys(sent, "Error")
 

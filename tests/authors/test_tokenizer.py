@@ -140,7 +140,7 @@ def _drip(file: BufferedIOBase, body: bytes, over: threading.Event) -> None:
 
 @contextmanager
 def _hub(status: int, folder: Path | None = None, *, dripping: bool = False) -> Generator[str]:
-    """A hub that answers everything with a status, or serves the files of a folder.
+    """A hub that responds to everything with a status, or serves the files of a folder.
 
     dripping: a byte each tenth of a second, until its clients are gone.
     """
@@ -188,14 +188,14 @@ def _hub(status: int, folder: Path | None = None, *, dripping: bool = False) -> 
 
 @contextmanager
 def _silent_hub() -> Generator[str]:
-    """Connections are accepted by the system, and nobody ever answers."""
+    """The system accepts connections; no response ever comes."""
     with closing(socket.create_server(("127.0.0.1", 0), backlog=64)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def _refusing_hub() -> Generator[str]:
-    """A port that is bound, so that nobody else takes it, and not listened at."""
+    """A port that is bound, so that no other process takes it, and not listened at."""
     with closing(socket.socket()) as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -112,9 +112,9 @@ def test_a_package_outside_the_repository_serves(tmp_path: Path, new_stack: NewS
     request_idx = next_request_idx()
     body = stack.envelope(request_idx=request_idx, text="why?", times=2)
     wait_until(lambda: "fetched the autoscaler's public key" in stack.worker.log, "the public key")
-    answer = ask(stack.url, "POST", "/ask", body)
-    assert (answer.status, answer.object()) == (200, {"answer": 43})
-    assert answer.header("X-Asked-From") == "/ask"
+    response = ask(stack.url, "POST", "/ask", body)
+    assert (response.status, response.object()) == (200, {"answer": 43})
+    assert response.header("X-Asked-From") == "/ask"
     assert stack.model.requests()[-1].json() == {"inputs": ["why?"] * 2}
     assert stack.outcome(request_idx) == "Success"
     assert ask(stack.url, "POST", "/ask", stack.envelope()).object()["payload"] == {
@@ -137,14 +137,14 @@ def test_hello_world_serves_beside_its_local_model(new_stack: NewStack, local_mo
     stack.wait_for_report(lambda report: report["max_perf"] > 0, "a report of a ready worker", 60)
     stack.worker.wait_for_log("fetched the autoscaler's public key")
     request_idx = next_request_idx()
-    answer = ask(
+    response = ask(
         stack.url,
         "POST",
         "/generate",
         stack.envelope("a question", request_idx=request_idx, max_response_tokens=7),
     )
-    assert answer.status == 200
-    assert answer.object()["tokens"] == 7
+    assert response.status == 200
+    assert response.object()["tokens"] == 7
     streamed = ask(stack.url, "POST", "/generate_stream", stack.envelope("a question", max_response_tokens=3))
     assert streamed.body.count(b"data: ") == 4
     assert streamed.body.endswith(b"data: [DONE]\n\n")

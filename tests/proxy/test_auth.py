@@ -77,7 +77,7 @@ class Bench:
             self.verifier.set_public_key(key.pem)
 
     def refusal(self, auth_data: AuthData) -> str:
-        """Empty where the request was let in."""
+        """Empty if the request was let in."""
         try:
             self.verifier.verify(auth_data)
         except Unauthorized as error:

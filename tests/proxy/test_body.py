@@ -1,4 +1,4 @@
-"""Reading a body: whole or refused, and only from a client that is known where it is large."""
+"""Reading a body: whole or refused, and only from an authenticated client if it is large."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from werkzeug.test import EnvironBuilder
 
 from pyworker.data_types import AuthData
 from pyworker.errors import BadRequest, BodyTooLarge, NotReady, Unauthorized
-from pyworker.proxy.body import SMALL, UNSIGNED_BYTES, BodyReader
+from pyworker.proxy.body import UNSIGNED_BYTES, BodyReader
+from pyworker.runtime.limits import SMALL_BODY
 from tests.support.http import RawClient
 from tests.support.stack import NewStack
 
@@ -97,7 +98,7 @@ def test_a_body_in_chunks_is_refused_once_it_is_above_the_limit(length: int, che
         read(stream, None, 10, checked=checked)
 
     assert caught.value.body() == {"error": "the body has more than the 10 bytes that are allowed"}
-    assert stream.tell() == 11, "no more is read than tells that it is too long"
+    assert stream.tell() == 11, "no more is read than shows that it is too long"
 
 
 @pytest.mark.parametrize("checked", [True, False])
@@ -166,7 +167,7 @@ def test_a_forged_body_is_not_read_on(chunked: bool) -> None:
     body = Body(leading(dataclasses.replace(AUTH, signature="forged")), size)
     with pytest.raises(Unauthorized):
         read(body, None if chunked else size, size, checked=True)
-    assert body.taken <= 2 * SMALL
+    assert body.taken <= 2 * SMALL_BODY
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -186,11 +187,11 @@ def test_who_does_not_begin_with_auth_data_gets_little_room(beginning: bytes, ch
     small = UNSIGNED_BYTES // 2
     assert len(read(Body(beginning, small), None if chunked else small, 2**30, checked=True)) == small
 
-    large = UNSIGNED_BYTES + SMALL
+    large = UNSIGNED_BYTES + SMALL_BODY
     body = Body(beginning, large)
     with pytest.raises(NotReady, match="put it before the payload"):
         read(body, None if chunked else large, 2**30, checked=True)
-    assert body.taken <= UNSIGNED_BYTES + SMALL
+    assert body.taken <= UNSIGNED_BYTES + SMALL_BODY
 
 
 def test_unsigned_bodies_share_the_room_and_give_it_back() -> None:
@@ -210,9 +211,9 @@ def test_unsigned_bodies_share_the_room_and_give_it_back() -> None:
     with ThreadPoolExecutor(2) as pool:
         holders = [pool.submit(hold) for _ in range(2)]
         inside.wait()
-        with context(SMALL) as made, reader.reading(made.request) as body:
-            assert len(body) == SMALL, "what is small is never in the way"
-        with context(2 * SMALL) as made, pytest.raises(NotReady), reader.reading(made.request):
+        with context(SMALL_BODY) as made, reader.reading(made.request) as body:
+            assert len(body) == SMALL_BODY, "what is small is never in the way"
+        with context(2 * SMALL_BODY) as made, pytest.raises(NotReady), reader.reading(made.request):
             pass
         release.set()
         for holder in holders:
@@ -237,7 +238,7 @@ def test_three_hundred_megabytes_of_unsigned_bodies_cost_little(new_stack: NewSt
         body = start + b"x" * (size - len(start))
         head = f"POST /pass HTTP/1.1\r\nHost: w\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         with RawClient(stack.url) as client:
-            with contextlib.suppress(ConnectionError):  # the answer came long before the end
+            with contextlib.suppress(ConnectionError):  # the response came long before the end
                 client.send(head + body)
             return client.head()
 

@@ -1,4 +1,4 @@
-"""The client's body: the exact answers to what is wrong with it, and no other exception whatever it is."""
+"""The client's body: the exact responses to what is wrong with it, and no other exception whatever it is."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def parse(body: object, payload_cls: type[Chat] = Chat) -> Envelope[Chat]:
     return parse_envelope(body if isinstance(body, bytes) else json.dumps(body).encode(), payload_cls)
 
 
-def answer(body: object, payload_cls: type[Chat] = Chat) -> Mapping[str, object]:
+def error_body(body: object, payload_cls: type[Chat] = Chat) -> Mapping[str, object]:
     """The body of the 422."""
     with pytest.raises(Unprocessable) as caught:
         parse(body, payload_cls)
@@ -79,7 +79,7 @@ def answer(body: object, payload_cls: type[Chat] = Chat) -> Mapping[str, object]
 
 def faults(body: object, payload_cls: type[Chat] = Chat) -> Mapping[str, object]:
     """The 422's body without its summary."""
-    return {name: fault for name, fault in answer(body, payload_cls).items() if name != "error"}
+    return {name: fault for name, fault in error_body(body, payload_cls).items() if name != "error"}
 
 
 def raw(payload: str) -> bytes:
@@ -157,7 +157,7 @@ def test_unknown_keys_are_ignored_everywhere() -> None:
 )
 @pytest.mark.parametrize("payload_cls", [Chat, Renamed])
 def test_what_is_no_json_object(body: bytes, payload_cls: type[Chat]) -> None:
-    found = answer(body, payload_cls)
+    found = error_body(body, payload_cls)
     assert set(found) == {"error"}
     assert str(found["error"]).startswith("invalid JSON: ")
 
@@ -176,18 +176,18 @@ def test_what_is_no_json_object(body: bytes, payload_cls: type[Chat]) -> None:
     ],
 )
 def test_the_fault_is_named_with_its_place(body: bytes, explanation: str) -> None:
-    assert answer(body) == {"error": f"invalid JSON: {explanation}"}
+    assert error_body(body) == {"error": f"invalid JSON: {explanation}"}
 
 
 def test_of_thousands_of_faults_the_first_are_named_and_the_others_counted() -> None:
-    found = answer(raw('{"prompt": "x", "tags": [' + ", ".join(["1"] * 5000) + "]}"), Tagged)
+    found = error_body(raw('{"prompt": "x", "tags": [' + ", ".join(["1"] * 5000) + "]}"), Tagged)
     assert len(cast("Mapping[str, str]", found["payload"])) == MAX_FAULTS
     assert str(found["error"]).endswith(f" and {5000 - MAX_FAULTS} more")
     assert len(json.dumps(found)) < 5000
 
 
 def test_a_name_of_the_clients_own_is_cut() -> None:
-    found = answer(raw('{"prompt": "x", "named": {"' + "k" * 50_000 + '": "no number"}}'), Tagged)
+    found = error_body(raw('{"prompt": "x", "named": {"' + "k" * 50_000 + '": "no number"}}'), Tagged)
     assert len(json.dumps(found)) < 2000
 
 
@@ -196,16 +196,16 @@ def test_surrogates_in_pairs_are_a_character() -> None:
 
 
 def test_absent_parts() -> None:
-    assert answer({}) == {
+    assert error_body({}) == {
         "error": "invalid request: auth_data, payload",
         "auth_data": "field missing",
         "payload": "field missing",
     }
-    assert answer({"auth_data": AUTH}) == {
+    assert error_body({"auth_data": AUTH}) == {
         "error": "invalid request: payload",
         "payload": "field missing",
     }
-    assert answer({"payload": {"prompt": "hi"}}) == {
+    assert error_body({"payload": {"prompt": "hi"}}) == {
         "error": "invalid request: auth_data",
         "auth_data": "field missing",
     }
@@ -214,7 +214,7 @@ def test_absent_parts() -> None:
 def test_absent_fields() -> None:
     auth_data = {name: value for name, value in AUTH.items() if name != "signature"}
 
-    assert answer({"auth_data": auth_data, "payload": {}}) == {
+    assert error_body({"auth_data": auth_data, "payload": {}}) == {
         "error": "invalid request: auth_data.signature, payload.prompt",
         "auth_data": {"signature": MISSING},
         "payload": {"prompt": MISSING},
@@ -334,10 +334,10 @@ def is_envelope_or_unprocessable(body: bytes) -> None:
         try:
             envelope = parse_envelope(body, payload_cls)
         except Unprocessable as error:
-            told = error.body()
-            assert isinstance(told["error"], str)
+            shown = error.body()
+            assert isinstance(shown["error"], str)
             # It must travel as JSON, and say what is wrong without repeating the client's values.
-            json.dumps(told, allow_nan=False).encode()
+            json.dumps(shown, allow_nan=False).encode()
         else:
             assert isinstance(envelope.payload, payload_cls)
             assert math.isfinite(envelope.auth_data.cost)

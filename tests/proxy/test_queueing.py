@@ -107,7 +107,7 @@ def test_a_client_that_leaves_the_line_never_reaches_the_model(stack: Stack) -> 
         with stack.open("/serial", "third", request_idx=stayed) as third:
             stack.wait_in_hand(3)
             second.close()
-            # It is out of the books at once, not only when its turn would have come.
+            # It has left the ledger immediately, not only when its slot would have come.
             assert stack.outcome(left) == "Cancelled"
             stack.wait_in_hand(2)
             gate.set()
@@ -130,12 +130,12 @@ def test_an_estimated_wait_above_the_limit_is_refused(stack: Stack) -> None:
     refused = next_request_idx()
     with stack.open("/serial/limited", "first", work=5000.0) as first:
         stack.model.request("/serial/limited")
-        answer = stack.post("/serial/limited", "second", request_idx=refused, work=7.0)
-        assert answer.status == 429
-        assert answer.header("Retry-After") == "3"
-        assert "5.0 s" in str(answer.object().pop("error"))
-        assert answer.object()["requests_in_hand"] == 1
-        assert answer.object()["estimated_wait"] == 5.0
+        response = stack.post("/serial/limited", "second", request_idx=refused, work=7.0)
+        assert response.status == 429
+        assert response.header("Retry-After") == "3"
+        assert "5.0 s" in str(response.object().pop("error"))
+        assert response.object()["requests_in_hand"] == 1
+        assert response.object()["estimated_wait"] == 5.0
         # A route without a limit takes it, though it has to wait as long.
         assert stack.post("/pass", "third").status == 200
         gate.set()
@@ -155,10 +155,10 @@ def test_what_waited_too_long_is_turned_away_while_queued(stack: Stack) -> None:
     refused = next_request_idx()
     with stack.open("/serial/limited", "first", work=1.0) as first:
         stack.model.request("/serial/limited")
-        answer = stack.post("/serial/limited", "second", request_idx=refused, work=11.0)
-        assert answer.status == 429
-        assert answer.header("Retry-After") == "1"
-        assert answer.object() == {
+        response = stack.post("/serial/limited", "second", request_idx=refused, work=11.0)
+        assert response.status == 429
+        assert response.header("Retry-After") == "1"
+        assert response.object() == {
             "error": "too busy: waited 2 s in the queue, which is the limit",
             "requests_in_hand": 1,
             "estimated_wait": 0.001,

@@ -1,4 +1,4 @@
-"""Sessions by a clock of the test's own: who opens them, when they end, what of them is reported."""
+"""Sessions by a clock of the test's own: their owners, their ends, their reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from pyworker.reporting.journal import Journal
 from pyworker.reporting.ledger import Counts, Limits, Metrics
 from pyworker.reporting.tracker import Clock, Kind
 from pyworker.reporting.wire import Identity, ModelFigures, Outcome, StatusReport
+from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Session, Sessions, Terms
+from tests.support.model_calls import client_of
+from tests.support.scripted import Act, ScriptedServer
 
 AUTH = AuthData("c2lnbmF0dXJl", "http://203.0.113.7:40123", "echo", 7, 3, 42)
 OTHER = dataclasses.replace(AUTH, request_idx=43)
@@ -226,6 +229,21 @@ def test_the_end_of_the_worker_ends_every_session(setting: Setting) -> None:
     assert setting.records() == [(42, "Error"), (43, "Error")]
     assert len(setting.closed) == 2
     assert repr(setting.sessions) == "<Sessions [0 of 10 open]>"
+
+
+def test_callbacks_that_are_left_without_time_are_given_up(
+    setting: Setting, scripted_model: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted_model.script("/own", Act.HANG)
+    with client_of(scripted_model) as client, ScriptedServer() as other:
+        other.script("/other", Act.HANG)
+        callbacks = Callbacks(client, on_add=lambda: None)
+        for route in (f"{other.url}/other", "/own"):
+            session = setting.sessions.create(AUTH, {}, Terms(on_close_route=route))
+            callbacks.add(session)
+        callbacks.flush(seconds=0)
+        callbacks.close()
+    assert caplog.text.count("session callback: no response within") == 2
 
 
 def test_ids_cannot_be_guessed_and_secrets_are_not_shown(setting: Setting) -> None:

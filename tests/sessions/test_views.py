@@ -24,12 +24,12 @@ Create = Callable[..., "Open"]
 class Open:
     """A session as its client knows it."""
 
-    def __init__(self, stack: Stack, auth: dict[str, Any], answer: Answer) -> None:
+    def __init__(self, stack: Stack, auth: dict[str, Any], response: Answer) -> None:
         self.stack = stack
         self.auth = auth
         self.request_idx = int(auth["request_idx"])
-        self.id = str(answer.object()["session_id"])
-        self.expiration = float(answer.object()["expiration"])
+        self.id = str(response.object()["session_id"])
+        self.expiration = float(response.object()["expiration"])
 
     def ask(self, what: str, **changes: object) -> Answer:
         body = {"session_id": self.id, "session_auth": self.auth, **changes}
@@ -50,10 +50,10 @@ def attempt(stack: Stack, auth: object, payload: object) -> Answer:
 
 def create(stack: Stack, *, cost: float = 1.0, **payload: object) -> Open:
     auth = stack.auth_data(cost=cost, extra={"kept": [1]})
-    answer = attempt(stack, auth, payload)
-    assert answer.status == 201, answer
-    assert set(answer.object()) == {"session_id", "expiration"}
-    return Open(stack, auth, answer)
+    response = attempt(stack, auth, payload)
+    assert response.status == 201, response
+    assert set(response.object()) == {"session_id", "expiration"}
+    return Open(stack, auth, response)
 
 
 @pytest.fixture
@@ -185,11 +185,11 @@ FOREIGN = [
     ids=lambda value: str(value)[:60],
 )
 def test_bad_terms_are_422_and_named(stack: Stack, payload: dict[str, object], field: str | None) -> None:
-    answer = attempt(stack, stack.auth_data(), payload)
-    assert answer.status == 422, answer
-    assert answer.object()["error"]
+    response = attempt(stack, stack.auth_data(), payload)
+    assert response.status == 422, response
+    assert response.object()["error"]
     if field is not None:
-        assert list(answer.object()["payload"]) == [field]
+        assert list(response.object()["payload"]) == [field]
 
 
 def test_create_needs_a_good_signature(stack: Stack) -> None:
@@ -201,12 +201,12 @@ def test_create_needs_a_good_signature(stack: Stack) -> None:
 
 
 def test_create_wants_an_envelope(stack: Stack) -> None:
-    answer = ask(stack.url, "POST", "/session/create", b"{}")
-    assert answer.status == 422
-    assert answer.object()["auth_data"] == answer.object()["payload"] == "field missing"
-    answer = ask(stack.url, "POST", "/session/create", b"[" * 1000)
-    assert answer.status == 422
-    assert answer.object()["error"].startswith("invalid JSON: recursion limit exceeded at line 1 column ")
+    response = ask(stack.url, "POST", "/session/create", b"{}")
+    assert response.status == 422
+    assert response.object()["auth_data"] == response.object()["payload"] == "field missing"
+    response = ask(stack.url, "POST", "/session/create", b"[" * 1000)
+    assert response.status == 422
+    assert response.object()["error"].startswith("invalid JSON: recursion limit exceeded at line 1 column ")
     assert ask(stack.url, "POST", "/session/create", b" " * (2**20 + 1)).status == 413
     assert ask(stack.url, "GET", "/session/create").status == 405
 
@@ -258,17 +258,17 @@ def test_what_a_session_is_asked_with(stack: Stack, opened: Create, route: str) 
     session = opened()
     url = f"/session/{route}"
     for body in (b"", b"no json", b"[]", b'"text"', b"7", b"{" * 5000, b'{"session_id": NaN}'):
-        answer = ask(stack.url, "POST", url, body)
-        assert answer.status == 422, body
-        assert answer.object()["error"].startswith("invalid JSON: "), body
+        response = ask(stack.url, "POST", url, body)
+        assert response.status == 422, body
+        assert response.object()["error"].startswith("invalid JSON: "), body
     for body, fault in (
         ({}, "missing parameter"),
         ({"session_auth": session.auth}, "missing parameter"),
         ({"session_id": 7, "session_auth": session.auth}, "Input should be a valid string"),
         ({"session_id": None}, "Input should be a valid string"),
     ):
-        answer = ask(stack.url, "POST", url, json.dumps(body).encode())
-        assert (answer.status, answer.object()["session_id"]) == (422, fault)
+        response = ask(stack.url, "POST", url, json.dumps(body).encode())
+        assert (response.status, response.object()["session_id"]) == (422, fault)
     wrong: list[object] = [
         None,
         "text",
@@ -280,9 +280,9 @@ def test_what_a_session_is_asked_with(stack: Stack, opened: Create, route: str) 
         {key: value for key, value in session.auth.items() if key != "signature"},
     ]
     for auth in wrong:
-        answer = session.ask(route, session_auth=auth)
-        assert answer.status == 401, auth
-        assert answer.object() == {
+        response = session.ask(route, session_auth=auth)
+        assert response.status == 401, auth
+        assert response.object() == {
             "error": "session_auth: not the auth_data that this session was created with"
         }
     assert session.ask("health").object() == {"ok": True}
@@ -291,8 +291,8 @@ def test_what_a_session_is_asked_with(stack: Stack, opened: Create, route: str) 
 def test_a_session_that_never_was(stack: Stack, opened: Create) -> None:
     session = opened()
     for route in ("get", "end"):
-        answer = session.ask(route, session_id="never")
-        assert (answer.status, answer.object()) == (400, {"error": "session_id: no such session"})
+        response = session.ask(route, session_id="never")
+        assert (response.status, response.object()) == (400, {"error": "session_id: no such session"})
     assert session.ask("health", session_id="never").object() == {"ok": False}
 
 
@@ -303,8 +303,8 @@ def test_a_session_belongs_to_its_auth_data(stack: Stack, opened: Create) -> Non
     session = opened()
     stranger = stack.auth_data()
     body = {"auth_data": stranger, "payload": {"prompt": "x"}, "session_id": session.id}
-    answer = ask(stack.url, "POST", "/pass", json.dumps(body).encode())
-    assert (answer.status, answer.object()) == (410, {"error": "invalid session"})
+    response = ask(stack.url, "POST", "/pass", json.dumps(body).encode())
+    assert (response.status, response.object()) == (410, {"error": "invalid session"})
     body["auth_data"] = stack.auth_data(signature="Zm9yZ2Vk")
     assert ask(stack.url, "POST", "/pass", json.dumps(body).encode()).status == 401
     assert stack.model.requests("/pass") == []
@@ -348,10 +348,10 @@ def test_the_end_of_a_session_cancels_its_requests(stack: Stack, end: str) -> No
             assert session.ask("end").status == 200
 
         for client in (waiting, queued):
-            answer = client.answer()
-            assert (answer.status, answer.object()) == (410, {"error": "invalid session"})
+            response = client.answer()
+            assert (response.status, response.object()) == (410, {"error": "invalid session"})
         assert not streaming.rest().endswith(b"0\r\n\r\n"), "a cut stream looks complete"
-        assert called.gone.wait(5), "the model still works for nobody"
+        assert called.gone.wait(5), "the model still works in vain"
         assert stack.model.request("/stream").gone.wait(5)
         # The request that is in no session goes on.
         assert not stack.model.request("/serial").gone.is_set()
@@ -408,9 +408,9 @@ def test_a_callback_may_go_to_another_server_of_this_machine(stack: Stack, opene
         other.script("/ip", whole(b"", "Location: http://127.0.0.1:1/", status="302 Found"))
         for session in sessions.values():
             assert session.ask("end").status == 200
-        told = other.request("/ip")
-        assert told.json() == {"job": 7, "session_id": sessions["/ip"].id}
-        assert told.header("Authorization") is None, "the key of the model server is for that alone"
+        received = other.request("/ip")
+        assert received.json() == {"job": 7, "session_id": sessions["/ip"].id}
+        assert received.header("Authorization") is None, "the key of the model server is for that alone"
         assert other.request("/name?with=query").json() == {"session_id": sessions["/name?with=query"].id}
         stack.worker.wait_for_log("session callback: status 302")
     gone = opened(on_close_route=f"{other.url}/gone")
@@ -442,8 +442,8 @@ def test_without_a_limit_any_number_of_sessions_may_be_open(new_stack: NewStack)
     # The model server can end them as ever.
     for session in sessions:
         body = {"session_id": session.id, "session_auth": session.auth}
-        answer = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", json.dumps(body).encode())
-        assert answer.status == 200
+        response = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", json.dumps(body).encode())
+        assert response.status == 200
 
 
 def test_the_end_of_the_worker_ends_its_sessions(new_stack: NewStack) -> None:
@@ -476,10 +476,10 @@ def test_the_model_server_ends_a_session_on_the_loopback_port(new_stack: NewStac
     assert end().object() == {"ended": True, "removed_session": session.id}
     assert end().status == 410
     assert session.ask("health").object() == {"ok": False}
-    # Nothing else is there, and nobody else gets there.
+    # Nothing else is there, and no other client gets there.
     for method, path in (("GET", "/ping"), ("POST", "/session/create"), ("POST", "/pass")):
-        answer = ask(url, method, path, b"{}")
-        assert (answer.status, answer.object()) == (404, {"error": "not found"})
+        response = ask(url, method, path, b"{}")
+        assert (response.status, response.object()) == (404, {"error": "not found"})
     addresses = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)}
     for address in addresses - {"127.0.0.1"}:
         with pytest.raises(ConnectionRefusedError):
@@ -497,8 +497,8 @@ def test_a_loopback_port_that_is_taken_is_taken_over_once_it_is_free(new_stack: 
     stack.worker.wait_for_log(f"port {port} is free now")
     session = create(stack)
     body = {"session_id": session.id, "session_auth": session.auth}
-    answer = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", json.dumps(body).encode())
-    assert answer.object() == {"ended": True, "removed_session": session.id}
+    response = ask(f"http://127.0.0.1:{port}", "POST", "/session/end", json.dumps(body).encode())
+    assert response.object() == {"ended": True, "removed_session": session.id}
 
 
 def test_what_was_answered_is_served_though_its_session_ends_at_once(new_stack: NewStack) -> None:
@@ -513,15 +513,15 @@ def test_what_was_answered_is_served_though_its_session_ends_at_once(new_stack: 
 
 
 def test_sessions_under_load(stack: Stack) -> None:
-    """Sessions come, work and go at once; nothing of them stays."""
+    """Sessions are opened, used and closed concurrently; nothing of them stays."""
     failures: list[object] = []
 
     def client(number: int) -> None:
         try:
             session = create(stack, lifetime=20)
-            for turn in range(5):
-                answer = session.post("/serial" if number % 2 else "/pass", f"{number} {turn}")
-                assert answer.status == 200, answer
+            for attempt_no in range(5):
+                response = session.post("/serial" if number % 2 else "/pass", f"{number} {attempt_no}")
+                assert response.status == 200, response
             assert session.ask("end").status == 200
             assert stack.outcome(session.request_idx) == "Success"
         except (AssertionError, OSError) as error:

@@ -74,7 +74,7 @@ def test_an_abort_ends_the_call_at_once(model: ScriptedServer, tls: TlsModel | N
             request = model.request(path)
             started = time.monotonic()
             call.abort()
-            # Also where the end of the connection could be the end of the response.
+            # Also if the end of the connection could be the end of the response.
             assert isinstance(waiting.exception(DEADLINE), Aborted), path
             assert request.gone.wait(DEADLINE)
             assert time.monotonic() - started < 2
@@ -142,7 +142,7 @@ def test_a_model_that_breaks_while_the_body_is_sent(model: ScriptedServer, tls: 
 
 
 class Slow:
-    """A model server that reads a request in so many portions with pauses between them, then responds."""
+    """A model server that reads a request in this many portions with pauses between them, then responds."""
 
     def __init__(self, portions: int, pause: float) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -188,7 +188,7 @@ def test_a_body_that_does_not_move_is_a_timeout(model: ScriptedServer, tls: TlsM
         post(client, payload="x" * LARGE)
 
 
-# -- where it is -----------------------------------------------------------------------------------------
+# -- its address -----------------------------------------------------------------------------------------
 
 
 def test_a_certificate_that_is_not_trusted_is_named(certified: TlsModel, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ payloads = st.recursive(
 beside = pytest.mark.parametrize("besides", BESIDES)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(payload=payloads)
 @beside
 def test_what_comes_out_is_what_went_in(payload: object, besides: str) -> None:
@@ -41,7 +41,7 @@ def test_what_comes_out_is_what_went_in(payload: object, besides: str) -> None:
     assert json.loads(encode(whole)) == whole
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(number=st.sampled_from([math.nan, math.inf, -math.inf]), depth=st.integers(0, 20))
 @beside
 def test_a_number_that_json_does_not_know_is_refused(number: float, depth: int, besides: str) -> None:

@@ -1,4 +1,4 @@
-"""A call that nobody waits for any more: its serial turn lasts until the model server has ended it, and a
+"""A call that no client waits for any more: its slot is held until the model server has ended it, and a
 response that is cut looks cut."""
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def test_to_a_client_of_http_1_0_a_cut_is_a_reset(stack: Stack) -> None:
 
 
 def test_a_model_server_behind_tls(new_stack: NewStack, tmp_path: Path) -> None:
-    """Streams, turns, hang-ups and a drain; nothing differs from a plain one."""
+    """Streams, slots, hang-ups and a drain; nothing differs from a plain one."""
     tls = tls_model(tmp_path)
     with ScriptedServer(context=tls.context) as model:
         variables = {"MODEL_SERVER_URL": model.url, "MODEL_CA_FILE": str(tls.ca_file), "DRAIN_TIMEOUT": "0.5"}
