@@ -27,7 +27,7 @@ from pyworker.proxy.exchange import SHUTDOWN
 from pyworker.proxy.pipeline import Pipeline
 from pyworker.reporting.autoscaler_client import AutoscalerClient
 from pyworker.reporting.journal import Journal, JournalKeeper
-from pyworker.reporting.ledger import Metrics
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures
@@ -58,9 +58,9 @@ class Worker:
 
         # -- what is counted, and what a report says
         self._journal = Journal()
-        self.metrics = Metrics(self._journal.append, on_change=wake_report)
-        journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.metrics.touch)
-        self.lifecycle = ModelLifecycle(self.metrics.touch, wake_loading)
+        self.ledger = Ledger(self._journal.append, on_change=wake_report)
+        journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
+        self.lifecycle = ModelLifecycle(self.ledger.touch, wake_loading)
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,
@@ -71,11 +71,11 @@ class Worker:
         self._key_client = AutoscalerClient(settings.report_addrs)
         self._report_client = AutoscalerClient(settings.report_addrs)
         key_fetcher = KeyFetcher(
-            self._key_client, self.verifier.set_public_key, on_new_key=self.metrics.touch, wake=wake_key
+            self._key_client, self.verifier.set_public_key, on_new_key=self.ledger.touch, wake=wake_key
         )
         reporter = Reporter(
             self._report_client,
-            self.metrics,
+            self.ledger,
             self._journal,
             Identity(settings.container_id, settings.master_token, settings.public_url or ""),
             self._figures,
@@ -148,12 +148,12 @@ class Worker:
         self.watcher = DisconnectWatcher()
         self._callbacks = Callbacks(client, on_add=wake_callbacks)
         self.sessions = Sessions(
-            self.metrics, backend.max_sessions, on_create=wake_sessions, on_close=self._callbacks.add
+            self.ledger, backend.max_sessions, on_create=wake_sessions, on_close=self._callbacks.add
         )
         self.pipeline = Pipeline(
             verifier=self.verifier,
             lifecycle=self.lifecycle,
-            metrics=self.metrics,
+            ledger=self.ledger,
             extend_session=self.sessions.extend,
             client=client,
             watcher=self.watcher,
@@ -261,7 +261,7 @@ class Worker:
         self.watcher.stop()
 
     def __repr__(self) -> str:
-        return f"<Worker {self.lifecycle!r} {self.metrics!r}>"
+        return f"<Worker {self.lifecycle!r} {self.ledger!r}>"
 
 
 def _earlier(*pauses: float | None) -> float | None:

@@ -101,7 +101,7 @@ class _Open:
         self.load = self.load - tracker.workload if self.trackers else 0.0
 
 
-class Metrics:
+class Ledger:
     """The ledger. Thread-safe: one lock, held for arithmetic only.
 
     on_finished is called outside the lock with the record of each request that ended, and on_change after
@@ -289,6 +289,6 @@ class Metrics:
     def __repr__(self) -> str:
         counts = self.counts
         return (
-            f"<Metrics received={counts.received} served={counts.served} errored={counts.errored} "
+            f"<Ledger received={counts.received} served={counts.served} errored={counts.errored} "
             f"cancelled={counts.cancelled} rejected={counts.rejected} in_hand={counts.in_hand}>"
         )

@@ -34,7 +34,7 @@ class Kind(Enum):
 class RequestTracker:
     """One request in the ledger, from admission to its one outcome. The ledger's lock guards the outcome.
 
-    end_in_ledger: closes the entry, as `Metrics.end` does.
+    end_in_ledger: closes the entry, as `Ledger.end` does.
     """
 
     def __init__(
