@@ -8,7 +8,7 @@ import time
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import AuthData
-from pyworker.lifecycle.benchmark import Benchmark, ServingCheck
+from pyworker.lifecycle.benchmark import Benchmark
 from pyworker.lifecycle.benchmark_file import describe
 from pyworker.lifecycle.health import HealthMonitor
 from pyworker.lifecycle.healthcheck import SharedHealth
@@ -91,13 +91,15 @@ class Worker:
             ready_timeout=settings.model_ready_timeout,
         )
         self._probe = None if backend.health_url is None else self._new_probe(backend.health_url)
-        check = self._probe or ServingCheck(client, benchmark)
+        has_health = self._probe is not None
+        check = benchmark.problem if self._probe is None else self._probe.problem
+        loaded_by = self._probe.name if self._probe and settings.model_readiness.by_health else ""
         health = HealthMonitor(
             check,
             self.lifecycle,
             settings.health_failures,
-            regular=self._probe is not None,
-            tells_loaded=settings.model_readiness.by_health and self._probe is not None,
+            regular=has_health,
+            loaded_by=loaded_by,
             wake=wake_health,
         )
         self.shared_health = SharedHealth(
@@ -132,13 +134,13 @@ class Worker:
         memory = ModelMemory(
             LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server}),
             self.lifecycle,
-            check=check.problem,
+            check=check,
             is_current=lambda: tailer is None or tailer.is_current,
         )
         log_effects = LogEffects(
             self.lifecycle,
             settings.model_readiness,
-            has_health=self._probe is not None,
+            has_health=has_health,
             monitor=health,
             loading=loading,
             memory=memory,

@@ -57,7 +57,10 @@ class LoadedMark:
         """The model is not loaded any more."""
         if self._is_written is not False:
             self._is_written = False
-            _remove(self._path)
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s cannot be removed (%s)", self._path, error.strerror)
 
     def __repr__(self) -> str:
         return f"<LoadedMark {self._path}>"
@@ -124,10 +127,3 @@ def _instance() -> str:
     except (OSError, ValueError, IndexError):
         return ""
     return f"{boot} {started}"
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("%s cannot be removed (%s)", path, error.strerror)

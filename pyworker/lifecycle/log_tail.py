@@ -101,13 +101,8 @@ class LogTailer:
         self._trouble = ""
         self._lines = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
-        # Replaced as a whole, never changed.
-        self._glance = LogGlance(path, trouble="was not read yet")
-
-    @property
-    def glance(self) -> LogGlance:
-        """What was read up to the end of the last step."""
-        return self._glance
+        #: What was read up to the end of the last step. Replaced as a whole, never changed.
+        self.glance = LogGlance(path, trouble="was not read yet")
 
     @property
     def is_current(self) -> bool:
@@ -134,7 +129,7 @@ class LogTailer:
         if now is not None:
             self._check_silence(now, progressed)
         last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
-        self._glance = LogGlance(self._path, self._lines, last, self._trouble)
+        self.glance = LogGlance(self._path, self._lines, last, self._trouble)
         return progressed
 
     @property

@@ -287,8 +287,4 @@ class Ledger:
             self._reported_revision = snapshot.revision
 
     def __repr__(self) -> str:
-        counts = self.counts
-        return (
-            f"<Ledger received={counts.received} served={counts.served} errored={counts.errored} "
-            f"cancelled={counts.cancelled} rejected={counts.rejected} in_hand={counts.in_hand}>"
-        )
+        return f"<Ledger {self.counts}>"

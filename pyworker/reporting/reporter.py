@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from pyworker.errors import AutoscalerError
 from pyworker.reporting.autoscaler_client import AutoscalerClient
@@ -110,7 +111,7 @@ class Reporter:
             # Before the snapshot: the first report of a ready model carries the load time.
             self._ledger.model_ready()
         snapshot = self._ledger.snapshot(self._identity, figures, disk_usage)
-        self._client.send_status(snapshot.report.to_wire())
+        self._client.send_status(asdict(snapshot.report))
         self._ledger.acknowledge(snapshot)
         self._on_accepted()
 
@@ -123,7 +124,7 @@ class Reporter:
                 {
                     "worker_id": self._identity.container_id,
                     "mtoken": self._identity.master_token,
-                    "requests": [record.to_wire() for record in batch],
+                    "requests": [record._asdict() for record in batch],
                 }
             )
             self._journal.drop(len(batch))

@@ -21,7 +21,7 @@ from typing_extensions import Self
 from pyworker import responses
 from pyworker.config import Settings
 from pyworker.data_types import ApiPayload, EndpointHandler
-from pyworker.lifecycle.benchmark import Benchmark, BenchmarkFailed, ServingCheck
+from pyworker.lifecycle.benchmark import Benchmark, BenchmarkFailed
 from pyworker.lifecycle.benchmark_file import describe, load_result
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.warm_up import Readiness
@@ -280,13 +280,12 @@ def test_abort_ends_it_at_once(scripted_model: ScriptedServer, client: ModelClie
 def test_who_accepts_a_connection_has_to_answer_too(
     scripted_model: ScriptedServer, client: ModelClient, handler: Handler
 ) -> None:
-    check = ServingCheck(client, benchmark(handler, client))
+    check = benchmark(handler, client)
     assert check.problem() == ""
     scripted_model.script(PATH, Act.HANG)
     assert f"{PATH}: no response in 1 s" in check.problem()
     scripted_model.close()
     assert "cannot be reached" in check.problem()
-    assert check.name == client.base_url
 
 
 # -- the way to ready ------------------------------------------------------------------------------------
@@ -354,5 +353,5 @@ def test_what_was_measured_is_named_beside_the_result(
     number, name = (tmp_path / ".has_benchmark").read_text().splitlines()
     assert float(number) == lifecycle.status.throughput > 0
     assert '"route": "/work"' in name
-    assert '"worker": "tests"' in name
+    assert '"worker": "tests.lifecycle"' in name
     assert load_result(tmp_path / ".has_benchmark", describe(handler)) == float(number)
