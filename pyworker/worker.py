@@ -51,7 +51,7 @@ class Worker:
         self.backend = backend
         self.settings = settings
         client = backend.client
-        # Each makes the next step of the loop with this name due at once.
+        # Each makes the next step of the loop with this name due immediately.
         wake_report, wake_key, wake_callbacks, wake_sessions, wake_health, wake_loading = (
             Wake() for _ in range(6)
         )
@@ -222,7 +222,7 @@ class Worker:
         self.settings.require_identity()
         self.backend.require_readiness_source()
         if self.settings.unsecured:
-            logger.warning("UNSECURED=true: signatures are not checked; anybody may use this worker")
+            logger.warning("UNSECURED=true: signatures are not checked; any client may use this worker")
         elif not self.settings.check_url:
             logger.warning("CHECK_URL=false: a signature made for another worker opens this one too")
 

@@ -1,7 +1,9 @@
 """The environment, read once, as a frozen and validated `Settings`.
 
-Nothing else in the package reads the environment. An invalid value raises `ConfigError` with one line that
-names the variable, its value (unless it is a secret) and what is allowed.
+An invalid value raises `ConfigError` with one line that names the variable, its value (unless it is a secret)
+and what is allowed.
+
+    parsers  reads environment variables, and parses their text
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ T = TypeVar("T")
 RESERVED_THREADS = 16
 ONE_PROCESS = (
     "it runs in exactly one process, because the queue, the replay window and the figures it reports live "
-    "in that process; set WORKER_THREADS for more requests at once"
+    "in that process; set WORKER_THREADS for more concurrent requests"
 )
 _MIB = 2**20
 #: One in this number of file descriptors may be a client's connection.
@@ -46,10 +48,6 @@ class ReadinessSource(Enum):
     @property
     def by_health(self) -> bool:
         return self is not ReadinessSource.LOGS
-
-
-def _neighbour(port: int) -> int:
-    return port + 1 if port < 65535 else port - 1
 
 
 def _one_process(text: str) -> int:
@@ -127,7 +125,8 @@ class Settings:
             if one.metadata
         }
         threads, worker_port = values["threads"], values["worker_port"]
-        values["worker_http_port"] = env.get("WORKER_HTTP_PORT", _neighbour(worker_port), parsers.port_number)
+        neighbour = worker_port + 1 if worker_port < 65535 else worker_port - 1
+        values["worker_http_port"] = env.get("WORKER_HTTP_PORT", neighbour, parsers.port_number)
         if values["worker_http_port"] == worker_port:
             raise ConfigError(f"WORKER_HTTP_PORT={worker_port} is not valid: it is WORKER_PORT already")
         if values["public_url"] is None:

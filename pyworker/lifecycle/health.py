@@ -81,7 +81,9 @@ class HealthMonitor:
             return INTERVAL
         problem = self._check()
         if not problem:
-            self._succeeded()
+            self._failures = 0
+            if self._lifecycle.recovered():
+                logger.info("the model server is healthy again")
             return INTERVAL
         self._failures += 1
         if self._failures <= self._failures_allowed or self._failures.bit_count() == 1:
@@ -95,11 +97,6 @@ class HealthMonitor:
         with self._lock:
             suspicion, self._suspicion = self._suspicion, ""
         return suspicion
-
-    def _succeeded(self) -> None:
-        self._failures = 0
-        if self._lifecycle.recovered():
-            logger.info("the model server is healthy again")
 
     def _check_loaded(self, status: ModelStatus) -> float:
         if status.awaits_loading and not self._check() and self._lifecycle.loaded(epoch=status.epoch):

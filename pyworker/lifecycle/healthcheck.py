@@ -19,7 +19,7 @@ class SharedHealth:
     """Shares the responses of a probe among clients. Thread-safe.
 
     If the last response is too old, the next client sends a probe; clients that come meanwhile wait for its
-    response. After `close` nobody waits.
+    response. After `close` no client waits.
     """
 
     def __init__(self, probe: HealthProbe) -> None:

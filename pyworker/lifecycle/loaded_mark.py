@@ -62,15 +62,12 @@ class LoadedMark:
             except OSError as error:
                 logger.warning("%s cannot be removed (%s)", self._path, error.strerror)
 
-    def __repr__(self) -> str:
-        return f"<LoadedMark {self._path}>"
-
 
 class ModelMemory:
     """Keeps the mark, and acts on that of an earlier process once the model server confirms it.
 
     `step` belongs to one thread; any thread may call `forget`. check: empty if the model server is healthy.
-    is_current: whether the log was read up to where it ended when this process started.
+    is_current: whether the log was read up to its end at the time when this process started.
     """
 
     def __init__(
@@ -114,9 +111,6 @@ class ModelMemory:
     def forget(self) -> None:
         """The model's log has a new error line."""
         self._is_forgotten = True
-
-    def __repr__(self) -> str:
-        return f"<ModelMemory {self._mark!r} {'to be confirmed' if self._is_remembered else ''}>"
 
 
 def _instance() -> str:

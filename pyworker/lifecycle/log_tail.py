@@ -1,8 +1,4 @@
-"""Follows the model's log, through rotation and truncation.
-
-`LogTailer.tail_once` reads what is in the file now and never waits, so that a loop, a test or a replay can
-drive it.
-"""
+"""Follows the model's log, through rotation and truncation."""
 
 from __future__ import annotations
 
@@ -114,7 +110,7 @@ class LogTailer:
         return 0.0 if self.tail_once(time.monotonic()) else _INTERVAL
 
     def tail_once(self, now: float | None = None) -> bool:
-        """Handle everything that is in the log now; False if there was nothing new.
+        """Handle everything that is in the log now, without waiting; False if there was nothing new.
 
         now: monotonic seconds; with them, a last line without newline counts after `SILENCE`.
         """

@@ -230,7 +230,12 @@ class JournalKeeper:
             if self._journal.is_kept_in(self._path):
                 self._journal.sync()
             else:
-                self._open()
+                survivors = self._journal.open(self._path)
+                if survivors:
+                    logger.warning(
+                        "an earlier process left %d finished requests that were not reported", survivors
+                    )
+                    self._on_survivors()
         except OSError as error:
             problem = f"{self._path}: {error.strerror}"
             if problem != self._problem:
@@ -244,9 +249,3 @@ class JournalKeeper:
             logger.info("finished requests are kept in %s now", self._path)
         self._problem = ""
         return CHECK_SECONDS
-
-    def _open(self) -> None:
-        survivors = self._journal.open(self._path)
-        if survivors:
-            logger.warning("an earlier process left %d finished requests that were not reported", survivors)
-            self._on_survivors()

@@ -85,9 +85,10 @@ class Reporter:
             problem = self._problem(self._send_status) or problem
         unsent = len(self._journal)
         if problem or unsent:
-            reason = problem or "out of time"
             logger.warning(
-                "the last report was not accepted (%s); %d finished requests unsent", reason, unsent
+                "the last report was not accepted (%s); %d finished requests unsent",
+                problem or "out of time",
+                unsent,
             )
 
     def _problem(self, send: Callable[[], None]) -> str:

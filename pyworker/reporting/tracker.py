@@ -47,7 +47,6 @@ class RequestTracker:
     ) -> None:
         self.workload = workload
         self.kind = kind
-        self.reqnum = auth_data.reqnum
         # The first form of a signature has no index; its reqnum is unique too.
         self.request_idx = auth_data.reqnum if auth_data.request_idx is None else auth_data.request_idx
         self._end_in_ledger = end_in_ledger
