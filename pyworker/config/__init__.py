@@ -205,10 +205,9 @@ def descriptor_limit() -> int:
 
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard limit; returns the new limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = descriptor_limit()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    limit = descriptor_limit()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return limit
 
 
 def most_connections(descriptors: int) -> int:

@@ -38,9 +38,6 @@ class FailureStreak:
             if failures % FAILURES == 0:
                 self._on_suspicion(f"{failures} requests in a row failed, the last one: {_brief(error)}")
 
-    def __repr__(self) -> str:
-        return f"<FailureStreak [{self.failures} failures]>"
-
 
 def _brief(error: BaseException | None) -> str:
     if error is None:

@@ -102,12 +102,10 @@ def _whole_records(descriptor: int, first: int, count: int, epoch: int | None) -
 
 
 def header(epoch: int, first: int) -> bytes:
-    """The header of the file."""
     return _HEADER.pack(_MAGIC, epoch, first)
 
 
 def content_of(record: FinishedRequest) -> bytes:
-    """A record as bytes."""
     return _CONTENT.pack(
         record.request_idx,
         record.entered_queue_at,
