@@ -19,7 +19,7 @@ from pyworker.lifecycle.log_tail import LogTailer
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.suspicion import FailureStreak
-from pyworker.lifecycle.warm_up import Readiness
+from pyworker.lifecycle.warm_up import WarmUp
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
 from pyworker.proxy.disconnect import DisconnectWatcher
@@ -106,7 +106,7 @@ class Worker:
             self._new_probe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH))
         )
         about = describe(backend.benchmark_handler)
-        self._readiness = Readiness(
+        self._warm_up = WarmUp(
             settings=settings,
             lifecycle=self.lifecycle,
             benchmark=benchmark,
@@ -185,7 +185,7 @@ class Worker:
                 lambda: _earlier(memory.step(), loading.step(time.monotonic())),
                 wake=wake_loading,
             ),
-            Loop("pyworker-benchmark", self._readiness.step),
+            Loop("pyworker-benchmark", self._warm_up.step),
             Loop("pyworker-disconnect", self.watcher.step),
             Loop(
                 "pyworker-report",
@@ -259,7 +259,7 @@ class Worker:
         """End what a background thread may be blocked in."""
         if self._probe is not None:
             self._probe.close()
-        self._readiness.stop()
+        self._warm_up.stop()
         self.watcher.stop()
 
     def __repr__(self) -> str:

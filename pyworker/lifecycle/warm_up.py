@@ -26,7 +26,7 @@ _MAX_PAUSE = 120.0
 _HEALTH_PAUSE = 1.0
 
 
-class Readiness:
+class WarmUp:
     """Brings the model to ready each time it was loaded. `step` belongs to one thread.
 
     about: what the benchmark measures, for the file with its result.
