@@ -8,7 +8,7 @@ import time
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import AuthData
-from pyworker.lifecycle.benchmark import Benchmark, ServingCheck
+from pyworker.lifecycle.benchmark import Benchmark
 from pyworker.lifecycle.benchmark_file import describe
 from pyworker.lifecycle.health import HealthMonitor
 from pyworker.lifecycle.healthcheck import SharedHealth
@@ -19,7 +19,7 @@ from pyworker.lifecycle.log_tail import LogTailer
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.suspicion import FailureStreak
-from pyworker.lifecycle.warm_up import Readiness
+from pyworker.lifecycle.warm_up import WarmUp
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
 from pyworker.proxy.disconnect import DisconnectWatcher
@@ -27,7 +27,7 @@ from pyworker.proxy.exchange import SHUTDOWN
 from pyworker.proxy.pipeline import Pipeline
 from pyworker.reporting.autoscaler_client import AutoscalerClient
 from pyworker.reporting.journal import Journal, JournalKeeper
-from pyworker.reporting.ledger import Metrics
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures
@@ -51,16 +51,16 @@ class Worker:
         self.backend = backend
         self.settings = settings
         client = backend.client
-        # Each makes the next step of the loop with this name due at once.
+        # Each makes the next step of the loop with this name due immediately.
         wake_report, wake_key, wake_callbacks, wake_sessions, wake_health, wake_loading = (
             Wake() for _ in range(6)
         )
 
         # -- what is counted, and what a report says
         self._journal = Journal()
-        self.metrics = Metrics(self._journal.append, on_change=wake_report)
-        journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.metrics.touch)
-        self.lifecycle = ModelLifecycle(self.metrics.touch, wake_loading)
+        self.ledger = Ledger(self._journal.append, on_change=wake_report)
+        journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
+        self.lifecycle = ModelLifecycle(self.ledger.touch, wake_loading)
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,
@@ -71,11 +71,11 @@ class Worker:
         self._key_client = AutoscalerClient(settings.report_addrs)
         self._report_client = AutoscalerClient(settings.report_addrs)
         key_fetcher = KeyFetcher(
-            self._key_client, self.verifier.set_public_key, on_new_key=self.metrics.touch, wake=wake_key
+            self._key_client, self.verifier.set_public_key, on_new_key=self.ledger.touch, wake=wake_key
         )
         reporter = Reporter(
             self._report_client,
-            self.metrics,
+            self.ledger,
             self._journal,
             Identity(settings.container_id, settings.master_token, settings.public_url or ""),
             self._figures,
@@ -91,20 +91,22 @@ class Worker:
             ready_timeout=settings.model_ready_timeout,
         )
         self._probe = None if backend.health_url is None else self._new_probe(backend.health_url)
-        check = self._probe or ServingCheck(client, benchmark)
+        has_health = self._probe is not None
+        check = benchmark.problem if self._probe is None else self._probe.problem
+        loaded_by = self._probe.name if self._probe and settings.model_readiness.by_health else ""
         health = HealthMonitor(
             check,
             self.lifecycle,
             settings.health_failures,
-            regular=self._probe is not None,
-            tells_loaded=settings.model_readiness.by_health and self._probe is not None,
+            regular=has_health,
+            loaded_by=loaded_by,
             wake=wake_health,
         )
         self.shared_health = SharedHealth(
             self._new_probe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH))
         )
         about = describe(backend.benchmark_handler)
-        self._readiness = Readiness(
+        self._warm_up = WarmUp(
             settings=settings,
             lifecycle=self.lifecycle,
             benchmark=benchmark,
@@ -132,13 +134,13 @@ class Worker:
         memory = ModelMemory(
             LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server}),
             self.lifecycle,
-            check=check.problem,
+            check=check,
             is_current=lambda: tailer is None or tailer.is_current,
         )
         log_effects = LogEffects(
             self.lifecycle,
             settings.model_readiness,
-            has_health=self._probe is not None,
+            has_health=has_health,
             monitor=health,
             loading=loading,
             memory=memory,
@@ -148,12 +150,12 @@ class Worker:
         self.watcher = DisconnectWatcher()
         self._callbacks = Callbacks(client, on_add=wake_callbacks)
         self.sessions = Sessions(
-            self.metrics, backend.max_sessions, on_create=wake_sessions, on_close=self._callbacks.add
+            self.ledger, backend.max_sessions, on_create=wake_sessions, on_close=self._callbacks.add
         )
         self.pipeline = Pipeline(
             verifier=self.verifier,
             lifecycle=self.lifecycle,
-            metrics=self.metrics,
+            ledger=self.ledger,
             extend_session=self.sessions.extend,
             client=client,
             watcher=self.watcher,
@@ -183,7 +185,7 @@ class Worker:
                 lambda: _earlier(memory.step(), loading.step(time.monotonic())),
                 wake=wake_loading,
             ),
-            Loop("pyworker-benchmark", self._readiness.step),
+            Loop("pyworker-benchmark", self._warm_up.step),
             Loop("pyworker-disconnect", self.watcher.step),
             Loop(
                 "pyworker-report",
@@ -220,7 +222,7 @@ class Worker:
         self.settings.require_identity()
         self.backend.require_readiness_source()
         if self.settings.unsecured:
-            logger.warning("UNSECURED=true: signatures are not checked; anybody may use this worker")
+            logger.warning("UNSECURED=true: signatures are not checked; any client may use this worker")
         elif not self.settings.check_url:
             logger.warning("CHECK_URL=false: a signature made for another worker opens this one too")
 
@@ -257,11 +259,11 @@ class Worker:
         """End what a background thread may be blocked in."""
         if self._probe is not None:
             self._probe.close()
-        self._readiness.stop()
+        self._warm_up.stop()
         self.watcher.stop()
 
     def __repr__(self) -> str:
-        return f"<Worker {self.lifecycle!r} {self.metrics!r}>"
+        return f"<Worker {self.lifecycle!r} {self.ledger!r}>"
 
 
 def _earlier(*pauses: float | None) -> float | None:

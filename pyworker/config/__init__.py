@@ -1,7 +1,9 @@
 """The environment, read once, as a frozen and validated `Settings`.
 
-Nothing else in the package reads the environment. An invalid value raises `ConfigError` with one line that
-names the variable, its value (unless it is a secret) and what is allowed.
+An invalid value raises `ConfigError` with one line that names the variable, its value (unless it is a secret)
+and what is allowed.
+
+    parsers  reads environment variables, and parses their text
 """
 
 from __future__ import annotations
@@ -14,22 +16,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from pyworker.config.parsers import (
-    VariableReader,
-    base_url,
-    base_urls,
-    boolean,
-    certificates_file,
-    existing_folder,
-    header_value,
-    host_name,
-    integer,
-    model_server_url,
-    path_or_base_url,
-    port_number,
-    seconds,
-    url_host,
-)
+from pyworker.config import parsers
 from pyworker.errors import ConfigError
 
 T = TypeVar("T")
@@ -38,7 +25,7 @@ T = TypeVar("T")
 RESERVED_THREADS = 16
 ONE_PROCESS = (
     "it runs in exactly one process, because the queue, the replay window and the figures it reports live "
-    "in that process; set WORKER_THREADS for more requests at once"
+    "in that process; set WORKER_THREADS for more concurrent requests"
 )
 _MIB = 2**20
 #: One in this number of file descriptors may be a client's connection.
@@ -63,21 +50,10 @@ class ReadinessSource(Enum):
         return self is not ReadinessSource.LOGS
 
 
-def _neighbour(port: int) -> int:
-    return port + 1 if port < 65535 else port - 1
-
-
 def _one_process(text: str) -> int:
-    if integer(1)(text) != 1:
+    if parsers.integer(1)(text) != 1:
         raise ValueError(ONE_PROCESS)
     return 1
-
-
-def _readiness_source(text: str) -> ReadinessSource:
-    try:
-        return ReadinessSource(text.lower())
-    except ValueError:
-        raise ValueError(f"expected one of {', '.join(one.value for one in ReadinessSource)}") from None
 
 
 def _phrases(text: str) -> tuple[str, ...]:
@@ -88,11 +64,8 @@ def _phrases(text: str) -> tuple[str, ...]:
     return phrases
 
 
-def _log_level(text: str) -> str:
-    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
-    if text.upper() not in levels:
-        raise ValueError(f"expected one of {', '.join(levels)}")
-    return text.upper()
+_readiness_source = parsers.one_of({source.value: source for source in ReadinessSource})
+_log_level = parsers.one_of({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR")})
 
 
 def setting(variable: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
@@ -106,53 +79,54 @@ class Settings:
 
     backend: str | None = setting("BACKEND", None, str)
     model_log: Path | None = setting("MODEL_LOG", None, Path)
-    model_server_url: str | None = setting("MODEL_SERVER_URL", None, model_server_url)
-    container_id: int = setting("CONTAINER_ID", 0, integer(0))
-    report_addrs: tuple[str, ...] = setting("REPORT_ADDR", ("https://run.vast.ai",), base_urls)
-    worker_host: str = setting("WORKER_HOST", "0.0.0.0", host_name)
-    worker_port: int = setting("WORKER_PORT", 3000, port_number)
-    worker_http_port: int = setting("WORKER_HTTP_PORT", 3001, port_number)
-    public_url: str | None = setting("PYWORKER_PUBLIC_URL", None, base_url)
-    check_url: bool = setting("CHECK_URL", True, boolean)
-    use_ssl: bool = setting("USE_SSL", False, boolean)
+    model_server_url: str | None = setting("MODEL_SERVER_URL", None, parsers.model_server_url)
+    container_id: int = setting("CONTAINER_ID", 0, parsers.integer(0))
+    report_addrs: tuple[str, ...] = setting("REPORT_ADDR", ("https://run.vast.ai",), parsers.base_urls)
+    worker_host: str = setting("WORKER_HOST", "0.0.0.0", parsers.host_name)
+    worker_port: int = setting("WORKER_PORT", 3000, parsers.port_number)
+    worker_http_port: int = setting("WORKER_HTTP_PORT", 3001, parsers.port_number)
+    public_url: str | None = setting("PYWORKER_PUBLIC_URL", None, parsers.base_url)
+    check_url: bool = setting("CHECK_URL", True, parsers.boolean)
+    use_ssl: bool = setting("USE_SSL", False, parsers.boolean)
     ssl_certfile: Path = setting("SSL_CERTFILE", Path("/etc/instance.crt"), Path)
     ssl_keyfile: Path = setting("SSL_KEYFILE", Path("/etc/instance.key"), Path)
-    unsecured: bool = setting("UNSECURED", False, boolean)
+    unsecured: bool = setting("UNSECURED", False, parsers.boolean)
     master_token: str = setting("MASTER_TOKEN", "", str, secret=True)
-    model_health_endpoint: str | None = setting("MODEL_HEALTH_ENDPOINT", None, path_or_base_url)
-    health_failures: int = setting("HEALTH_FAILURES", 3, integer(1))
+    model_health_endpoint: str | None = setting("MODEL_HEALTH_ENDPOINT", None, parsers.path_or_base_url)
+    health_failures: int = setting("HEALTH_FAILURES", 3, parsers.integer(1))
     model_readiness: ReadinessSource = setting("MODEL_READINESS", ReadinessSource.LOGS, _readiness_source)
-    model_loading_warn_after: float = setting("MODEL_LOADING_WARN_AFTER", 300.0, seconds)
+    model_loading_warn_after: float = setting("MODEL_LOADING_WARN_AFTER", 300.0, parsers.seconds)
     model_load_log_msg: tuple[str, ...] | None = setting("MODEL_LOAD_LOG_MSG", None, _phrases)
     model_error_log_msgs: tuple[str, ...] | None = setting("MODEL_ERROR_LOG_MSGS", None, _phrases)
     model_info_log_msgs: tuple[str, ...] | None = setting("MODEL_INFO_LOG_MSGS", None, _phrases)
-    model_api_key: str = setting("MODEL_API_KEY", "", header_value, secret=True)
-    model_timeout: float | None = setting("MODEL_TIMEOUT", None, seconds)
-    model_ca_file: Path | None = setting("MODEL_CA_FILE", None, certificates_file)
-    model_ready_timeout: float = setting("MODEL_READY_TIMEOUT", 300.0, seconds)
-    max_body_bytes: int = setting("MAX_BODY_BYTES", 128 * _MIB, integer(1))
-    max_sessions: int | None = setting("MAX_SESSIONS", None, integer(0))
+    model_api_key: str = setting("MODEL_API_KEY", "", parsers.header_value, secret=True)
+    model_timeout: float | None = setting("MODEL_TIMEOUT", None, parsers.seconds)
+    model_ca_file: Path | None = setting("MODEL_CA_FILE", None, parsers.certificates_file)
+    model_ready_timeout: float = setting("MODEL_READY_TIMEOUT", 300.0, parsers.seconds)
+    max_body_bytes: int = setting("MAX_BODY_BYTES", 128 * _MIB, parsers.integer(1))
+    max_sessions: int | None = setting("MAX_SESSIONS", None, parsers.integer(0))
     tokenizer: str | None = setting("TOKENIZER", None, str)
-    state_dir: Path = setting("PYWORKER_STATE_DIR", Path(), existing_folder)
+    state_dir: Path = setting("PYWORKER_STATE_DIR", Path(), parsers.existing_folder)
     update_flag: Path = setting("PYWORKER_UPDATE_FLAG", Path("/.force_update"), Path)
-    threads: int = setting("WORKER_THREADS", 1024, integer(RESERVED_THREADS + 1))
+    threads: int = setting("WORKER_THREADS", 1024, parsers.integer(RESERVED_THREADS + 1))
     #: Number of threads that were asked for beyond what the limit of open files allows.
     threads_refused: int = 0
     workers: int = setting("WEB_CONCURRENCY", 1, _one_process)
-    drain_timeout: float = setting("DRAIN_TIMEOUT", 25.0, seconds)
+    drain_timeout: float = setting("DRAIN_TIMEOUT", 25.0, parsers.seconds)
     log_level: str = setting("LOG_LEVEL", "INFO", _log_level)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read an environment (default: that of the process); raises `ConfigError`."""
-        env = VariableReader(os.environ if environ is None else environ)
+        env = parsers.VariableReader(os.environ if environ is None else environ)
         values: dict[str, Any] = {
             one.name: env.get(**one.metadata, default=one.default, secret=not one.repr)
             for one in fields(cls)
             if one.metadata
         }
         threads, worker_port = values["threads"], values["worker_port"]
-        values["worker_http_port"] = env.get("WORKER_HTTP_PORT", _neighbour(worker_port), port_number)
+        neighbour = worker_port + 1 if worker_port < 65535 else worker_port - 1
+        values["worker_http_port"] = env.get("WORKER_HTTP_PORT", neighbour, parsers.port_number)
         if values["worker_http_port"] == worker_port:
             raise ConfigError(f"WORKER_HTTP_PORT={worker_port} is not valid: it is WORKER_PORT already")
         if values["public_url"] is None:
@@ -171,7 +145,7 @@ class Settings:
     @property
     def bind(self) -> str:
         """The address to listen on, in gunicorn's form: IPv6 in brackets."""
-        return f"{url_host(self.worker_host)}:{self.worker_port}"
+        return f"{parsers.url_host(self.worker_host)}:{self.worker_port}"
 
     @property
     def max_in_hand(self) -> int:
@@ -213,10 +187,10 @@ class Settings:
             raise ConfigError(*problems)
 
 
-def _public_url(env: VariableReader, worker_port: int, use_ssl: bool) -> str | None:
+def _public_url(env: parsers.VariableReader, worker_port: int, use_ssl: bool) -> str | None:
     """The URL at which clients reach this worker; None if it is unknown."""
-    host = env.get("PUBLIC_IPADDR", None, url_host)
-    port = env.get(f"VAST_TCP_PORT_{worker_port}", None, port_number)
+    host = env.get("PUBLIC_IPADDR", None, parsers.url_host)
+    port = env.get(f"VAST_TCP_PORT_{worker_port}", None, parsers.port_number)
     if host is None or port is None:
         return None
     return f"{'https' if use_ssl else 'http'}://{host}:{port}"
@@ -231,10 +205,9 @@ def descriptor_limit() -> int:
 
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard limit; returns the new limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = descriptor_limit()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return wanted
+    limit = descriptor_limit()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return limit
 
 
 def most_connections(descriptors: int) -> int:

@@ -66,6 +66,18 @@ def integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
 port_number = integer(1, 65535)
 
 
+def one_of(choices: Mapping[str, T]) -> Callable[[str], T]:
+    """Upper and lower case are the same."""
+
+    def parse(text: str) -> T:
+        for name, value in choices.items():
+            if name.lower() == text.lower():
+                return value
+        raise ValueError(f"expected one of {', '.join(choices)}")
+
+    return parse
+
+
 def seconds(text: str) -> float:
     try:
         number = float(text)
@@ -141,11 +153,9 @@ def path_or_base_url(text: str) -> str:
 
 
 def existing_folder(text: str) -> Path:
-    path = Path(text)
     try:
-        there = path.is_dir()
-    except OSError:  # no permission, or the name is too long
-        there = False
-    if not there:
-        raise ValueError("expected a folder that exists")
-    return path
+        if Path(text).is_dir():
+            return Path(text)
+    except OSError:
+        pass  # no permission, or the name is too long
+    raise ValueError("expected a folder that exists")

@@ -80,7 +80,13 @@ class Benchmark:
         return max(self._round(number) for number in range(1, self._handler.benchmark_runs + 1))
 
     def problem(self) -> str:
-        """Send one request; empty if it succeeded, else why not."""
+        """Connect, then send one request; empty if it succeeded, else why not.
+
+        The check of a model server that has no health endpoint.
+        """
+        problem = self._client.connection_problem()
+        if problem:
+            return problem
         try:
             [attempt], elapsed = self._send_all(self._payloads(1))
         except BenchmarkFailed as error:
@@ -193,25 +199,6 @@ class Benchmark:
             refused = isinstance(error, RequestError) and error.status == 502 and not late
             return Attempt(workload, problem, refused, late)
         return Attempt(workload, _failure(self._handler, sampler.sample()))
-
-
-class ServingCheck:
-    """Checks a model server that has no health endpoint: it has to accept a connection and to serve one
-    request of the benchmark. Thread-safe.
-    """
-
-    def __init__(self, client: ModelClient, benchmark: Benchmark) -> None:
-        self._client = client
-        self._benchmark = benchmark
-
-    @property
-    def name(self) -> str:
-        """What is checked, for log lines."""
-        return self._client.base_url
-
-    def problem(self) -> str:
-        """Empty if it can serve, else why not."""
-        return self._client.connection_problem() or self._benchmark.problem()
 
 
 def _abort(calls: Sequence[ModelCall]) -> None:

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from pyworker.lifecycle.state import Cause, ModelLifecycle, ModelState, ModelStatus
 
@@ -20,42 +19,30 @@ LOADING_INTERVAL = 1.0
 SUSPICION_GAP = 5.0
 
 
-class Check(Protocol):
-    """Checks whether the model server can serve."""
-
-    @property
-    def name(self) -> str:
-        """What is checked, for log lines."""
-        ...
-
-    def problem(self) -> str:
-        """Empty if the model server is healthy, else why not."""
-        ...
-
-
 class HealthMonitor:
     """Checks a model that should be serving. `step` belongs to one thread; any thread may call `suspect`.
 
-    regular: check every `INTERVAL`; False: only after a suspicion, and until a failed check is mended.
-    tells_loaded: a success also means that the model is loaded; until then it is checked more often.
-    wake: makes the next step due at once.
+    check: returns why the model server cannot serve, empty if it can. regular: check every `INTERVAL`; False:
+    only after a suspicion, and until a failed check is mended. loaded_by: the name of what is checked, if a
+    success also means that the model is loaded; until then it is checked more often. wake: makes the next
+    step due immediately.
     """
 
     def __init__(
         self,
-        check: Check,
+        check: Callable[[], str],
         lifecycle: ModelLifecycle,
         failures_allowed: int,
         *,
         regular: bool = True,
-        tells_loaded: bool = False,
+        loaded_by: str = "",
         wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._check = check
         self._lifecycle = lifecycle
         self._failures_allowed = failures_allowed
         self._regular = regular
-        self._tells_loaded = tells_loaded
+        self._loaded_by = loaded_by
         self._wake = wake
         self._failures = 0
         # Guards _suspicion and _suspected_at.
@@ -64,7 +51,7 @@ class HealthMonitor:
         self._suspected_at: float | None = None
 
     def suspect(self, reason: str) -> bool:
-        """There is a sign of an error: if the next check fails too, the model is errored at once.
+        """There is a sign of an error: if the next check fails too, the model is errored.
 
         True if that check is due now: for the first of a flood of suspicions.
         """
@@ -89,12 +76,14 @@ class HealthMonitor:
         suspicion = self._take_suspicion()
         if not _should_serve(status) and not (suspicion and status.state is ModelState.BENCHMARKING):
             self._failures = 0
-            return self._check_loaded(status) if self._tells_loaded else INTERVAL
+            return self._check_loaded(status) if self._loaded_by else INTERVAL
         if not (suspicion or self._regular or status.cause is Cause.HEALTH):
             return INTERVAL
-        problem = self._check.problem()
+        problem = self._check()
         if not problem:
-            self._succeeded()
+            self._failures = 0
+            if self._lifecycle.recovered():
+                logger.info("the model server is healthy again")
             return INTERVAL
         self._failures += 1
         if self._failures <= self._failures_allowed or self._failures.bit_count() == 1:
@@ -109,14 +98,9 @@ class HealthMonitor:
             suspicion, self._suspicion = self._suspicion, ""
         return suspicion
 
-    def _succeeded(self) -> None:
-        self._failures = 0
-        if self._lifecycle.recovered():
-            logger.info("the model server is healthy again")
-
     def _check_loaded(self, status: ModelStatus) -> float:
-        if status.awaits_loading and not self._check.problem() and self._lifecycle.loaded(epoch=status.epoch):
-            logger.info("the model is loaded: %s is healthy", self._check.name)
+        if status.awaits_loading and not self._check() and self._lifecycle.loaded(epoch=status.epoch):
+            logger.info("the model is loaded: %s is healthy", self._loaded_by)
         return LOADING_INTERVAL
 
 

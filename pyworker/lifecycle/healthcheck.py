@@ -13,13 +13,14 @@ from pyworker.runtime.thread_pool import waiting
 MAX_AGE = 1.0
 #: Clients that may wait for another client's probe: each of them holds a pool thread.
 MAX_WAITING = 8
+_SHUTTING_DOWN = "the worker is shutting down"
 
 
 class SharedHealth:
     """Shares the responses of a probe among clients. Thread-safe.
 
     If the last response is too old, the next client sends a probe; clients that come meanwhile wait for its
-    response. After `close` nobody waits.
+    response. After `close` no client waits.
     """
 
     def __init__(self, probe: HealthProbe) -> None:
@@ -37,8 +38,8 @@ class SharedHealth:
         """A response that is at most a second old; raises `NotReady` if there is none."""
         with self._changed:
             if self._is_closed:
-                raise _shutting_down()
-            if self._is_fresh():
+                raise NotReady(_SHUTTING_DOWN)
+            if self._responded_at is not None and time.monotonic() - self._responded_at < MAX_AGE:
                 return _unless_failed(self._response)
             is_first = not self._is_asking
             seen = self._responses
@@ -52,7 +53,7 @@ class SharedHealth:
                     retry_after=MAX_AGE,
                 )
         with waiting:
-            return self._ask() if is_first else self._wait(seen)
+            return _unless_failed(self._ask() if is_first else self._wait(seen))
 
     def close(self) -> None:
         """Abort the probe under way and wake the clients that wait: the worker shuts down. Idempotent."""
@@ -61,10 +62,7 @@ class SharedHealth:
             self._changed.notify_all()
         self._probe.close()
 
-    def _is_fresh(self) -> bool:
-        return self._responded_at is not None and time.monotonic() - self._responded_at < MAX_AGE
-
-    def _ask(self) -> HealthResponse:
+    def _ask(self) -> HealthResponse | str:
         response: HealthResponse | str = "the health probe failed"
         try:
             response = self._probe.fetch()
@@ -77,20 +75,16 @@ class SharedHealth:
                 self._is_asking = False
                 is_closed = self._is_closed
                 self._changed.notify_all()
-        if is_closed and isinstance(response, str):
-            raise _shutting_down()
-        return _unless_failed(response)
+        return _SHUTTING_DOWN if is_closed and isinstance(response, str) else response
 
-    def _wait(self, seen: int) -> HealthResponse:
+    def _wait(self, seen: int) -> HealthResponse | str:
         with self._changed:
             try:
                 # No timeout: the probe has its deadline.
                 self._changed.wait_for(lambda: self._is_closed or self._responses != seen)
             finally:
                 self._waiting -= 1
-            if self._is_closed:
-                raise _shutting_down()
-            return _unless_failed(self._response)
+            return _SHUTTING_DOWN if self._is_closed else self._response
 
     def __repr__(self) -> str:
         return f"<SharedHealth {self._probe!r} [{self._waiting} waiting]>"
@@ -100,7 +94,3 @@ def _unless_failed(response: HealthResponse | str) -> HealthResponse:
     if isinstance(response, str):
         raise NotReady(response)
     return response
-
-
-def _shutting_down() -> NotReady:
-    return NotReady("the worker is shutting down")

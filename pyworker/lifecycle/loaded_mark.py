@@ -57,17 +57,17 @@ class LoadedMark:
         """The model is not loaded any more."""
         if self._is_written is not False:
             self._is_written = False
-            _remove(self._path)
-
-    def __repr__(self) -> str:
-        return f"<LoadedMark {self._path}>"
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:
+                logger.warning("%s cannot be removed (%s)", self._path, error.strerror)
 
 
 class ModelMemory:
     """Keeps the mark, and acts on that of an earlier process once the model server confirms it.
 
     `step` belongs to one thread; any thread may call `forget`. check: empty if the model server is healthy.
-    is_current: whether the log was read up to where it ended when this process started.
+    is_current: whether the log was read up to its end at the time when this process started.
     """
 
     def __init__(
@@ -112,9 +112,6 @@ class ModelMemory:
         """The model's log has a new error line."""
         self._is_forgotten = True
 
-    def __repr__(self) -> str:
-        return f"<ModelMemory {self._mark!r} {'to be confirmed' if self._is_remembered else ''}>"
-
 
 def _instance() -> str:
     """An id of this run of the instance; it changes if the machine or the container is restarted."""
@@ -124,10 +121,3 @@ def _instance() -> str:
     except (OSError, ValueError, IndexError):
         return ""
     return f"{boot} {started}"
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        logger.warning("%s cannot be removed (%s)", path, error.strerror)

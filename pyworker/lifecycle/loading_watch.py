@@ -22,7 +22,7 @@ _SHOWN_TEXT = 200
 class LoadingWatch:
     """Logs why a model is still loading. A long loading time is no error, so nothing is reported.
 
-    `step` and `remember` belong to one thread each.
+    `step` belongs to one thread.
     warn_after: seconds until the first warning; the next one comes each time that this time has doubled.
     tailer: follows the model's log, if there is one.
     """
@@ -45,12 +45,9 @@ class LoadingWatch:
         self._probe = probe
         self._began: float | None = None
         self._warn_next = warn_after
-        # Replaced as a whole by the thread that reads the log.
-        self._error_line = ""
-
-    def remember(self, error_line: str) -> None:
-        """Remember an error line that did not change the state: it may be the reason."""
-        self._error_line = error_line
+        #: The last error line that did not change the state: it may be the reason. Set by the thread that
+        #: reads the log.
+        self.error_line = ""
 
     def step(self, now: float) -> float | None:
         """Warn if it is time to. Returns seconds until the next step, None once loaded. now: monotonic."""
@@ -70,8 +67,8 @@ class LoadingWatch:
             found.insert(1, f"{_phrases(self._log_actions)} in {self._log()}")
         elif self._tailer is not None:
             found.append(f"its log, which MODEL_READINESS=health ignores, is {self._log()}")
-        if self._error_line:
-            found.append(f"error line in its log: {shortened(self._error_line, _SHOWN_TEXT)!r}")
+        if self.error_line:
+            found.append(f"error line in its log: {shortened(self.error_line, _SHOWN_TEXT)!r}")
         return "; ".join(found)
 
     def _log(self) -> str:

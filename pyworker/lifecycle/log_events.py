@@ -50,7 +50,9 @@ class LogEffects:
         if effect is Effect.COPY:
             logger.info("model: %s", line)
         elif effect is Effect.HINT:
-            self._hint(action, line)
+            if action is LogAction.ModelError:
+                self._loading.error_line = line
+            self._log(logging.INFO, f"the model's log says {action.name}, but MODEL_READINESS=health", line)
         elif effect is Effect.LOADED:
             if self._lifecycle.loaded():
                 logger.info("the model is loaded: %s", line)
@@ -63,11 +65,6 @@ class LogEffects:
                 )
         else:
             self._fail(line, is_old)
-
-    def _hint(self, action: LogAction, line: str) -> None:
-        if action is LogAction.ModelError:
-            self._loading.remember(line)
-        self._log(logging.INFO, f"the model's log says {action.name}, but MODEL_READINESS=health", line)
 
     def _fail(self, line: str, is_old: bool) -> None:
         if not is_old:

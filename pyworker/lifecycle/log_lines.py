@@ -9,7 +9,7 @@ from pyworker.data_types import LogAction
 
 #: Bytes of a line; a longer one is matched in pieces of this size.
 MAX_LINE = 64 * 1024
-#: In a phrase, stands for any text within the line.
+#: In a phrase, stands for any text within the line, including none.
 GAP = "…"
 # ANSI escape sequences (colours, terminal titles); each repeat is bounded.
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]{0,64}[@-~]|\][^\x07\x1b]{0,1024}(?:\x07|\x1b\\))")
@@ -111,15 +111,9 @@ class Phrase:
             place += len(part)
         return bool(self._parts)
 
-    def __repr__(self) -> str:
-        return f"<Phrase {self.text!r}>"
-
 
 class LogMatcher:
-    """Searches a line for the configured phrases, case-sensitive. Immutable.
-
-    `GAP` in a phrase stands for any text within the line, including none.
-    """
+    """Searches a line for the configured phrases, case-sensitive. Immutable."""
 
     def __init__(self, actions: LogActions) -> None:
         self._actions = [

@@ -1,8 +1,4 @@
-"""Follows the model's log, through rotation and truncation.
-
-`LogTailer.tail_once` reads what is in the file now and never waits, so that a loop, a test or a replay can
-drive it.
-"""
+"""Follows the model's log, through rotation and truncation."""
 
 from __future__ import annotations
 
@@ -101,13 +97,8 @@ class LogTailer:
         self._trouble = ""
         self._lines = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
-        # Replaced as a whole, never changed.
-        self._glance = LogGlance(path, trouble="was not read yet")
-
-    @property
-    def glance(self) -> LogGlance:
-        """What was read up to the end of the last step."""
-        return self._glance
+        #: What was read up to the end of the last step. Replaced as a whole, never changed.
+        self.glance = LogGlance(path, trouble="was not read yet")
 
     @property
     def is_current(self) -> bool:
@@ -119,7 +110,7 @@ class LogTailer:
         return 0.0 if self.tail_once(time.monotonic()) else _INTERVAL
 
     def tail_once(self, now: float | None = None) -> bool:
-        """Handle everything that is in the log now; False if there was nothing new.
+        """Handle everything that is in the log now, without waiting; False if there was nothing new.
 
         now: monotonic seconds; with them, a last line without newline counts after `SILENCE`.
         """
@@ -134,7 +125,7 @@ class LogTailer:
         if now is not None:
             self._check_silence(now, progressed)
         last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
-        self._glance = LogGlance(self._path, self._lines, last, self._trouble)
+        self.glance = LogGlance(self._path, self._lines, last, self._trouble)
         return progressed
 
     @property

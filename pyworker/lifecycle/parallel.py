@@ -1,10 +1,12 @@
-"""Calls of foreign code in parallel, with one deadline for all of them."""
+"""Calls of an author's code, each on a thread of its own, as it may block for ever."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,36 +15,34 @@ T = TypeVar("T")
 _GRACE = 2.0
 
 
+def start(call: Callable[[], T], name: str) -> Future[T]:
+    """Call it on a thread of this name, which does not delay the end of the process.
+
+    `cancel` wakes the threads that wait for the result; it does not end the call.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            finish = functools.partial(future.set_result, call())
+        except BaseException as error:  # noqa: BLE001 - the code of an author may raise SystemExit, too
+            finish = functools.partial(future.set_exception, error)
+        with contextlib.suppress(InvalidStateError):  # it was cancelled
+            finish()
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
+
+
 def run_all(
     calls: Sequence[Callable[[], T]], timeout: float, abort: Callable[[], None] = lambda: None
 ) -> Sequence[T | BaseException | None]:
     """What each call returned or raised; None if it did not end in time.
 
-    Each call has its own thread. After `timeout` seconds `abort` is called, which should end the calls. The
-    thread of a call that does not end is abandoned: it delays neither the caller nor the end of the process.
+    After `timeout` seconds `abort` is called, which should end the calls.
     """
-    results: list[T | BaseException | None] = [None] * len(calls)
-
-    def run(number: int) -> None:
-        try:
-            results[number] = calls[number]()
-        except BaseException as error:  # noqa: BLE001 - the code of an author may raise SystemExit, too
-            results[number] = error
-
-    threads = [
-        threading.Thread(target=run, args=(number,), name=f"pyworker-benchmark-{number}", daemon=True)
-        for number in range(len(calls))
-    ]
-    for thread in threads:
-        thread.start()
-    _join(threads, timeout)
-    if any(thread.is_alive() for thread in threads):
+    running = [start(call, f"pyworker-benchmark-{number}") for number, call in enumerate(calls)]
+    if wait(running, timeout).not_done:
         abort()
-        _join(threads, _GRACE)
-    return list(results)
-
-
-def _join(threads: Sequence[threading.Thread], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    for thread in threads:
-        thread.join(max(deadline - time.monotonic(), 0))
+        wait(running, _GRACE)
+    return [(one.exception() or one.result()) if one.done() else None for one in running]

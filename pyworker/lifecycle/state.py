@@ -16,7 +16,7 @@ MODEL_READINESS decides what says that the model is loaded, and which error line
   loaded line or a success of the health endpoint.
 
 In each mode an error line of a loaded model is a suspicion, which the health endpoint has to confirm. Without
-a health endpoint, an error line makes a ready model errored at once, unless it was in the log before the
+a health endpoint, an error line makes a ready model errored immediately, unless it was in the log before the
 worker started; a model that is not ready yet has to serve a request.
 
 Pure decisions: no I/O, no clock.
@@ -182,12 +182,12 @@ class ModelLifecycle:
             return None if done else self._status.epoch
 
     def wait_while(self, condition: Callable[[ModelStatus], bool], timeout: float | None = None) -> None:
-        """Block while `condition` holds, for at most `timeout` seconds; returns at once when closed."""
+        """Block while `condition` holds, for at most `timeout` seconds; returns immediately once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not condition(self._status), timeout)
 
     def close(self) -> None:
-        """Wake every waiting thread; nobody waits any more."""
+        """Wake every waiting thread; no thread waits from now on."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

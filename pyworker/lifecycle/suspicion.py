@@ -20,30 +20,23 @@ class FailureStreak:
 
     def __init__(self, on_suspicion: Callable[[str], None]) -> None:
         self._on_suspicion = on_suspicion
-        # Guards _failures.
+        # Guards failures.
         self._lock = threading.Lock()
-        self._failures = 0
-
-    @property
-    def length(self) -> int:
-        """Failures since the last success."""
-        return self._failures
+        #: Since the last success.
+        self.failures = 0
 
     def ended(self, outcome: Outcome | None, error: BaseException | None = None) -> None:
         """Count a request. Cancelled and rejected requests say nothing about the model."""
         if outcome is Outcome.SUCCESS:
-            if self._failures:  # read without the lock: a failure at the same moment may be counted or not
+            if self.failures:  # read without the lock: a failure at the same moment may be counted or not
                 with self._lock:
-                    self._failures = 0
+                    self.failures = 0
         elif outcome is Outcome.ERROR:
             with self._lock:
-                self._failures += 1
-                failures = self._failures
+                self.failures += 1
+                failures = self.failures
             if failures % FAILURES == 0:
                 self._on_suspicion(f"{failures} requests in a row failed, the last one: {_brief(error)}")
-
-    def __repr__(self) -> str:
-        return f"<FailureStreak [{self._failures} failures]>"
 
 
 def _brief(error: BaseException | None) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from pyworker.config import Settings
 from pyworker.data_types import ApiPayload
+from pyworker.lifecycle import parallel
 from pyworker.lifecycle.benchmark import Benchmark, BenchmarkFailed
 from pyworker.lifecycle.benchmark_file import load_result, store_result
 from pyworker.lifecycle.probe import HealthProbe
@@ -24,7 +26,7 @@ _MAX_PAUSE = 120.0
 _HEALTH_PAUSE = 1.0
 
 
-class Readiness:
+class WarmUp:
     """Brings the model to ready each time it was loaded. `step` belongs to one thread.
 
     about: what the benchmark measures, for the file with its result.
@@ -47,13 +49,9 @@ class Readiness:
         self._client = client
         self._probe = probe
         self._unprepared = list(dict.fromkeys(payload_classes))
-        self._preparation: _Preparation | None = None
+        self._preparation: concurrent.futures.Future[None] | None = None
         self._about = about
         self._stopping = threading.Event()
-
-    @property
-    def _result_file(self) -> Path:
-        return self._settings.benchmark_file
 
     def step(self) -> float:
         """Wait until the model is loaded, then try until it is ready or loaded again."""
@@ -79,7 +77,7 @@ class Readiness:
         self._stopping.set()
         preparation = self._preparation
         if preparation is not None:
-            preparation.abandon()
+            preparation.cancel()
         self._benchmark.abort()
         self._lifecycle.close()
 
@@ -88,7 +86,8 @@ class Readiness:
         try:
             self._prepare()
             throughput = self._throughput()
-            self._wait_for_health()
+            if self._probe is not None:
+                self._wait_until_no(self._probe.problem)
         except BenchmarkFailed:
             raise
         except Exception as error:
@@ -99,21 +98,24 @@ class Readiness:
         return throughput
 
     def _prepare(self) -> None:
+        limit = self._settings.model_ready_timeout
         while self._unprepared:
             payload_class = self._unprepared[0]
+            name = f"{payload_class.__name__}.prepare"
             # A call that is stuck is waited for again, not repeated: that would be stuck as well.
-            preparation = self._preparation or _Preparation(payload_class, self._settings)
-            self._preparation = preparation
+            if self._preparation is None:
+                call = functools.partial(payload_class.prepare, self._settings)
+                self._preparation = parallel.start(call, "pyworker-prepare")
             if self._stopping.is_set():
-                preparation.abandon()
-            limit = self._settings.model_ready_timeout
-            if not preparation.wait(limit):
-                raise BenchmarkFailed(f"{payload_class.__name__}.prepare did not end within {limit:g} s")
+                self._preparation.cancel()
+            try:
+                error = self._preparation.exception(limit)
+            except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+                raise BenchmarkFailed(f"{name} did not end within {limit:g} s") from None
             self._preparation = None
-            if preparation.error is not None:
-                error = preparation.error
-                logger.error("%s.prepare failed", payload_class.__name__, exc_info=error)
-                raise BenchmarkFailed(f"{payload_class.__name__}.prepare failed: {error}") from error
+            if error is not None:
+                logger.error("%s failed", name, exc_info=error)
+                raise BenchmarkFailed(f"{name} failed: {error}") from error
             self._unprepared.pop(0)
 
     def _is_due(self, epoch: int) -> bool:
@@ -121,21 +123,15 @@ class Readiness:
         return not self._stopping.is_set() and status.epoch == epoch and status.awaits_benchmark
 
     def _throughput(self) -> float:
-        stored = load_result(self._result_file, self._about)
+        file = self._settings.benchmark_file
+        stored = load_result(file, self._about)
         if stored is not None:
-            logger.info("benchmark result %.1f workload/s taken from %s", stored, self._result_file)
-            self._wait_for_port()
+            logger.info("benchmark result %.1f workload/s taken from %s", stored, file)
+            self._wait_until_no(self._client.connection_problem)
             return stored
         measured = self._benchmark.run()
-        store_result(self._result_file, measured, self._about)
+        store_result(file, measured, self._about)
         return measured
-
-    def _wait_for_port(self) -> None:
-        self._wait_until_no(self._client.connection_problem)
-
-    def _wait_for_health(self) -> None:
-        if self._probe is not None:
-            self._wait_until_no(self._probe.problem)
 
     def _wait_until_no(self, problem_now: Callable[[], str]) -> None:
         limit = self._settings.model_ready_timeout
@@ -149,38 +145,3 @@ class Readiness:
             return
         logger.error("%s; next try in %.0f s", message, pause)
         self._lifecycle.failed(Cause.BENCHMARK, message, epoch=epoch)
-
-
-class _Preparation:
-    """An author's `prepare` on its own thread, as it may block in a download.
-
-    It delays neither the benchmark thread's end nor that of the process.
-    """
-
-    def __init__(self, payload_class: type[ApiPayload], settings: Settings) -> None:
-        self._payload_class = payload_class
-        self._settings = settings
-        self._is_done = False
-        #: Why it failed, once it has.
-        self.error: BaseException | None = None
-        # Set once it is done or abandoned.
-        self._over = threading.Event()
-        threading.Thread(target=self._run, name="pyworker-prepare", daemon=True).start()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until it is done (True), the time is up, or `abandon` is called."""
-        self._over.wait(seconds)
-        return self._is_done
-
-    def abandon(self) -> None:
-        """Wake the waiting thread: the worker shuts down."""
-        self._over.set()
-
-    def _run(self) -> None:
-        try:
-            self._payload_class.prepare(self._settings)
-        except BaseException as error:  # noqa: BLE001 - the code of an author may raise SystemExit, too
-            self.error = error
-        finally:
-            self._is_done = True
-            self._over.set()

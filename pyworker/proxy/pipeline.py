@@ -32,7 +32,7 @@ from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.envelope import Envelope, parse_envelope
 from pyworker.proxy.exchange import Exchange, OpenExchanges
 from pyworker.proxy.verdict import Judge, Verdict
-from pyworker.reporting.ledger import Limits, Metrics
+from pyworker.reporting.ledger import Ledger, Limits
 from pyworker.reporting.tracker import Kind, RequestTracker
 from pyworker.reporting.wire import Outcome
 from pyworker.runtime.log_limit import LogLimit
@@ -78,7 +78,7 @@ class Pipeline:
         *,
         verifier: SignatureVerifier,
         lifecycle: ModelLifecycle,
-        metrics: Metrics,
+        ledger: Ledger,
         extend_session: Callable[[str, AuthData], OpenExchanges | None],
         client: ModelClient,
         watcher: DisconnectWatcher,
@@ -88,7 +88,7 @@ class Pipeline:
     ) -> None:
         self._verifier = verifier
         self._lifecycle = lifecycle
-        self._metrics = metrics
+        self._ledger = ledger
         self._extend_session = extend_session
         self._client = client
         self._watcher = watcher
@@ -167,7 +167,7 @@ class Pipeline:
         limit = route.max_queue_time
         max_load = limit * throughput if limit is not None and throughput > 0 else None
         try:
-            return self._metrics.admit(auth_data, workload, Limits(self._max_in_hand, max_load), kind)
+            return self._ledger.admit(auth_data, workload, Limits(self._max_in_hand, max_load), kind)
         except LimitReached as reached:
             in_hand, wait = reached.entries, _seconds(reached.load, throughput)
             if limit is None or in_hand >= self._max_in_hand:
@@ -183,7 +183,7 @@ class Pipeline:
             exchange.watch(presence)
         if not exchange.slot.wait(route.max_queue_time):
             exchange.tracker.end(Outcome.REJECTED)
-            load, in_hand = self._metrics.in_hand()
+            load, in_hand = self._ledger.in_hand()
             reason = f"waited {route.max_queue_time:g} s in the queue, which is the limit"
             raise _too_busy(reason, in_hand, _seconds(load, self._lifecycle.status.throughput))
         if exchange.call.aborted:

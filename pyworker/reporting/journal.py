@@ -17,19 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from pyworker.reporting.journal_file import (
-    CAPACITY,
-    CONTENT_SIZE,
-    FILE_SIZE,
-    Found,
-    content_of,
-    header,
-    offset_of,
-    read,
-    record_of,
-    sealed,
-    take,
-)
+from pyworker.reporting import journal_file
 from pyworker.reporting.wire import FinishedRequest
 from pyworker.runtime.nonblocking import pwrite
 
@@ -46,7 +34,7 @@ _AT_ONCE = 500
 class Journal:
     """A queue of finished requests; the oldest record comes first. Thread-safe.
 
-    In memory only until `open`. Once it holds CAPACITY records, new ones are dropped and counted as lost.
+    In memory only until `open`. Records beyond `journal_file.CAPACITY` are dropped and counted as lost.
     """
 
     def __init__(self) -> None:
@@ -54,7 +42,7 @@ class Journal:
         # that the file has the records in the order of the queue.
         self._lock = threading.Lock()
         # A page takes memory once it is written to.
-        self._ring = mmap.mmap(-1, CAPACITY * CONTENT_SIZE)
+        self._ring = mmap.mmap(-1, journal_file.CAPACITY * journal_file.CONTENT_SIZE)
         self._epoch = secrets.randbits(63)
         self._first = 0
         self._next = 0
@@ -70,28 +58,24 @@ class Journal:
 
     def append(self, record: FinishedRequest) -> bool:
         """Add a record; False if the journal is full."""
-        content = content_of(record)
+        content = journal_file.content_of(record)
         with self._lock:
             number = self._next
-            if number - self._first >= CAPACITY:
+            if number - self._first >= journal_file.CAPACITY:
                 self._lost += 1
                 return False
             self._keep(number, content)
             self._next = number + 1
             if self._descriptor is not None and self._written == number:
-                try:
-                    pwrite(self._descriptor, sealed(content, self._epoch, number), offset_of(number))
-                except OSError:
-                    pass  # `sync` tries again, and raises
-                else:
-                    self._written = number + 1
+                with contextlib.suppress(OSError):  # `sync` tries again, and raises
+                    self._write(self._descriptor, number, content)
         return True
 
     def oldest(self, limit: int) -> Sequence[FinishedRequest]:
         """At most `limit` of the oldest records."""
         with self._lock:
             contents = [self._content(number) for number in islice(self._numbers(), limit)]
-        return [record_of(content) for content in contents]
+        return [journal_file.record_of(content) for content in contents]
 
     def drop(self, count: int) -> None:
         """The `count` oldest were accepted. Only one thread may report."""
@@ -105,7 +89,9 @@ class Journal:
                 # Use the same few pages again.
                 self._restart()
             lost, self._lost = self._lost, 0
-            self._write_header()
+            # `sync` tries again, and raises.
+            with contextlib.suppress(OSError):
+                self._write_header()
         if lost:
             logger.error("%d finished requests could not be kept until the autoscaler was back", lost)
 
@@ -115,9 +101,9 @@ class Journal:
         These stay in place, and the records in memory are written behind them, so that a crash loses none.
         Raises OSError if the file cannot be opened; all records stay in memory then.
         """
-        descriptor = take(path)
+        descriptor = journal_file.take(path)
         try:
-            found = read(descriptor)
+            found = journal_file.read(descriptor)
         except OSError:
             os.close(descriptor)
             raise
@@ -138,13 +124,13 @@ class Journal:
         """
         if self._descriptor is None:
             return
-        is_truncated = os.fstat(self._descriptor).st_size < FILE_SIZE
+        is_truncated = os.fstat(self._descriptor).st_size < journal_file.FILE_SIZE
         if is_truncated:
-            os.posix_fallocate(self._descriptor, 0, FILE_SIZE)
+            os.posix_fallocate(self._descriptor, 0, journal_file.FILE_SIZE)
         with self._lock:
             if is_truncated:
                 self._written = self._first
-            self._write_header(raises=True)
+            self._write_header()
         while not self._write_some():
             pass
 
@@ -162,14 +148,14 @@ class Journal:
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
             self._ring.close()
-            self._ring = mmap.mmap(-1, CAPACITY * CONTENT_SIZE)
+            self._ring = mmap.mmap(-1, journal_file.CAPACITY * journal_file.CONTENT_SIZE)
             self._restart()
         if descriptor is not None:
             os.close(descriptor)
 
     # -- under the lock ----------------------------------------------------------------------------------
 
-    def _adopt(self, found: Found) -> None:
+    def _adopt(self, found: journal_file.Found) -> None:
         """Put the records of the file first, and the records in memory behind them."""
         waiting = [self._content(number) for number in self._numbers()]
         if found.is_current:
@@ -181,7 +167,7 @@ class Journal:
         else:
             self._restart()
             waiting = [*found.contents.values(), *waiting]
-        room = CAPACITY - (self._next - self._first)
+        room = journal_file.CAPACITY - (self._next - self._first)
         for number, content in enumerate(waiting[:room], start=self._next):
             self._keep(number, content)
         self._next += len(waiting[:room])
@@ -200,30 +186,30 @@ class Journal:
                 return True
             for number in range(self._written, end):
                 if number not in self._gaps:
-                    record = sealed(self._content(number), self._epoch, number)
-                    pwrite(descriptor, record, offset_of(number))
-                self._written = number + 1
+                    self._write(descriptor, number, self._content(number))
+            self._written = max(self._written, end)
             return self._written == self._next
 
-    def _write_header(self, *, raises: bool = False) -> None:
+    def _write(self, descriptor: int, number: int, content: bytes) -> None:
+        record = journal_file.sealed(content, self._epoch, number)
+        pwrite(descriptor, record, journal_file.offset_of(number))
+        self._written = number + 1
+
+    def _write_header(self) -> None:
         if self._descriptor is not None:
-            try:
-                pwrite(self._descriptor, header(self._epoch, self._first), 0)
-            except OSError:
-                if raises:
-                    raise
+            pwrite(self._descriptor, journal_file.header(self._epoch, self._first), 0)
 
     def _numbers(self) -> Iterator[int]:
         """The numbers of all records."""
         return (number for number in range(self._first, self._next) if number not in self._gaps)
 
     def _keep(self, number: int, content: bytes) -> None:
-        offset = number % CAPACITY * CONTENT_SIZE
-        self._ring[offset : offset + CONTENT_SIZE] = content
+        offset = number % journal_file.CAPACITY * journal_file.CONTENT_SIZE
+        self._ring[offset : offset + journal_file.CONTENT_SIZE] = content
 
     def _content(self, number: int) -> bytes:
-        offset = number % CAPACITY * CONTENT_SIZE
-        return self._ring[offset : offset + CONTENT_SIZE]
+        offset = number % journal_file.CAPACITY * journal_file.CONTENT_SIZE
+        return self._ring[offset : offset + journal_file.CONTENT_SIZE]
 
     def __repr__(self) -> str:
         return f"<Journal [{len(self)} waiting{'' if self._descriptor is None else ', on disk'}]>"
@@ -244,7 +230,12 @@ class JournalKeeper:
             if self._journal.is_kept_in(self._path):
                 self._journal.sync()
             else:
-                self._open()
+                survivors = self._journal.open(self._path)
+                if survivors:
+                    logger.warning(
+                        "an earlier process left %d finished requests that were not reported", survivors
+                    )
+                    self._on_survivors()
         except OSError as error:
             problem = f"{self._path}: {error.strerror}"
             if problem != self._problem:
@@ -258,9 +249,3 @@ class JournalKeeper:
             logger.info("finished requests are kept in %s now", self._path)
         self._problem = ""
         return CHECK_SECONDS
-
-    def _open(self) -> None:
-        survivors = self._journal.open(self._path)
-        if survivors:
-            logger.warning("an earlier process left %d finished requests that were not reported", survivors)
-            self._on_survivors()

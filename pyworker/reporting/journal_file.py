@@ -54,20 +54,15 @@ def take(path: Path) -> int:
     # O_NONBLOCK: opening a pipe would block.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     try:
-        _lock(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Fails here if the disk is full.
         os.posix_fallocate(descriptor, 0, FILE_SIZE)
-    except OSError:
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise OSError(error.errno, "another worker uses it") from error
         raise
     return descriptor
-
-
-def _lock(descriptor: int) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OSError(error.errno, "another worker uses it") from error
 
 
 def read(descriptor: int) -> Found:
@@ -107,12 +102,10 @@ def _whole_records(descriptor: int, first: int, count: int, epoch: int | None) -
 
 
 def header(epoch: int, first: int) -> bytes:
-    """The header of the file."""
     return _HEADER.pack(_MAGIC, epoch, first)
 
 
 def content_of(record: FinishedRequest) -> bytes:
-    """A record as bytes."""
     return _CONTENT.pack(
         record.request_idx,
         record.entered_queue_at,

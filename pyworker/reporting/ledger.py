@@ -1,10 +1,4 @@
-"""The ledger: counts requests and workload, and fills the reports.
-
-At any moment: received = served + errored + cancelled + rejected + in hand.
-
-Figures "since the last accepted report" go through snapshot, send, acknowledge: the figures of an accepted
-report are subtracted, so that what arrived in between is in the next report.
-"""
+"""The ledger: counts requests and workload, and fills the reports."""
 
 from __future__ import annotations
 
@@ -26,7 +20,7 @@ from pyworker.reporting.wire import (
     StatusReport,
 )
 
-#: Number of recent indices that are remembered, to tell a retried request from a new one.
+#: Number of recent indices that are remembered, to distinguish a retried request from a new one.
 _REMEMBERED_INDICES = 10_000
 
 
@@ -44,7 +38,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Counts:
-    """Number of entries by outcome, including sessions and the requests in them."""
+    """Number of entries by outcome, including sessions and the requests in them.
+
+    received is the sum of the others.
+    """
 
     received: int = 0
     served: int = 0
@@ -101,7 +98,7 @@ class _Open:
         self.load = self.load - tracker.workload if self.trackers else 0.0
 
 
-class Metrics:
+class Ledger:
     """The ledger. Thread-safe: one lock, held for arithmetic only.
 
     on_finished is called outside the lock with the record of each request that ended, and on_change after
@@ -234,8 +231,7 @@ class Metrics:
         with self._lock:
             if not self._ready_before:
                 self._ready_before = True
-                loadtime = max(self.clock.monotonic() - self._started_at, 1e-3)
-                self._since.loadtime += loadtime
+                self._since.loadtime += max(self.clock.monotonic() - self._started_at, 1e-3)
 
     def touch(self) -> None:
         """Something in the report changed outside the ledger."""
@@ -278,7 +274,7 @@ class Metrics:
         return Snapshot(report, since, disk_usage, revision)
 
     def acknowledge(self, snapshot: Snapshot) -> None:
-        """The report was accepted: subtract its figures."""
+        """The report was accepted: subtract its figures; what arrived meanwhile is in the next report."""
         with self._lock:
             # Exactly 0 if nothing arrived meanwhile, so that rounding errors do not add up.
             unchanged = self._since == snapshot.since
@@ -287,8 +283,4 @@ class Metrics:
             self._reported_revision = snapshot.revision
 
     def __repr__(self) -> str:
-        counts = self.counts
-        return (
-            f"<Metrics received={counts.received} served={counts.served} errored={counts.errored} "
-            f"cancelled={counts.cancelled} rejected={counts.rejected} in_hand={counts.in_hand}>"
-        )
+        return f"<Ledger {self.counts}>"

@@ -18,7 +18,7 @@ class KeyFetcher:
     """Fetches the public key until it gets one. One thread calls `fetch_once`.
 
     set_key: takes the PEM and returns whether the key is new; raises ValueError if it is no PEM.
-    on_new_key: called after a new key was set. wake: makes the next `fetch_once` due at once.
+    on_new_key: called after a new key was set. wake: makes the next `fetch_once` due immediately.
     """
 
     def __init__(

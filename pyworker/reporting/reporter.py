@@ -6,11 +6,12 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 from pyworker.errors import AutoscalerError
 from pyworker.reporting.autoscaler_client import AutoscalerClient
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Metrics
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.wire import Identity, ModelFigures
 
 logger = logging.getLogger(__name__)
@@ -30,14 +31,14 @@ class Reporter:
     def __init__(
         self,
         client: AutoscalerClient,
-        metrics: Metrics,
+        ledger: Ledger,
         journal: Journal,
         identity: Identity,
         figures: Callable[[], ModelFigures],
         on_accepted: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
-        self._metrics = metrics
+        self._ledger = ledger
         self._journal = journal
         self._identity = identity
         self._figures = figures
@@ -80,13 +81,14 @@ class Reporter:
         problem = self._problem(self._send_batch)
         while not problem and len(self._journal) and time.monotonic() < deadline:
             problem = self._problem(self._send_batch)
-        if self._metrics.changed:
+        if self._ledger.changed:
             problem = self._problem(self._send_status) or problem
         unsent = len(self._journal)
         if problem or unsent:
-            reason = problem or "out of time"
             logger.warning(
-                "the last report was not accepted (%s); %d finished requests unsent", reason, unsent
+                "the last report was not accepted (%s); %d finished requests unsent",
+                problem or "out of time",
+                unsent,
             )
 
     def _problem(self, send: Callable[[], None]) -> str:
@@ -101,17 +103,17 @@ class Reporter:
         if self._sent_at is None:
             return True
         waited = now - self._sent_at
-        return waited >= MAX_INTERVAL or (waited >= MIN_INTERVAL and self._metrics.changed)
+        return waited >= MAX_INTERVAL or (waited >= MIN_INTERVAL and self._ledger.changed)
 
     def _send_status(self) -> None:
         disk_usage = shutil.disk_usage("/").used / 2**30
         figures = self._figures()
         if figures.max_perf > 0:
             # Before the snapshot: the first report of a ready model carries the load time.
-            self._metrics.model_ready()
-        snapshot = self._metrics.snapshot(self._identity, figures, disk_usage)
-        self._client.send_status(snapshot.report.to_wire())
-        self._metrics.acknowledge(snapshot)
+            self._ledger.model_ready()
+        snapshot = self._ledger.snapshot(self._identity, figures, disk_usage)
+        self._client.send_status(asdict(snapshot.report))
+        self._ledger.acknowledge(snapshot)
         self._on_accepted()
 
     def _send_batch(self) -> None:
@@ -123,7 +125,7 @@ class Reporter:
                 {
                     "worker_id": self._identity.container_id,
                     "mtoken": self._identity.master_token,
-                    "requests": [record.to_wire() for record in batch],
+                    "requests": [record._asdict() for record in batch],
                 }
             )
             self._journal.drop(len(batch))

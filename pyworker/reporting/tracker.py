@@ -34,7 +34,7 @@ class Kind(Enum):
 class RequestTracker:
     """One request in the ledger, from admission to its one outcome. The ledger's lock guards the outcome.
 
-    end_in_ledger: closes the entry, as `Metrics.end` does.
+    end_in_ledger: closes the entry, as `Ledger.end` does.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class RequestTracker:
     ) -> None:
         self.workload = workload
         self.kind = kind
-        self.reqnum = auth_data.reqnum
         # The first form of a signature has no index; its reqnum is unique too.
         self.request_idx = auth_data.reqnum if auth_data.request_idx is None else auth_data.request_idx
         self._end_in_ledger = end_in_ledger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
@@ -36,10 +36,6 @@ class FinishedRequest(NamedTuple):
         success = outcome in (Outcome.SUCCESS, Outcome.CANCELLED)
         return cls(request_idx, success, outcome.value, entered, started, completed)
 
-    def to_wire(self) -> dict[str, object]:
-        """The JSON object on the wire."""
-        return self._asdict()
-
 
 @dataclass(frozen=True)
 class StatusReport:
@@ -63,10 +59,6 @@ class StatusReport:
     url: str
     cur_capacity: int = 0
     max_capacity: int = 0
-
-    def to_wire(self) -> dict[str, object]:
-        """The JSON object on the wire."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

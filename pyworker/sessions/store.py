@@ -25,7 +25,7 @@ from pyworker.errors import (
     UnknownSession,
 )
 from pyworker.proxy.exchange import AbortReason, OpenExchanges
-from pyworker.reporting.ledger import Limits, Metrics
+from pyworker.reporting.ledger import Ledger, Limits
 from pyworker.reporting.tracker import Kind, RequestTracker
 from pyworker.reporting.wire import Outcome
 from pyworker.validation import STRICT
@@ -80,17 +80,17 @@ class Sessions:
 
     def __init__(
         self,
-        metrics: Metrics,
+        ledger: Ledger,
         limit: int,
         *,
         on_create: Callable[[], None] = lambda: None,
         on_close: Callable[[Session], None] = lambda _: None,
     ) -> None:
-        self._metrics = metrics
+        self._ledger = ledger
         self._limit = limit
         self._on_create = on_create
         self._on_close = on_close
-        self._now = metrics.clock.monotonic
+        self._now = ledger.clock.monotonic
         # Guards _open (by id) and their expires_at, _signatures (how many open sessions have each), and
         # _closed (the latest, by id).
         self._lock = threading.Lock()
@@ -101,13 +101,11 @@ class Sessions:
     def create(self, auth_data: AuthData, raw_auth_data: Mapping[str, Any], terms: Terms) -> Session:
         """Open a session for an authenticated client. Raises `TooManySessions`."""
         try:
-            tracker = self._metrics.admit(
-                auth_data, auth_data.cost, Limits(self._limit or None), Kind.SESSION
-            )
+            tracker = self._ledger.admit(auth_data, auth_data.cost, Limits(self._limit or None), Kind.SESSION)
         except LimitReached as reached:
             raise TooManySessions(reached.entries) from None
         tracker.start_work()
-        session = Session(auth_data, raw_auth_data, terms, tracker, self._metrics.clock.wall())
+        session = Session(auth_data, raw_auth_data, terms, tracker, self._ledger.clock.wall())
         with self._lock:
             session.expires_at = self._now() + terms.lifetime
             self._open[session.id] = session
@@ -154,7 +152,7 @@ class Sessions:
 
     def expiration(self, session: Session) -> float:
         """When the session expires if no request extends it, in epoch seconds."""
-        return self._metrics.clock.wall() + self._expires_in(session)
+        return self._ledger.clock.wall() + self._expires_in(session)
 
     def expire_once(self) -> float | None:
         """Close the expired sessions. Returns the seconds until the next expires, None if none is open."""

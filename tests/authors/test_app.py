@@ -73,7 +73,7 @@ def test_two_apps_in_one_process_have_nothing_in_common(make_app: MakeApp) -> No
     make_ready(one)
     assert worker_of(one) is not worker_of(other)
     assert other.test_client().post("/pass", data=envelope()).status_code == 503
-    assert worker_of(one).metrics.counts == worker_of(other).metrics.counts == Counts()
+    assert worker_of(one).ledger.counts == worker_of(other).ledger.counts == Counts()
 
 
 def test_the_standard_routes_stand_beside_the_workers_own(make_app: MakeApp) -> None:
@@ -285,7 +285,7 @@ def test_hello_world_serves_text_and_streams(make_app: MakeApp, local_model: Mod
     assert len(lines) == 6
     assert lines[-1] == "data: [DONE]"
     assert json.loads(lines[0].removeprefix("data: "))["token"]
-    assert worker_of(app).metrics.counts == Counts(received=2, served=2)
+    assert worker_of(app).ledger.counts == Counts(received=2, served=2)
 
 
 def test_every_outcome_is_in_the_books_once(make_app: MakeApp, scripted_model: ScriptedServer) -> None:
@@ -305,8 +305,8 @@ def test_every_outcome_is_in_the_books_once(make_app: MakeApp, scripted_model: S
     # A response whose body is not read to its end was given up by its client.
     scripted_model.once("/stream", whole(b"some bytes"))
     client.post("/stream", data=envelope(), buffered=False).close()
-    assert worker_of(app).metrics.counts == Counts(received=5, served=2, errored=2, cancelled=1)
-    assert worker_of(app).metrics.counts.in_hand == 0
+    assert worker_of(app).ledger.counts == Counts(received=5, served=2, errored=2, cancelled=1)
+    assert worker_of(app).ledger.counts.in_hand == 0
 
 
 def test_more_requests_than_threads_are_refused(make_app: MakeApp, scripted_model: ScriptedServer) -> None:

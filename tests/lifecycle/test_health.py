@@ -84,7 +84,7 @@ def test_the_whole_answer_is_had(scripted_model: ScriptedServer, probe: HealthPr
 def test_failures_in_a_row_make_an_error_and_one_success_mends_it(
     scripted_model: ScriptedServer, probe: HealthProbe, ready: ModelLifecycle
 ) -> None:
-    monitor = HealthMonitor(probe, ready, failures_allowed=3)
+    monitor = HealthMonitor(probe.problem, ready, failures_allowed=3)
     scripted_model.script(PATH, SICK)
     for _ in range(2):
         assert monitor.step() == INTERVAL
@@ -103,7 +103,7 @@ def test_failures_in_a_row_make_an_error_and_one_success_mends_it(
 def test_a_success_between_failures_counts_from_anew(
     scripted_model: ScriptedServer, probe: HealthProbe, ready: ModelLifecycle
 ) -> None:
-    monitor = HealthMonitor(probe, ready, failures_allowed=2)
+    monitor = HealthMonitor(probe.problem, ready, failures_allowed=2)
     for _ in range(3):
         scripted_model.once(PATH, SICK)
         scripted_model.once(PATH, whole(b"well"))
@@ -119,7 +119,7 @@ def test_a_success_between_failures_counts_from_anew(
 def test_a_suspicion_needs_one_failure_only(
     scripted_model: ScriptedServer, probe: HealthProbe, ready: ModelLifecycle
 ) -> None:
-    monitor = HealthMonitor(probe, ready, failures_allowed=3)
+    monitor = HealthMonitor(probe.problem, ready, failures_allowed=3)
     scripted_model.script(PATH, SICK)
     monitor.suspect("its log said: CUDA error")
     monitor.step()
@@ -130,7 +130,7 @@ def test_a_suspicion_needs_one_failure_only(
 def test_a_suspicion_of_a_healthy_model_is_forgotten(
     scripted_model: ScriptedServer, probe: HealthProbe, ready: ModelLifecycle
 ) -> None:
-    monitor = HealthMonitor(probe, ready, failures_allowed=3)
+    monitor = HealthMonitor(probe.problem, ready, failures_allowed=3)
     monitor.suspect("one bad request")
     monitor.step()
     assert ready.state is ModelState.READY
@@ -143,7 +143,7 @@ def test_a_model_that_is_not_serving_yet_is_not_asked(
     scripted_model: ScriptedServer, probe: HealthProbe
 ) -> None:
     lifecycle = ModelLifecycle()
-    monitor = HealthMonitor(probe, lifecycle, failures_allowed=1)
+    monitor = HealthMonitor(probe.problem, lifecycle, failures_allowed=1)
     monitor.step()
     lifecycle.loaded()
     monitor.step()
@@ -157,7 +157,7 @@ def test_health_says_that_the_model_is_loaded_where_it_may(
     scripted_model: ScriptedServer, probe: HealthProbe
 ) -> None:
     lifecycle = ModelLifecycle()
-    monitor = HealthMonitor(probe, lifecycle, failures_allowed=1, tells_loaded=True)
+    monitor = HealthMonitor(probe.problem, lifecycle, failures_allowed=1, loaded_by=PATH)
     scripted_model.script(PATH, SICK)
     assert monitor.step() == LOADING_INTERVAL
     assert lifecycle.state is ModelState.LOADING, "not an error: it is loading"
@@ -177,7 +177,7 @@ def test_health_undoes_an_error_line_where_it_tells_that_the_model_is_loaded(
 ) -> None:
     lifecycle = ModelLifecycle()
     lifecycle.failed(Cause.LOG, "a first try failed")
-    HealthMonitor(probe, lifecycle, failures_allowed=1, tells_loaded=True).step()
+    HealthMonitor(probe.problem, lifecycle, failures_allowed=1, loaded_by=PATH).step()
     assert lifecycle.state is ModelState.BENCHMARKING
 
 
@@ -185,6 +185,6 @@ def test_health_mends_only_what_health_broke(
     scripted_model: ScriptedServer, probe: HealthProbe, ready: ModelLifecycle
 ) -> None:
     ready.failed(Cause.LOG, "the log says no")
-    HealthMonitor(probe, ready, failures_allowed=1).step()
+    HealthMonitor(probe.problem, ready, failures_allowed=1).step()
     assert ready.state is ModelState.ERRORED
     assert ready.status.error_msg == "the log says no"

@@ -32,7 +32,7 @@ def test_so_many_failures_without_a_success(reasons: list[str]) -> None:
     streak.ended(Outcome.CANCELLED)
     streak.ended(Outcome.REJECTED)
     streak.ended(None)
-    assert (reasons, streak.length) == ([], FAILURES - 1)
+    assert (reasons, streak.failures) == ([], FAILURES - 1)
     streak.ended(Outcome.ERROR, ModelUnreachable("nobody listens"))
     assert reasons == [f"{FAILURES} requests in a row failed, the last one: nobody listens"]
     for _ in range(FAILURES):
@@ -46,7 +46,7 @@ def test_many_threads_at_once(reasons: list[str]) -> None:
         for _ in range(FAILURES * 100):
             pool.submit(streak.ended, Outcome.ERROR)
     assert len(reasons) == 100
-    assert streak.length == FAILURES * 100
+    assert streak.failures == FAILURES * 100
 
 
 def fail_in_a_row(stack: Stack) -> None:

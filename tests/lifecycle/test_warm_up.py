@@ -228,7 +228,7 @@ def test_by_health_the_log_and_its_errors_are_named_as_hints(
     scripted_model.script("/health", LOADING)
     loading.log.write_text("Traceback\n")
     watch = loading.watch(ReadinessSource.HEALTH, probe=HealthProbe(scripted_model.url + "/health"))
-    watch.remember("Traceback")
+    watch.error_line = "Traceback"
     assert loading.message(watch) == (
         f"still loading after 5 min; health: {scripted_model.url}/health answered 503; its log, which "
         f"MODEL_READINESS=health ignores, is {loading.log} (1 line; last: 'Traceback'); "

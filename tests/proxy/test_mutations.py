@@ -53,7 +53,7 @@ MUTATIONS = [
 ]
 
 
-def mutant(before: str, after: str) -> type[ledger.Metrics]:
+def mutant(before: str, after: str) -> type[ledger.Ledger]:
     """The ledger with this one change."""
     assert SOURCE.count(before) == 1, f"the ledger has this {SOURCE.count(before)} times: {before!r}"
     module = types.ModuleType("mutant")
@@ -65,12 +65,12 @@ def mutant(before: str, after: str) -> type[ledger.Metrics]:
     # What the test compares with has to be of the same kind.
     for name in ("Counts", "Kind"):
         setattr(module, name, getattr(ledger, name))
-    return module.Metrics
+    return module.Ledger
 
 
-def check_properties(ledger: type[ledger.Metrics]) -> None:
+def check_properties(ledger: type[ledger.Ledger]) -> None:
     """The stateful test on this ledger, with the same steps each time."""
-    machine = type("Machine", (LedgerMachine,), {"ledger": ledger})
+    machine = type("Machine", (LedgerMachine,), {"ledger_class": ledger})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -85,7 +85,7 @@ def check_properties(ledger: type[ledger.Metrics]) -> None:
 
 
 def test_the_ledger_itself_passes() -> None:
-    check_properties(mutant("class Metrics:", "class Metrics:"))
+    check_properties(mutant("class Ledger:", "class Ledger:"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pyworker.data_types import AuthData
 from pyworker.reporting import journal_file
 from pyworker.reporting.journal import CHECK_SECONDS, RETRY_SECONDS, Journal, JournalKeeper
-from pyworker.reporting.ledger import Limits, Metrics
+from pyworker.reporting.ledger import Ledger, Limits
 from pyworker.reporting.wire import FinishedRequest, Outcome
 from tests.support.process import ROOT
 from tests.support.stack import NewStack, Stack
@@ -175,10 +175,10 @@ def test_a_full_journal_refuses_and_says_so(
     opened.close()
 
     journal = Journal()
-    metrics = Metrics(journal.append)
+    ledger = Ledger(journal.append)
     assert journal.open(file) == journal_file.CAPACITY
     auth = AuthData("s", "http://a:1", "e", 1, 0, 7)
-    metrics.admit(auth, 1.0, Limits()).end(Outcome.SUCCESS)
+    ledger.admit(auth, 1.0, Limits()).end(Outcome.SUCCESS)
     journal.drop(1)
     assert "1 finished requests could not be kept" in caplog.text
     journal.close()
@@ -202,8 +202,8 @@ def test_where_the_file_cannot_be_had_memory_must_do(
         fault
     ]
     journal = Journal()
-    metrics = Metrics(journal.append)
-    keeper = JournalKeeper(journal, file, metrics.touch)
+    ledger = Ledger(journal.append)
+    keeper = JournalKeeper(journal, file, ledger.touch)
     if fault == "a full disk":
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
@@ -215,7 +215,7 @@ def test_where_the_file_cannot_be_had_memory_must_do(
         assert keeper.step() == RETRY_SECONDS
     assert "a crash would lose them" in caplog.text
     assert str(file) in caplog.text
-    serve_one(metrics)
+    serve_one(ledger)
     assert len(journal) == 1
     if fault == "a full disk":
         assert keeper.step() == CHECK_SECONDS, "there is room again"
@@ -228,8 +228,8 @@ def test_where_the_file_cannot_be_had_memory_must_do(
         journal.close()
 
 
-def serve_one(metrics: Metrics, index: int = 7) -> None:
-    metrics.admit(AuthData("s", "http://a:1", "e", 1, 0, index), 1.0, Limits()).end(Outcome.SUCCESS)
+def serve_one(ledger: Ledger, index: int = 7) -> None:
+    ledger.admit(AuthData("s", "http://a:1", "e", 1, 0, index), 1.0, Limits()).end(Outcome.SUCCESS)
 
 
 def test_the_file_is_taken_when_the_worker_before_gives_it_back(
@@ -238,12 +238,12 @@ def test_the_file_is_taken_when_the_worker_before_gives_it_back(
     """As after a restart while the process before still finishes its requests."""
     opened.append(record(1))
     journal = Journal()
-    metrics = Metrics(journal.append)
+    ledger = Ledger(journal.append)
     told: list[int] = []
     keeper = JournalKeeper(journal, file, lambda: told.append(1))
     assert keeper.step() == RETRY_SECONDS
     assert "another worker" in caplog.text
-    serve_one(metrics, 2)
+    serve_one(ledger, 2)
     opened.append(record(3))
     opened.close()
     assert keeper.step() == CHECK_SECONDS
@@ -339,8 +339,8 @@ def test_what_an_earlier_round_left_in_a_slot_is_not_taken_for_a_record(file: Pa
 def test_a_pipe_in_its_place_holds_nobody_up(file: Path) -> None:
     os.mkfifo(file)
     journal = Journal()
-    metrics = Metrics(journal.append)
-    keeper = JournalKeeper(journal, file, metrics.touch)
+    ledger = Ledger(journal.append)
+    keeper = JournalKeeper(journal, file, ledger.touch)
     assert keeper.step() == RETRY_SECONDS
     journal.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import sys
@@ -20,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Counts, Limits, Metrics, Snapshot
+from pyworker.reporting.ledger import Counts, Ledger, Limits, Snapshot
 from pyworker.reporting.tracker import Clock, Kind, RequestTracker
 from pyworker.reporting.wire import FinishedRequest, Identity, ModelFigures, Outcome, StatusReport
 
@@ -49,13 +50,13 @@ def auth(request_idx: int | None = 1, reqnum: int = 0) -> AuthData:
     return AuthData("s", "http://a:1", "e", 1, reqnum, request_idx)
 
 
-def report_of(metrics: Metrics) -> StatusReport:
-    return metrics.snapshot(IDENTITY, FIGURES, 10.0).report
+def report_of(ledger: Ledger) -> StatusReport:
+    return ledger.snapshot(IDENTITY, FIGURES, 10.0).report
 
 
-def reject(metrics: Metrics, request_idx: int, workload: float) -> None:
+def reject(ledger: Ledger, request_idx: int, workload: float) -> None:
     with pytest.raises(LimitReached):
-        metrics.admit(auth(request_idx), workload, Limits(0))
+        ledger.admit(auth(request_idx), workload, Limits(0))
 
 
 # -- any order of events ---------------------------------------------------------------------------------
@@ -76,14 +77,14 @@ class LedgerMachine(RuleBasedStateMachine):
     """The ledger against a list of events. Workloads are quarters, so that sums are exact."""
 
     #: Whose ledger: a mutant's in tests/proxy/test_mutations.py.
-    ledger: ClassVar[type[Metrics]] = Metrics
+    ledger_class: ClassVar[type[Ledger]] = Ledger
 
     def __init__(self) -> None:
         super().__init__()
         self.time = FakeClock()
         self.changes = 0
         self.journal = Journal()
-        self.metrics = self.ledger(self.journal.append, self.time.clock(), on_change=self._count_change)
+        self.ledger = self.ledger_class(self.journal.append, self.time.clock(), on_change=self._count_change)
         self.in_hand: list[RequestTracker] = []
         self.events: list[Event] = []
         self.accepted_up_to = 0
@@ -115,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
         # What is in hand, without this request, is just within the limits.
         limits = Limits(len(like_it) + 1, load)
-        tracker = self.metrics.admit(auth(request_idx), workload, limits, kind)
+        tracker = self.ledger.admit(auth(request_idx), workload, limits, kind)
         self.in_hand.append(tracker)
         self._received(request_idx, counted=kind is not Kind.IN_SESSION)
         self.events.append(Event(received=workload))
@@ -127,7 +128,7 @@ class LedgerMachine(RuleBasedStateMachine):
         too_low = Limits(len(requests)) if quarters % 2 else Limits(len(requests) + 1, load - 0.25)
 
         try:
-            self.metrics.admit(auth(request_idx), quarters / 4, too_low)
+            self.ledger.admit(auth(request_idx), quarters / 4, too_low)
         except LimitReached as reached:
             refusal = reached
         else:
@@ -176,14 +177,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def model_ready(self) -> None:
-        self.metrics.model_ready()
+        self.ledger.model_ready()
         if self.ready_at is None:
             self.ready_at = self.time.monotonic
             self.events.append(Event(loadtime=max(self.ready_at - 100.0, 1e-3)))
 
     @rule()
     def touch(self) -> None:
-        self.metrics.touch()
+        self.ledger.touch()
         self.expected_changes += 1
 
     @rule(seconds=st.floats(0, 100), jump=st.sampled_from([0.0, 3600.0, -3600.0]))
@@ -194,7 +195,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.on_its_way is None)
     @rule(error=st.sampled_from(["", "out of memory"]), disk=st.integers(0, 1000))
     def send(self, error: str, disk: int) -> None:
-        snapshot = self.metrics.snapshot(IDENTITY, ModelFigures(80.0, error), disk / 4)
+        snapshot = self.ledger.snapshot(IDENTITY, ModelFigures(80.0, error), disk / 4)
         report = snapshot.report
         carried = self.events[self.accepted_up_to :]
         net = sum(event.received for event in carried) - sum(event.cancelled for event in carried)
@@ -217,7 +218,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def accept(self) -> None:
         assert self.on_its_way is not None
         snapshot, carried, changes = self.on_its_way
-        self.metrics.acknowledge(snapshot)
+        self.ledger.acknowledge(snapshot)
         self.accepted.append(snapshot.report)
         self.accepted_up_to, self.reported_changes, self.on_its_way = carried, changes, None
 
@@ -237,12 +238,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_request_is_accounted_for(self) -> None:
-        counts = self.metrics.counts
+        counts = self.ledger.counts
         assert counts == Counts(**self.counts, in_hand=len(self.in_hand))
         ended = counts.served + counts.errored + counts.cancelled + counts.rejected
         assert counts.received == ended + counts.in_hand
         assert self.changes == self.expected_changes
-        assert self.metrics.changed == (self.expected_changes != self.reported_changes)
+        assert self.ledger.changed == (self.expected_changes != self.reported_changes)
         told = [(record.request_idx, record.status, record.success) for record in self.delivered]
         assert told == self.finished[: len(told)], "each once, in the order in which they ended"
 
@@ -252,8 +253,8 @@ class LedgerMachine(RuleBasedStateMachine):
             tracker.close()
             self.events.append(Event(cancelled=tracker.workload))
             self._finished(tracker, Outcome.CANCELLED)
-        last = self.metrics.snapshot(IDENTITY, FIGURES, 0.0)
-        self.metrics.acknowledge(last)
+        last = self.ledger.snapshot(IDENTITY, FIGURES, 0.0)
+        self.ledger.acknowledge(last)
         accepted = [*self.accepted, last.report]
         assert sum(report.cur_perf for report in accepted) == sum(event.served for event in self.events)
         assert sum(report.rej_load for report in accepted) == sum(event.rejected for event in self.events)
@@ -264,9 +265,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.delivered.extend(self.journal.oldest(10**6))
         told = [(record.request_idx, record.status, record.success) for record in self.delivered]
         assert told == self.finished
-        nothing = report_of(self.metrics)
+        nothing = report_of(self.ledger)
         assert (nothing.new_load, nothing.rej_load, nothing.cur_perf, nothing.loadtime) == (0, 0, 0, 0)
-        assert not self.metrics.changed
+        assert not self.ledger.changed
 
 
 TestLedgerMachine = LedgerMachine.TestCase
@@ -279,7 +280,7 @@ TestLedgerMachine.settings = settings(max_examples=150, stateful_step_count=40, 
 def test_nothing_is_lost_between_threads() -> None:
     """Eight threads of requests, one that reports and loses every third report."""
     journal = Journal()
-    metrics = Metrics(journal.append)
+    ledger = Ledger(journal.append)
     start = threading.Barrier(9)
     done = threading.Event()
     reports: list[StatusReport] = []
@@ -294,7 +295,7 @@ def test_nothing_is_lost_between_threads() -> None:
             outcome = chance.choice(list(Outcome))
             sums[outcome] += workload
             try:
-                tracker = metrics.admit(
+                tracker = ledger.admit(
                     auth(seed * 1000 + number), workload, Limits(0 if outcome is Outcome.REJECTED else None)
                 )
             except LimitReached:
@@ -305,12 +306,12 @@ def test_nothing_is_lost_between_threads() -> None:
         return sums
 
     def report(last: bool, lost: bool) -> None:
-        snapshot = metrics.snapshot(IDENTITY, FIGURES, 1.0)
-        counts = metrics.counts
+        snapshot = ledger.snapshot(IDENTITY, FIGURES, 1.0)
+        counts = ledger.counts
         ended = counts.served + counts.errored + counts.cancelled + counts.rejected
         assert counts.received == ended + counts.in_hand
         if not lost:
-            metrics.acknowledge(snapshot)
+            ledger.acknowledge(snapshot)
             reports.append(snapshot.report)
             batch = journal.oldest(10**9 if last else 7)
             journal.drop(len(batch))
@@ -338,20 +339,20 @@ def test_nothing_is_lost_between_threads() -> None:
     # Clipped at 0 in each report: never less than what came in and was not given up.
     net = total[Outcome.SUCCESS] + total[Outcome.ERROR]
     assert net <= sum(report.new_load for report in reports) <= net + total[Outcome.CANCELLED]
-    assert metrics.counts.received == 2400
-    assert metrics.counts.in_hand == 0
+    assert ledger.counts.received == 2400
+    assert ledger.counts.in_hand == 0
     assert reports[-1].num_requests_recieved == 2400
     assert reports[-1].cur_load == 0.0
     assert sorted(record.request_idx for record in delivered) == sorted(
         seed * 1000 + number for seed in range(8) for number in range(300)
     )
-    assert not metrics.changed
+    assert not ledger.changed
 
 
 def test_one_of_many_threads_gives_the_outcome() -> None:
-    metrics = Metrics(Journal().append)
+    ledger = Ledger(Journal().append)
     for number in range(50):
-        tracker = metrics.admit(auth(number), 1.0, Limits())
+        tracker = ledger.admit(auth(number), 1.0, Limits())
         barrier = threading.Barrier(8)
 
         def race(tracker: RequestTracker = tracker, barrier: threading.Barrier = barrier) -> bool:
@@ -362,17 +363,17 @@ def test_one_of_many_threads_gives_the_outcome() -> None:
             won = [future.result(DEADLINE) for future in [pool.submit(race) for _ in range(8)]]
         assert sum(won) == 1
 
-    assert metrics.counts == Counts(received=50, errored=50)
+    assert ledger.counts == Counts(received=50, errored=50)
 
 
 def test_a_burst_cannot_slip_past_the_limit_together() -> None:
-    metrics = Metrics(Journal().append)
+    ledger = Ledger(Journal().append)
     barrier = threading.Barrier(16)
 
     def arrive(number: int) -> bool:
         barrier.wait(DEADLINE)
         try:
-            metrics.admit(auth(number), 1.0, Limits(4))
+            ledger.admit(auth(number), 1.0, Limits(4))
         except LimitReached:
             return False
         return True
@@ -383,7 +384,7 @@ def test_a_burst_cannot_slip_past_the_limit_together() -> None:
         ]
 
     assert sum(admitted) == 4
-    assert metrics.counts == Counts(received=16, rejected=12, in_hand=4)
+    assert ledger.counts == Counts(received=16, rejected=12, in_hand=4)
 
 
 def test_the_callback_runs_outside_the_lock() -> None:
@@ -391,13 +392,13 @@ def test_the_callback_runs_outside_the_lock() -> None:
 
     def look_from_another_thread() -> None:
         with ThreadPoolExecutor(1) as pool:
-            seen.append(pool.submit(report_of, metrics).result(DEADLINE).num_requests_working)
+            seen.append(pool.submit(report_of, ledger).result(DEADLINE).num_requests_working)
 
-    metrics = Metrics(Journal().append, on_change=look_from_another_thread)
-    tracker = metrics.admit(auth(), 1.0, Limits())
+    ledger = Ledger(Journal().append, on_change=look_from_another_thread)
+    tracker = ledger.admit(auth(), 1.0, Limits())
     tracker.close()
-    reject(metrics, 2, 1.0)
-    metrics.touch()
+    reject(ledger, 2, 1.0)
+    ledger.touch()
 
     assert seen == [1, 0, 0, 0]
 
@@ -409,8 +410,8 @@ def test_the_callback_runs_outside_the_lock() -> None:
 def test_a_jump_of_the_wall_clock_changes_no_interval(jump: float) -> None:
     time = FakeClock()
     journal = Journal()
-    metrics = Metrics(journal.append, time.clock())
-    tracker = metrics.admit(auth(5), 1.0, Limits())
+    ledger = Ledger(journal.append, time.clock())
+    tracker = ledger.admit(auth(5), 1.0, Limits())
     entered = time.wall
     time.wall += jump
     time.advance(2)
@@ -425,20 +426,20 @@ def test_a_jump_of_the_wall_clock_changes_no_interval(jump: float) -> None:
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
 def test_a_jump_of_the_wall_clock_changes_no_load_time(jump: float) -> None:
     time = FakeClock()
-    metrics = Metrics(Journal().append, time.clock())
+    ledger = Ledger(Journal().append, time.clock())
     time.advance(42)
     time.wall += jump
-    metrics.model_ready()
+    ledger.model_ready()
 
-    assert report_of(metrics).loadtime == 42.0
+    assert report_of(ledger).loadtime == 42.0
 
 
 def test_a_model_that_is_ready_at_once_has_a_load_time_all_the_same() -> None:
     time = FakeClock()
-    metrics = Metrics(Journal().append, time.clock())
-    metrics.model_ready()
+    ledger = Ledger(Journal().append, time.clock())
+    ledger.model_ready()
 
-    assert report_of(metrics).loadtime > 0
+    assert report_of(ledger).loadtime > 0
 
 
 @pytest.mark.parametrize(
@@ -456,9 +457,9 @@ def test_a_finished_request_says_what_it_reached(
 ) -> None:
     time = FakeClock()
     journal = Journal()
-    metrics = Metrics(journal.append, time.clock())
+    ledger = Ledger(journal.append, time.clock())
     entered = time.wall
-    tracker = metrics.admit(auth(9), 1.0, Limits())
+    tracker = ledger.admit(auth(9), 1.0, Limits())
     time.advance(1)
     if started:
         tracker.start_work()
@@ -472,8 +473,8 @@ def test_a_finished_request_says_what_it_reached(
 def test_a_rejected_request_is_finished_at_once() -> None:
     time = FakeClock()
     journal = Journal()
-    metrics = Metrics(journal.append, time.clock())
-    reject(metrics, 4, 5.0)
+    ledger = Ledger(journal.append, time.clock())
+    reject(ledger, 4, 5.0)
 
     assert journal.oldest(1) == [FinishedRequest(4, False, "Rejected", time.wall, 0.0, 0.0)]
 
@@ -482,10 +483,10 @@ def test_a_rejected_request_is_finished_at_once() -> None:
 
 
 def test_the_status_report_has_exactly_the_fields_of_the_contract() -> None:
-    metrics = Metrics(Journal().append)
-    metrics.admit(auth(7), 12.5, Limits())
+    ledger = Ledger(Journal().append)
+    ledger.admit(auth(7), 12.5, Limits())
 
-    wire = metrics.snapshot(IDENTITY, ModelFigures(50.0, "no"), 3.25).report.to_wire()
+    wire = dataclasses.asdict(ledger.snapshot(IDENTITY, ModelFigures(50.0, "no"), 3.25).report)
 
     assert wire == {
         "id": 17,
@@ -514,12 +515,12 @@ def test_the_status_report_has_exactly_the_fields_of_the_contract() -> None:
 
 def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
     journal = Journal()
-    metrics = Metrics(journal.append)
-    metrics.admit(auth(7), 1.0, Limits()).close()
+    ledger = Ledger(journal.append)
+    ledger.admit(auth(7), 1.0, Limits()).close()
 
     [record] = journal.oldest(5)
 
-    assert list(record.to_wire()) == [
+    assert list(record._asdict()) == [
         "request_idx",
         "success",
         "status",
@@ -531,29 +532,29 @@ def test_a_finished_request_has_exactly_the_fields_of_the_contract() -> None:
 
 
 def test_the_first_form_is_known_by_its_reqnum() -> None:
-    metrics = Metrics(Journal().append)
-    tracker = metrics.admit(auth(None, reqnum=33), 1.0, Limits())
+    ledger = Ledger(Journal().append)
+    tracker = ledger.admit(auth(None, reqnum=33), 1.0, Limits())
 
     assert tracker.request_idx == 33
-    assert report_of(metrics).working_request_idxs == [33]
+    assert report_of(ledger).working_request_idxs == [33]
 
 
 def test_a_retry_of_a_request_is_received_once() -> None:
-    metrics = Metrics(Journal().append)
+    ledger = Ledger(Journal().append)
     for request_idx in (1, 2, 1, 1, 3):
-        metrics.admit(auth(request_idx), 1.0, Limits()).close()
+        ledger.admit(auth(request_idx), 1.0, Limits()).close()
 
-    assert report_of(metrics).num_requests_recieved == 3
-    assert metrics.counts.received == 5
+    assert report_of(ledger).num_requests_recieved == 3
+    assert ledger.counts.received == 5
 
 
 def test_what_tells_retries_from_requests_stays_small() -> None:
     journal = Journal()
-    metrics = Metrics(journal.append)
+    ledger = Ledger(journal.append)
 
     def receive(indices: range) -> None:
         for request_idx in indices:
-            metrics.admit(auth(request_idx), 1.0, Limits()).close()
+            ledger.admit(auth(request_idx), 1.0, Limits()).close()
             journal.drop(1)
 
     receive(range(20_000))
@@ -562,33 +563,33 @@ def test_what_tells_retries_from_requests_stays_small() -> None:
 
     # An index that is remembered takes some four blocks of memory.
     assert sys.getallocatedblocks() - before < 5_000
-    assert report_of(metrics).num_requests_recieved == 40_000
+    assert report_of(ledger).num_requests_recieved == 40_000
 
 
 def test_the_load_in_hand_is_exact_again_when_idle() -> None:
-    metrics = Metrics(Journal().append)
-    trackers = [metrics.admit(auth(number), 0.1 * number, Limits()) for number in range(50)]
+    ledger = Ledger(Journal().append)
+    trackers = [ledger.admit(auth(number), 0.1 * number, Limits()) for number in range(50)]
     for tracker in reversed(trackers):
         tracker.end(Outcome.SUCCESS)
 
-    assert report_of(metrics).cur_load == 0.0
+    assert report_of(ledger).cur_load == 0.0
 
 
 def test_a_refusal_opens_no_entry() -> None:
-    metrics = Metrics(Journal().append)
+    ledger = Ledger(Journal().append)
 
-    reject(metrics, 7, 5.0)
+    reject(ledger, 7, 5.0)
 
-    assert metrics.counts == Counts(received=1, rejected=1)
-    assert report_of(metrics).working_request_idxs == []
-    assert report_of(metrics).new_load == 0.0
-    metrics.admit(auth(), 1.0, Limits()).close()  # the lock is free
+    assert ledger.counts == Counts(received=1, rejected=1)
+    assert report_of(ledger).working_request_idxs == []
+    assert report_of(ledger).new_load == 0.0
+    ledger.admit(auth(), 1.0, Limits()).close()  # the lock is free
 
 
 def test_no_secret_in_a_repr() -> None:
-    metrics = Metrics(Journal().append)
-    tracker = metrics.admit(auth(8), 2.5, Limits())
-    snapshot = metrics.snapshot(IDENTITY, FIGURES, 1.0)
+    ledger = Ledger(Journal().append)
+    tracker = ledger.admit(auth(8), 2.5, Limits())
+    snapshot = ledger.snapshot(IDENTITY, FIGURES, 1.0)
 
     assert "s3cret" not in repr(snapshot) + repr(IDENTITY) + repr(snapshot.report)
     assert repr(tracker) == "<RequestTracker request 8 queued workload=2.5>"
@@ -596,4 +597,4 @@ def test_no_secret_in_a_repr() -> None:
     assert repr(tracker) == "<RequestTracker request 8 working workload=2.5>"
     tracker.close()
     assert repr(tracker) == "<RequestTracker request 8 Cancelled workload=2.5>"
-    assert repr(metrics) == "<Metrics received=1 served=0 errored=0 cancelled=1 rejected=0 in_hand=0>"
+    assert repr(ledger) == f"<Ledger {Counts(received=1, cancelled=1)}>"

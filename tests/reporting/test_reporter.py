@@ -21,7 +21,7 @@ from pyworker.errors import AutoscalerError
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.reporting.autoscaler_client import AutoscalerClient
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Limits, Metrics
+from pyworker.reporting.ledger import Ledger, Limits
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MAX_INTERVAL, MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures, Outcome
@@ -157,9 +157,9 @@ class Bench:
     def __init__(self, *addresses: str) -> None:
         self.client = AutoscalerClient(addresses)
         self.journal = Journal()
-        self.metrics = Metrics(self.journal.append)
+        self.ledger = Ledger(self.journal.append)
         self.figures = ModelFigures(50.0, "")
-        self.reporter = Reporter(self.client, self.metrics, self.journal, IDENTITY, lambda: self.figures)
+        self.reporter = Reporter(self.client, self.ledger, self.journal, IDENTITY, lambda: self.figures)
         self._next = 0
 
     def __enter__(self) -> Bench:
@@ -173,7 +173,7 @@ class Bench:
         for _ in range(count):
             auth_data = AuthData("s", URL, "e", 1, 0, self._next)
             self._next += 1
-            self.metrics.admit(auth_data, workload, Limits()).end(outcome)
+            self.ledger.admit(auth_data, workload, Limits()).end(outcome)
 
 
 def indices(autoscaler: FakeAutoscaler) -> list[int]:
@@ -218,7 +218,7 @@ def test_a_report_is_due_when_something_changed_or_after_ten_seconds(autoscaler:
         report_once = bench.reporter.report_once
         assert report_once(100.0) == MAX_INTERVAL
         assert report_once(105.0) == 5.0, "nothing changed"
-        bench.metrics.touch()
+        bench.ledger.touch()
         assert report_once(100.0 + 0.9 * MIN_INTERVAL) > 0
         assert len(autoscaler.calls) == 1, "at most once a second"
         assert report_once(100.0 + MIN_INTERVAL) == MAX_INTERVAL
@@ -315,7 +315,7 @@ ACCEPTED = [
 def test_a_refused_report_keeps_its_figures(autoscaler: FakeAutoscaler, refusal: Answer) -> None:
     with Bench(autoscaler.url) as bench:
         autoscaler.answer("/worker_status/", refusal, Answer())
-        bench.metrics.model_ready()
+        bench.ledger.model_ready()
         bench.serve(3, 2.0)
         bench.serve(1, 5.0, Outcome.CANCELLED)
         assert bench.reporter.report_once(0.0) == 1.0
@@ -409,7 +409,7 @@ def test_pauses_grow_and_end_with_the_first_success(
             before = len(autoscaler.calls)
             pauses.append(bench.reporter.report_once(now))
             assert len(autoscaler.calls) == before + 1
-            bench.metrics.touch()
+            bench.ledger.touch()
             assert bench.reporter.report_once(now + 0.5) == pauses[-1] - 0.5
             assert len(autoscaler.calls) == before + 1, "not before the pause is over"
             now += pauses[-1]

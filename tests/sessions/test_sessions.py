@@ -10,7 +10,7 @@ import pytest
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached, SessionClosed, TooManySessions, Unauthorized, UnknownSession
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Counts, Limits, Metrics
+from pyworker.reporting.ledger import Counts, Ledger, Limits
 from pyworker.reporting.tracker import Clock, Kind
 from pyworker.reporting.wire import Identity, ModelFigures, Outcome, StatusReport
 from pyworker.sessions.callbacks import Callbacks
@@ -30,15 +30,15 @@ class Setting:
         self.now = 1000.0
         self.wall = 1_700_000_000.0
         self.journal = Journal()
-        self.metrics = Metrics(self.journal.append, Clock(lambda: self.now, lambda: self.wall))
+        self.ledger = Ledger(self.journal.append, Clock(lambda: self.now, lambda: self.wall))
         self.closed: list[Session] = []
-        self.sessions = Sessions(self.metrics, limit, on_close=self.closed.append)
+        self.sessions = Sessions(self.ledger, limit, on_close=self.closed.append)
 
     def create(self, auth: AuthData = AUTH, lifetime: float = 60.0) -> Session:
         return self.sessions.create(auth, dataclasses.asdict(auth), Terms(lifetime))
 
     def report(self) -> StatusReport:
-        return self.metrics.snapshot(IDENTITY, ModelFigures(1.0, ""), 1.0).report
+        return self.ledger.snapshot(IDENTITY, ModelFigures(1.0, ""), 1.0).report
 
     def records(self) -> list[tuple[int, str]]:
         return [(record.request_idx, record.status) for record in self.journal.oldest(100)]
@@ -67,7 +67,7 @@ def test_an_open_session_is_one_request_in_hand_with_its_cost(setting: Setting) 
 
 def test_requests_in_a_session_are_reported_as_load_only(setting: Setting) -> None:
     setting.create()
-    tracker = setting.metrics.admit(AUTH, 100.0, Limits(), Kind.IN_SESSION)
+    tracker = setting.ledger.admit(AUTH, 100.0, Limits(), Kind.IN_SESSION)
 
     report = setting.report()
     assert (report.num_requests_working, report.working_request_idxs) == (1, [42])
@@ -76,15 +76,15 @@ def test_requests_in_a_session_are_reported_as_load_only(setting: Setting) -> No
     report = setting.report()
     assert (report.cur_load, report.cur_perf) == (7, 100)
     assert setting.records() == [], "the index of a session is done with the session"
-    assert setting.metrics.counts == Counts(received=2, served=1, in_hand=1)
+    assert setting.ledger.counts == Counts(received=2, served=1, in_hand=1)
 
 
 def test_nobody_waits_for_an_idle_session(setting: Setting) -> None:
     setting.create()
 
-    setting.metrics.admit(OTHER, 5.0, Limits(1, 0.0))
+    setting.ledger.admit(OTHER, 5.0, Limits(1, 0.0))
     with pytest.raises(LimitReached) as caught:
-        setting.metrics.admit(OTHER, 5.0, Limits(1))
+        setting.ledger.admit(OTHER, 5.0, Limits(1))
 
     assert (caught.value.load, caught.value.entries) == (5.0, 1)
 

@@ -58,14 +58,14 @@ class InProcessWorker:
     @property
     def in_hand(self) -> int:
         """How many requests it holds this very moment."""
-        return self.worker.metrics.counts.in_hand
+        return self.worker.ledger.counts.in_hand
 
     def open(self, path: str, prompt: str) -> RawClient:
         """A request, sent and admitted: the next one certainly comes after it."""
-        before = self.worker.metrics.counts.received
+        before = self.worker.ledger.counts.received
         client = RawClient(self.url)
         client.post(path, self._envelope(prompt))
-        wait_until(lambda: self.worker.metrics.counts.received > before, f"request {prompt!r} in hand")
+        wait_until(lambda: self.worker.ledger.counts.received > before, f"request {prompt!r} in hand")
         return client
 
     def post(self, path: str, prompt: str) -> Answer:
