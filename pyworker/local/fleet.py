@@ -249,17 +249,16 @@ class Fleet:
         if len(self._members) >= MAX_WORKERS:
             del self._members[min(self._members, key=lambda key: self._members[key].last_seen)]
 
-    def _states(self, now: float) -> Counter[str]:
-        return Counter(member.state(now) for member in self._members.values())
+    def _states(self, now: float) -> str:
+        states = Counter(member.state(now) for member in self._members.values())
+        return ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no workers"
 
     def _why_waiting(self, now: float) -> str:
         if not self._members:
             return "waiting: no worker has reported yet"
-        states = ", ".join(f"{count} {state}" for state, count in sorted(self._states(now).items()))
-        return f"waiting: no worker is ready ({states})"
+        return f"waiting: no worker is ready ({self._states(now)})"
 
     def __repr__(self) -> str:
         with self._changed:
             states = self._states(time.monotonic())
-            workers = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no workers"
-            return f"<Fleet [{workers}, {self._last_request_idx} requests, {len(self._finished)} finished]>"
+            return f"<Fleet [{states}, {self._last_request_idx} requests, {len(self._finished)} finished]>"
