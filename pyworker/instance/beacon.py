@@ -99,9 +99,6 @@ class Beacon:
             self.report_once()
             due = max(due + INTERVAL, time.monotonic())
 
-    def __repr__(self) -> str:
-        return f"<Beacon {len(self._problems)} addresses>"
-
 
 def failure_of(environ: Mapping[str, str], reason: str) -> Failure:
     """The failure of the worker that `environ` describes; raises ValueError if it has no id.

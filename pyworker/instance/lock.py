@@ -1,7 +1,7 @@
-"""The lock that lets one start at a time through.
+"""The lock of an instance: one start at a time.
 
-It is on an open file that the launcher keeps and the worker inherits, so the kernel releases it when the last
-of them is gone, however they ended.
+It is on an open file that the launcher keeps and the worker inherits, so the kernel releases it once both
+have ended, however that happened.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def fault_of(host: str, name: str, text: str, before: set[int]) -> str:
     except PermissionError:
         return f"{name}={text} is reserved for root: set {name} to another port"
     except OSError:
-        who = described(holders(port)) or "a process of another user"
-        return f"port {text} is taken by {who}: end it, or set {name} to another port"
+        holder = described(holders(port)) or "a process of another user"
+        return f"port {text} is taken by {holder}: end it, or set {name} to another port"
     return ""
 
 

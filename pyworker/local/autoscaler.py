@@ -35,7 +35,7 @@ from pyworker.local.serving import LocalServer, json_errors
 from pyworker.local.signing import SignatureForm, Signer, current_message, first_message
 
 DEFAULT_ENDPOINT = "hello_world"
-"""The endpoint that the console lists when any name is accepted."""
+"""The endpoint that the console lists if any name is accepted."""
 MAX_ID_DIGITS = 19
 _PEM = "application/x-pem-file"
 
@@ -234,20 +234,14 @@ def _same(given: str, expected: str) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status."""
-    options = parse_options(argv)
+    options = vars(parse_options(argv))
     # Blocked before any thread starts, so that a signal always waits for the main thread to ask for it.
     ending = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
-        signer = Signer.generate() if options.key_file is None else Signer.from_file(options.key_file)
-        autoscaler = Autoscaler(
-            host=options.host,
-            port=options.port,
-            signer=signer,
-            endpoints=options.endpoint,
-            api_key=options.api_key,
-            master_token=options.master_token,
-        ).start()
+        path = options.pop("key_file")
+        signer = Signer.from_file(path) if path else Signer.generate()
+        autoscaler = Autoscaler(**options, signer=signer).start()
     except ConfigError as error:
         sys.stderr.write(f"pyworker.local.autoscaler: {error}\n")
         return 1

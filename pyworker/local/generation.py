@@ -17,7 +17,7 @@ from pyworker.runtime.request_queue import RequestQueue
 LOOK_SECONDS = 0.1  # how often a waiting request checks that its client is still connected
 
 
-@dataclass(kw_only=True, repr=False)
+@dataclass(kw_only=True)
 class Generation:
     """Tokens at a pace of `pace` seconds each. Used by the thread of its connection only."""
 
@@ -51,7 +51,7 @@ class Generation:
 
     def events(self) -> Generator[str]:
         """The tokens as server-sent events."""
-        # A client that hangs up closes this generator: the slot is free at once.
+        # A client that disconnects closes this generator, which frees the slot.
         with contextlib.closing(self.tokens()) as tokens:
             for token in tokens:
                 yield f"data: {json.dumps({'token': token})}\n\n"
@@ -68,9 +68,6 @@ class Generation:
         while (left := due - time.monotonic()) > 0:
             self.stopping.wait(min(left, LOOK_SECONDS))
             self._check()
-
-    def __repr__(self) -> str:
-        return f"<Generation {self.name} [{self.count} tokens]>"
 
 
 def _disconnected(connection: socket.socket) -> bool:

@@ -5,6 +5,7 @@ It has the same routes, log lines and queue as a real one, but its model is a sm
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import queue
@@ -26,7 +27,7 @@ from pyworker.errors import ConfigError, NotReady, Unprocessable
 from pyworker.local.generation import Generation
 from pyworker.local.language_model import CorruptedModelError, LanguageModel
 from pyworker.local.model_log import ModelLog
-from pyworker.local.model_options import Options, parse_options
+from pyworker.local.model_options import parse_options
 from pyworker.local.serving import LocalServer, json_errors
 from pyworker.runtime.request_queue import RequestQueue
 from pyworker.validation import STRICT, parse_fields
@@ -48,10 +49,10 @@ class GenerateRequest:
 class ModelServer:
     """The server, for use within a process. Thread-safe; can be started once.
 
-    `with ModelServer() as server:` serves on a free port, at once and without delay, when the block begins.
-    tokens_per_second: of one response, 0 for no delay; parallel: responses at once, others are queued;
+    `with ModelServer() as server:` serves on a free port, without delay, once the block begins.
+    tokens_per_second: of one response, 0 for no delay; parallel: concurrent responses, others are queued;
     load_seconds: from the start until ready; with a seed the same prompt always gets the same response.
-    on_failure is called, on the loading thread, when the model cannot be loaded.
+    on_failure is called, on the loading thread, if the model cannot be loaded.
     """
 
     host: str = "127.0.0.1"
@@ -223,22 +224,11 @@ def _aborted_response(error: ConnectionAbortedError) -> tuple[flask.Response, in
     return flask.jsonify(error=str(error)), 503
 
 
-def _serve(options: Options) -> int:
+def _serve(options: argparse.Namespace) -> int:
     """Run until a signal comes or the model fails; the exit status."""
-    # Unlike an Event, this queue may be filled by a signal handler while the same thread waits on it.
+    # Unlike an Event, this queue may be filled by a signal handler while its thread waits on it.
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
-    server = ModelServer(
-        host=options.host,
-        port=options.port,
-        log_file=None if options.log_file == "-" else Path(options.log_file),
-        echo=sys.stdout,
-        tokens_per_second=options.tokens_per_second,
-        parallel=options.parallel,
-        load_seconds=options.load_seconds,
-        seed=options.seed,
-        model_path=options.model,
-        on_failure=lambda: ends.put(1),
-    )
+    server = ModelServer(**vars(options), echo=sys.stdout, on_failure=lambda: ends.put(1))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ends.put(0))
     server.start()

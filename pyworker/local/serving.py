@@ -58,7 +58,8 @@ class _Handler(WSGIRequestHandler):
     """Serves one connection on a thread of its own; not shared."""
 
     protocol_version = "HTTP/1.1"
-    # Head and body leave in one packet: apart, a kept connection waits 40 ms for a delayed acknowledgement.
+    # Header block and body leave in one packet: apart, a kept connection waits 40 ms for a delayed
+    # acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -105,7 +106,7 @@ class _Handler(WSGIRequestHandler):
     def _respond(self, response: Response) -> None:
         try:
             chunked = "Content-Length" not in response.headers and self.request_version != "HTTP/1.0"
-            self._send_head(response, chunked=chunked)
+            self._send_header_block(response, chunked=chunked)
             if self.command == "HEAD":
                 return
             for piece in cast("Iterable[bytes]", response.response):
@@ -119,7 +120,7 @@ class _Handler(WSGIRequestHandler):
         finally:
             response.close()
 
-    def _send_head(self, response: Response, *, chunked: bool) -> None:
+    def _send_header_block(self, response: Response, *, chunked: bool) -> None:
         self.send_response(response.status_code)
         for name, value in response.headers.items():
             self.send_header(name, value)
@@ -216,7 +217,7 @@ class LocalServer:
         if self._server is not None:
             raise RuntimeError(f"{self!r} is running already")
         with self._bind() as listener:
-            # The port stays the same when the server is started again, as clients know it.
+            # The port stays the same if the server is started again: clients know it.
             self.port = int(listener.getsockname()[1])
             self._server = _Server(self, listener.fileno())
         serve = self._server.serve_forever
