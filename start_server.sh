@@ -47,10 +47,8 @@ install_python() {
 set_model_log_aside() {
   case "${KEEP_MODEL_LOG-}" in
     "" | false | 0 | no | off)
-      if [ -s "${MODEL_LOG-}" ]; then
-        if cp -- "$MODEL_LOG" "$MODEL_LOG.old"; then
-          true >"$MODEL_LOG" || true
-        fi
+      if [ -s "${MODEL_LOG-}" ] && cp -- "$MODEL_LOG" "$MODEL_LOG.old"; then
+        true >"$MODEL_LOG" || true
       fi
       ;;
   esac
@@ -70,7 +68,7 @@ fail() {
 }
 
 arguments=$#
-# A path is meant from where this was called.
+# A relative path is relative to the caller's folder.
 case "${MODEL_LOG:-/}" in
   /*) ;;
   *) export MODEL_LOG="$PWD/$MODEL_LOG" ;;

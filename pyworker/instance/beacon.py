@@ -38,7 +38,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 @dataclass(frozen=True)
 class Failure:
-    """Who cannot start, and why."""
+    """Which worker cannot start, and why."""
 
     container_id: int
     master_token: str = field(repr=False)
@@ -70,14 +70,14 @@ class Beacon:
         for address, before in self._problems.items():
             problem = _post(address, self._body)
             if problem and problem != before:
-                self._say(f"the failure could not be reported to {_without_user(address)}: {problem}")
+                self._say(f"the failure could not be reported to {without_user(address)}: {problem}")
             elif before and not problem:
-                self._say(f"the failure is reported to {_without_user(address)} now")
+                self._say(f"the failure is reported to {without_user(address)} now")
             self._problems[address] = problem
         return "" in self._problems.values()
 
     def report_until_ended(self, wanted: Callable[[], bool] = lambda: True) -> int | None:
-        """Report at once and every 10 s until SIGTERM, SIGINT or SIGQUIT, which is returned.
+        """Report now and every 10 s until SIGTERM, SIGINT or SIGQUIT, which is returned.
 
         For the main thread only. wanted: called every second; False ends it too, and None is returned.
         """
@@ -98,9 +98,6 @@ class Beacon:
         while not ended.wait(due - time.monotonic()):
             self.report_once()
             due = max(due + INTERVAL, time.monotonic())
-
-    def __repr__(self) -> str:
-        return f"<Beacon {len(self._problems)} addresses>"
 
 
 def failure_of(environ: Mapping[str, str], reason: str) -> Failure:
@@ -157,8 +154,7 @@ def _post(address: str, body: bytes) -> str:
 
 def _break_off(connection: http.client.HTTPConnection) -> None:
     """Wake the thread that waits for this connection."""
-    found = connection.sock
-    if found is not None:
+    if (found := connection.sock) is not None:
         with contextlib.suppress(OSError):
             # Past TLS, whose own shutdown belongs to the thread that waits.
             socket.socket.shutdown(found, socket.SHUT_RDWR)
@@ -172,7 +168,8 @@ def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPCon
     return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=ssl.create_default_context())
 
 
-def _without_user(address: str) -> str:
+def without_user(address: str) -> str:
+    """A URL without user and password."""
     before, at, host = address.rpartition("@")
     return f"{before.partition('://')[0]}://{host}" if at and "://" in before else host
 
@@ -182,7 +179,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(
         prog="beacon.py",
         description="Report to each REPORT_ADDR that this worker cannot start, every 10 s until SIGTERM.",
-        epilog="Who reports is read from the environment: CONTAINER_ID, MASTER_TOKEN and what the "
+        epilog="The worker is read from the environment: CONTAINER_ID, MASTER_TOKEN and what the "
         "public URL is made of. Exit status: 0 if --once was accepted by an address, 1 otherwise.",
     )
     parser.add_argument("--once", action="store_true", help="report once and end")

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
 
+from pyworker.instance.beacon import without_user
+
 #: A certificate that expires in fewer seconds is renewed.
 LASTING = 24 * 3600
 _BITS = "2048"
@@ -44,10 +46,10 @@ def require_certificate(
     patience: float,
     say: Callable[[str], None],
 ) -> None:
-    """See that `certificate` is a valid one for `key` and, if possible, `address`; raises `NotSigned`.
+    """Make sure that `certificate` is valid for `key` and, if possible, `address`; raises `NotSigned`.
 
     sign: turns a certificate signing request into a certificate; raises `NotSigned`, and is then called again
-    with growing pauses for `patience` seconds. say: hears of each failure that is not the end.
+    with growing pauses for `patience` seconds. say: gets each failure that is not the end.
     """
     if _is_good(certificate, key, LASTING) and not _is_for_another(certificate, address):
         return
@@ -74,14 +76,14 @@ def _is_for_another(certificate: Path, address: str) -> bool:
     named = _openssl_or_nothing("x509", "-in", str(certificate), "-noout", "-ext", "subjectAltName")
     kind, _, host = _alternative_name(address).partition(":")
     check = "-checkip" if kind == "IP" else "-checkhost"
-    # It says so, but its status is 0 either way.
+    # The status is 0 either way.
     said = _openssl_or_nothing("x509", "-in", str(certificate), "-noout", check, host)
     return b":" in named and b"does match" not in said
 
 
 def ask_console(console: str, instance: str, request: bytes, deadline: float = _DEADLINE) -> bytes:
     """One call to the console, of at most `deadline` seconds; raises `NotSigned`."""
-    console = _without_user(console)
+    console = without_user(console)
     url = f"{console.rstrip('/')}/api/v0/sign_cert/?instance_id={instance}"
     headers = {"Content-Type": "application/octet-stream"}
     try:
@@ -99,7 +101,7 @@ def ask_console(console: str, instance: str, request: bytes, deadline: float = _
 
 @contextlib.contextmanager
 def _at_most(seconds: float) -> Generator[None]:
-    """Raises TimeoutError in the block after so many seconds. For the main thread."""
+    """Raises TimeoutError in the block at this deadline. For the main thread."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError(f"no complete response within {seconds:.0f} s")
@@ -111,12 +113,6 @@ def _at_most(seconds: float) -> Generator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _without_user(url: str) -> str:
-    scheme, mark, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{mark}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def _retry(attempt: Callable[[], None], patience: float, say: Callable[[str], None]) -> None:
@@ -167,16 +163,14 @@ def _key_of_certificate(certificate: Path) -> bytes:
 
 def _public_key(key: Path) -> bytes:
     """The public half; empty if this is no key."""
-    # An empty password, or a key with one would be asked for at the terminal.
+    # An empty password: otherwise openssl would prompt for that of an encrypted key.
     return _openssl_or_nothing("pkey", "-in", str(key), "-pubout", "-passin", "pass:")
 
 
 def _is_good(certificate: Path, key: Path, seconds: int) -> bool:
-    """Whether the two belong together and the certificate is valid for so many seconds."""
-    public_key = _public_key(key)
-    return (
-        bool(public_key) and _key_of_certificate(certificate) == public_key and _lasts(certificate, seconds)
-    )
+    """Whether the two belong together, for this many seconds at least."""
+    found = _public_key(key)
+    return bool(found) and _key_of_certificate(certificate) == found and _lasts(certificate, seconds)
 
 
 def _lasts(certificate: Path, seconds: int) -> bool:
@@ -184,10 +178,9 @@ def _lasts(certificate: Path, seconds: int) -> bool:
 
 
 def _openssl_or_nothing(*arguments: str) -> bytes:
-    try:
+    with contextlib.suppress(NotSigned):
         return _openssl(*arguments)
-    except NotSigned:
-        return b""
+    return b""
 
 
 def _openssl(*arguments: str) -> bytes:

@@ -108,7 +108,7 @@ def shell_status(status: int) -> int:
 def handle_signals(
     numbers: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None] | signal.Handlers
 ) -> None:
-    """Except for those that whoever started this process has it ignore, as nohup does."""
+    """Except for signals that this process was started to ignore, as nohup does."""
     for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -121,7 +121,7 @@ def exit_on_signals() -> None:
 
 @contextlib.contextmanager
 def signals_held() -> Generator[None]:
-    """No handler runs between the start of a child and the note of it."""
+    """No handler runs between the start of a child and its entry in the table."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ PYTHON = ".venv/bin/python"
 REQUIREMENTS = Path("requirements.txt")
 #: Says for which Python and which requirements everything was installed.
 _STAMP = Path(".venv/.requirements-installed")
+#: Of a folder under workers/, or the dotted path of a package.
+WORKER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _INSTALL = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-r")
 
 
@@ -25,8 +28,8 @@ def prepare(children: Children) -> None:
     if _STAMP.is_file() and _STAMP.read_text().strip() == _fingerprint():
         return
     _require_pip(children)
+    text = "installing requirements.txt into .venv (a minute or two)"
     try:
-        text = "installing requirements.txt into .venv (a minute or two)"
         children.run(text, *_INSTALL, str(REQUIREMENTS))
     except StartError as error:
         children.output.show_tail(children.log)
@@ -66,7 +69,7 @@ def _require_pip(children: Children) -> None:
 
 
 def install_packages(children: Children, *names: str) -> None:
-    """Install packages of Debian or Ubuntu if this user may; the caller sees what is still missing then."""
+    """Install packages of Debian or Ubuntu if this user may; failures are only logged."""
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return
     install = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", *names)
@@ -86,6 +89,11 @@ def output_of(*command: str, environ: Mapping[str, str] | None = None) -> str:
     except OSError:
         return ""
     return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else ""
+
+
+def gunicorn(worker: str) -> tuple[str, ...]:
+    """The module that serves this worker, and its options."""
+    return ("gunicorn", "-c", "gunicorn.conf.py", f'pyworker:create_app("{worker}")')
 
 
 def _fingerprint() -> str:

@@ -1,13 +1,8 @@
-"""Serves one worker as on an instance: everything from an empty machine to the report of a crash.
-
-The launcher runs under the system's Python with the standard library alone. It stays the parent of gunicorn,
-and forwards signals to it. Each failure is reported to the autoscaler.
-"""
+"""Serves one worker as on an instance: everything from an empty machine to the report of a crash."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import sys
@@ -20,13 +15,7 @@ from pyworker.config.parsers import VariableReader, base_url, boolean, seconds
 from pyworker.errors import ConfigError
 from pyworker.instance import certificate, environment, lock, logs, ports
 from pyworker.instance.beacon import INTERVAL, Beacon, addresses_of, failure_of
-from pyworker.instance.children import (
-    FORWARDED,
-    Children,
-    exit_on_signals,
-    handle_signals,
-    signals_held,
-)
+from pyworker.instance.children import FORWARDED, Children, exit_on_signals, handle_signals, signals_held
 from pyworker.instance.output import Output, StartError
 from pyworker.instance.update import update
 
@@ -36,7 +25,6 @@ _DEFAULTS = {
     "REPORT_ADDR": "https://run.vast.ai",
     "WORKSPACE_DIR": "/workspace",
 }
-_WORKER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 #: How much longer than the drain timeout the worker of an earlier start may take to end, in seconds.
 _LOCK_MARGIN = 15.0
 
@@ -59,8 +47,7 @@ class Launcher:
         """Serve until a signal ends it; the exit status."""
         exit_on_signals()
         try:
-            settings = self._prepare()
-            return self._serve(settings.backend or "")
+            return self._serve(self._prepare().backend or "")
         except StartError as error:
             self._output.note(*error.lines)
             if error.reported:
@@ -80,14 +67,14 @@ class Launcher:
         settings, problems = self._read_settings()
         self._take_lock((settings or Settings).drain_timeout)
         for log in (self._debug_log, self._worker_log):
-            logs.set_aside_if_large(log, self._output)
+            logs.set_aside(log, self._output, logs.LARGE)
         if settings is None or problems:
             raise StartError(*problems)
         ports.require_free(settings.worker_host, {"WORKER_PORT": self._environ["WORKER_PORT"]})
         # The worker reads the log from its beginning, and lines of an earlier run would mislead it. What the
         # model logs during the installation, which takes minutes, is for this worker.
         if settings.model_log is not None and not self._keep_model_log:
-            logs.set_aside_unless_empty(settings.model_log, self._output)
+            logs.set_aside(settings.model_log, self._output)
         flag = settings.update_flag
         if flag.exists() and update(flag, self._workspace, self._children):
             self._output.say("The new version takes over.")
@@ -126,7 +113,7 @@ class Launcher:
         names = " ".join(sorted(path.parent.name for path in Path("workers").glob("*/server.py")))
         if settings.backend is None:
             yield f"BACKEND is not set: set it to the name of a worker (here: {names})"
-        elif not _WORKER_NAME.fullmatch(settings.backend):
+        elif not environment.WORKER_NAME.fullmatch(settings.backend):
             advice = f"set it to one of {names}, or to the dotted path of a package"
             yield f"BACKEND is not a worker's name: {advice}"
         if settings.model_log is None and settings.model_readiness is not ReadinessSource.HEALTH:
@@ -155,7 +142,7 @@ class Launcher:
         if owner:
             port = self._environ["WORKER_PORT"]
             listening = ports.described(ports.holders(int(port))) if ports.is_port(port) else ""
-            holders = f"{owner} has {self._lock_file}, and {listening or 'nobody yet'} listens on"
+            holders = f"{owner} has {self._lock_file}, and {listening or 'no process yet'} listens on"
             advice = f"port {port}. End that first, then start again."
             # The worker of the other start is healthy.
             raise StartError(f"this instance is started already: {holders}", advice, reported=False)
@@ -185,14 +172,7 @@ class Launcher:
     def _serve(self, backend: str) -> int:
         """Run the worker; the exit status. If it ends by itself, report why until a signal ends this."""
         begin = self._worker_log.stat().st_size
-        command = (
-            environment.PYTHON,
-            "-m",
-            "gunicorn",
-            "-c",
-            "gunicorn.conf.py",
-            f'pyworker:create_app("{backend}")',
-        )
+        command = (environment.PYTHON, "-m", *environment.gunicorn(backend))
         end_requested = False
         with logs.copied_to(self._worker_log) as output:
             with signals_held():

@@ -1,7 +1,7 @@
-"""The lock that lets one start at a time through.
+"""The lock of an instance: one start at a time.
 
-It is on an open file that the launcher keeps and the worker inherits, so the kernel releases it when the last
-of them is gone, however they ended.
+It is on an open file that the launcher keeps and the worker inherits, so the kernel releases it once both
+have ended, however that happened.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pyworker.instance.ports import open_files
+
 _POLL_SECONDS = 0.1
 
 
@@ -20,16 +22,18 @@ class NoLocks(Exception):
 
 
 def take(descriptor: int, patience: float, say: Callable[[str], None]) -> str:
-    """Lock this open file; empty, or who has the lock.
+    """Lock this open file; returns the owner of the lock instead, in words, if there is one.
 
     If the launcher that has locked it is gone, its worker is still finishing requests: wait for that, at most
     `patience` seconds. Raises `NoLocks`.
     """
     deadline = time.monotonic() + patience
+    path = Path(f"/proc/self/fd/{descriptor}")
     waiting = False
     while not _locked(descriptor):
         owner = _owner(descriptor)
-        if owner and _has_open(owner, descriptor):
+        # The id may have been reused, by a process that does not have this file open.
+        if owner and open_files(owner) & {str(path.readlink())}:
             return f"process {owner}"
         if time.monotonic() >= deadline:
             return "the worker of an earlier start"
@@ -56,19 +60,3 @@ def _owner(descriptor: int) -> int:
     """The process whose id is in the file; 0 for the moment before it is written."""
     text = os.pread(descriptor, 32, 0).strip()
     return int(text) if text.isdigit() else 0
-
-
-def _has_open(process: int, descriptor: int) -> bool:
-    """Whether the process has this file open: the id may have been reused."""
-    ours = os.fstat(descriptor)
-    try:
-        return any(_is_same(entry, ours) for entry in Path(f"/proc/{process}/fd").iterdir())
-    except OSError:
-        return False
-
-
-def _is_same(path: Path, file: os.stat_result) -> bool:
-    try:
-        return os.path.samestat(path.stat(), file)
-    except OSError:
-        return False

@@ -13,27 +13,23 @@ from typing import IO
 
 from pyworker.instance.output import Output, StartError
 
-_LARGE = 10 * 2**20
+#: Bytes above which a log of the instance's own is set aside.
+LARGE = 10 * 2**20
 _LAST_LINES = 50
 _LAST_BYTES = 64 * 1024
 _MARK = "pyworker: "
 
 
-def set_aside_if_large(log: Path, output: Output) -> None:
-    """Above 10 MiB."""
-    if log.stat().st_size > _LARGE:
-        _set_aside(log, output)
+def set_aside(log: Path, output: Output, above: int = 0) -> None:
+    """Copy a file of more than `above` bytes to FILE.old and empty it; raises `StartError`.
 
-
-def set_aside_unless_empty(log: Path, output: Output) -> None:
-    """Do nothing if there is no such file."""
-    with contextlib.suppress(OSError):
-        if log.stat().st_size > 0:
-            _set_aside(log, output)
-
-
-def _set_aside(log: Path, output: Output) -> None:
-    """Copy it to FILE.old and empty it: a process that has it open goes on with the same file."""
+    A process that has it open continues with the same file.
+    """
+    try:
+        if log.stat().st_size <= above:
+            return
+    except OSError:
+        return
     if not (log.is_file() and os.access(log, os.W_OK)):
         raise StartError(f"{log} cannot be emptied: is it a file that this user may write?")
     try:
@@ -45,11 +41,9 @@ def _set_aside(log: Path, output: Output) -> None:
 
 @contextlib.contextmanager
 def copied_to(log: Path) -> Generator[IO[bytes]]:
-    """A pipe to the terminal and to the end of this file. In the end, waits until the last writer has closed
-    it.
+    """A pipe to the terminal and to the end of this file; on exit, waits until the last writer has closed it.
 
-    A process of its own does it, which lasts until then, whatever becomes of this process and of the
-    terminal.
+    A process of its own copies, and lasts until then even if this process or the terminal ends.
     """
 
     def before_exec() -> None:
@@ -65,9 +59,7 @@ def copied_to(log: Path) -> Generator[IO[bytes]]:
 
 
 def why_it_ended(status: int, log: Path, begin: int) -> str:
-    """The line that says it best among the last ones of the log, of which the worker has written all after
-    `begin`.
-    """
+    """The most telling of the log's last lines; all after offset `begin` are the worker's."""
     if status > 128:
         return f"the worker was ended from outside (signal {status - 128}); is there enough memory?"
     with log.open("rb") as file:

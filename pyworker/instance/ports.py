@@ -1,7 +1,8 @@
-"""Whether a port is free, and who listens on it: read from /proc, since ss and lsof may be missing."""
+"""Whether a port is free, and which processes listen on it: from /proc, since ss and lsof may be missing."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ WORKER = b"pyworker:create_app"
 def holders(port: int) -> list[int]:
     """Processes that listen on the port, as far as this user may see."""
     inodes = set(_listening_inodes(port))
-    return sorted(process for process in _processes() if inodes & set(_open_files(process)))
+    processes = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return sorted(process for process in processes if inodes & open_files(process))
 
 
 def require_free(host: str, ports: Mapping[str, str]) -> None:
@@ -24,7 +26,9 @@ def require_free(host: str, ports: Mapping[str, str]) -> None:
     seen: set[int] = set()
     if faults := [found for name, text in ports.items() if (found := fault_of(host, name, text, seen))]:
         # A worker that listens there is healthy, whatever becomes of this start.
-        raise StartError(*faults, reported=not any(_is_worker(who) for port in seen for who in holders(port)))
+        listening = [process for port in seen for process in holders(port)]
+        healthy = any(WORKER in _about(process, "cmdline") for process in listening)
+        raise StartError(*faults, reported=not healthy)
 
 
 def fault_of(host: str, name: str, text: str, before: set[int]) -> str:
@@ -40,8 +44,8 @@ def fault_of(host: str, name: str, text: str, before: set[int]) -> str:
     except PermissionError:
         return f"{name}={text} is reserved for root: set {name} to another port"
     except OSError:
-        who = described(holders(port)) or "a process of another user"
-        return f"port {text} is taken by {who}: end it, or set {name} to another port"
+        holder = described(holders(port)) or "a process of another user"
+        return f"port {text} is taken by {holder}: end it, or set {name} to another port"
     return ""
 
 
@@ -52,7 +56,8 @@ def is_port(text: str) -> bool:
 
 def described(processes: Sequence[int]) -> str:
     """The processes with their names; empty for none."""
-    return ", ".join(f"process {process} ({_name_of(process)})" for process in processes)
+    names = ((process, _about(process, "comm").decode("utf-8", "replace").strip()) for process in processes)
+    return ", ".join(f"process {process} ({name or 'gone'})" for process, name in names)
 
 
 def _try_to_bind(host: str, port: int) -> None:
@@ -74,28 +79,18 @@ def _listening_inodes(port: int) -> Iterator[str]:
                 yield f"socket:[{row[9]}]"
 
 
-def _processes() -> Iterator[int]:
-    return (int(path.name) for path in Path("/proc").glob("[0-9]*"))
-
-
-def _open_files(process: int) -> Iterator[str]:
-    """None for a process that has ended or belongs to another user."""
-    try:
+def open_files(process: int) -> set[str]:
+    """Paths and other names of them; none if the process has ended or belongs to another user."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
         for entry in Path(f"/proc/{process}/fd").iterdir():
-            yield str(entry.readlink())
-    except OSError:
-        pass
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.add(str(entry.readlink()))
+    return found
 
 
-def _name_of(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/comm").read_text().strip()
-    except OSError:
-        return "gone"
-
-
-def _is_worker(process: int) -> bool:
-    try:
-        return WORKER in Path(f"/proc/{process}/cmdline").read_bytes()
-    except OSError:
-        return False
+def _about(process: int, file: str) -> bytes:
+    """Empty if the process has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/{file}").read_bytes()
+    return b""

@@ -42,9 +42,7 @@ def update(flag: Path, workspace: Path, children: Children) -> bool:
 
 
 def _take_newest(requirements: Path, children: Children) -> None:
-    """What the new version requires is installed before it is taken over: the checkout works at any
-    moment.
-    """
+    """Requirements are installed first, so that the checkout works at any moment."""
     children.run("fetching the newest version", *_FETCH)
     wanted = _git("show", f"{_UPSTREAM}:requirements.txt")
     if not wanted:

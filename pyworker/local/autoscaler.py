@@ -1,4 +1,4 @@
-"""A local autoscaler, for development and tests: `python -m pyworker.local.autoscaler`.
+"""A local autoscaler: `python -m pyworker.local.autoscaler`.
 
 It behaves towards workers and clients like the public service, with real signatures, but keeps its fleet in
 memory and starts no machines.
@@ -11,12 +11,12 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from hmac import compare_digest
 from typing import cast
 
 from flask import Flask, Response, request
 from typing_extensions import Self
-from werkzeug.exceptions import HTTPException
 
 from pyworker.errors import ConfigError, RequestError, Unauthorized, Unprocessable
 from pyworker.local.autoscaler_options import parse_options
@@ -31,12 +31,11 @@ from pyworker.local.messages import (
     RouteRequest,
     parse,
 )
-from pyworker.local.serving import LocalServer
+from pyworker.local.serving import LocalServer, json_errors
 from pyworker.local.signing import SignatureForm, Signer, current_message, first_message
-from pyworker.local.worker_views import overview, sdk_view
 
 DEFAULT_ENDPOINT = "hello_world"
-"""The endpoint that the console lists when any name is accepted."""
+"""The endpoint that the console lists if any name is accepted."""
 MAX_ID_DIGITS = 19
 _PEM = "application/x-pem-file"
 
@@ -47,6 +46,7 @@ class UnknownEndpoint(RequestError):
     status = 404
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class Autoscaler:
     """A local autoscaler in this process. `start` and `stop` belong to one thread; the rest to any.
 
@@ -54,29 +54,21 @@ class Autoscaler:
     `signature_form="first"` signs and responds in the first form of the contract.
     """
 
-    def __init__(
-        self,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        signer: Signer | None = None,
-        endpoints: Sequence[str] = (),
-        api_key: str | None = None,
-        master_token: str | None = None,
-        signature_form: SignatureForm = "current",
-        fleet: Fleet | None = None,
-    ) -> None:
-        self.fleet = Fleet() if fleet is None else fleet
+    host: str = "127.0.0.1"
+    port: int = 0
+    signer: Signer = field(default_factory=Signer.generate)
+    endpoints: Sequence[str] = ()
+    api_key: str | None = None
+    master_token: str | None = None
+    signature_form: SignatureForm = "current"
+    fleet: Fleet = field(default_factory=Fleet)
+
+    def __post_init__(self) -> None:
         self.faults = Faults()
-        self.signer = Signer.generate() if signer is None else signer
-        self._endpoints = tuple(endpoints)
-        self._api_key = api_key
-        self._master_token = master_token
-        self._signature_form: SignatureForm = signature_form
         self._created_at = time.time()
         # The signing key serves here too, so that a kept key keeps the root as well.
         self._authority = Authority(self.signer.key, "pyworker local root")
-        self._server = LocalServer(self._app(), name="pyworker-autoscaler", host=host, port=port)
+        self._server = LocalServer(self._app(), name="pyworker-autoscaler", host=self.host, port=self.port)
 
     def start(self) -> Self:
         self._server.start()
@@ -103,8 +95,7 @@ class Autoscaler:
     def _app(self) -> Flask:
         app = Flask("pyworker.local.autoscaler", static_folder=None)
         app.before_request(self._apply_faults)
-        app.register_error_handler(RequestError, _error_response)
-        app.register_error_handler(HTTPException, _http_error_response)
+        json_errors(app)
         app.add_url_rule("/pubkey/", view_func=self._pubkey)
         app.add_url_rule("/route/", view_func=self._route, methods=["POST"])
         app.add_url_rule("/worker_status/", view_func=self._worker_status, methods=["POST"])
@@ -127,8 +118,8 @@ class Autoscaler:
     def _route(self) -> Response:
         asked = parse(ROUTE_REQUEST, request.get_data())
         self._check_key(asked.api_key)
-        if self._endpoints and asked.endpoint not in self._endpoints:
-            served = ", ".join(self._endpoints)
+        if self.endpoints and asked.endpoint not in self.endpoints:
+            served = ", ".join(self.endpoints)
             raise UnknownEndpoint(f"endpoint: {asked.endpoint!r} is not served here, only {served}")
         route = self.fleet.route(asked.cost, asked.request_idx, time.monotonic())
         return _json(self._route_response(asked, route))
@@ -136,17 +127,17 @@ class Autoscaler:
     def _route_response(self, asked: RouteRequest, route: Route) -> dict[str, object]:
         if route.url is None:
             return {"request_idx": route.request_idx, "status": route.status}
-        answer: dict[str, object] = {
+        response: dict[str, object] = {
             "url": route.url,
             "cost": asked.cost,
             "endpoint": asked.endpoint,
             "reqnum": route.reqnum,
         }
-        if self._signature_form == "first":
+        if self.signature_form == "first":
             text = first_message(cost=asked.cost, endpoint=asked.endpoint, reqnum=route.reqnum, url=route.url)
-            return answer | {"signature": self.signer.sign(text)}
+            return response | {"signature": self.signer.sign(text)}
         signature = self.signer.sign(current_message(route.url))
-        return answer | {"signature": signature, "request_idx": route.request_idx}
+        return response | {"signature": signature, "request_idx": route.request_idx}
 
     def _worker_status(self) -> Response:
         body = request.get_data()
@@ -166,7 +157,7 @@ class Autoscaler:
     def _workers(self) -> Response:
         now = time.monotonic()
         fleet = {
-            "workers": [overview(view, now) for view in self.fleet.workers(now)],
+            "workers": [member.overview(now) for member in self.fleet.workers()],
             "requests": self.fleet.requests_seen,
             "finished": self.fleet.finished_counts,
         }
@@ -176,7 +167,7 @@ class Autoscaler:
         query = parse(WORKERS_QUERY, request.get_data())
         self._check_key(query.api_key)
         now = time.monotonic()
-        return _json([sdk_view(view, now) for view in self.fleet.workers(now)])
+        return _json([member.sdk_view(now) for member in self.fleet.workers()])
 
     def _root_certificate(self) -> Response:
         return Response(self._authority.root_pem, mimetype=_PEM)
@@ -203,7 +194,7 @@ class Autoscaler:
 
     def _console_entries(self) -> list[dict[str, object]]:
         """The endpoints as the console lists them; the client goes on with the key that it finds there."""
-        key = self._api_key or _key_beside_body()
+        key = self.api_key or _key_beside_body()
         return [
             {
                 "id": number,
@@ -213,30 +204,22 @@ class Autoscaler:
                 "user_id": 1,
                 "created_at": self._created_at,
             }
-            for number, name in enumerate(self._endpoints or (DEFAULT_ENDPOINT,), start=1)
+            for number, name in enumerate(self.endpoints or (DEFAULT_ENDPOINT,), start=1)
         ]
 
     def _check_key(self, in_body: str) -> None:
-        if self._api_key is None:
+        if self.api_key is None:
             return
-        if not _same(in_body or _key_beside_body(), self._api_key):
+        if not _same(in_body or _key_beside_body(), self.api_key):
             raise Unauthorized("api_key: missing or not the key of this autoscaler")
 
     def _check_token(self, mtoken: str) -> None:
-        if self._master_token is not None and not _same(mtoken, self._master_token):
+        if self.master_token is not None and not _same(mtoken, self.master_token):
             raise Unauthorized("mtoken: not the master token of this autoscaler")
 
 
 def _json(value: object, status: int = 200, *, indent: int | None = None) -> Response:
     return Response(json.dumps(value, indent=indent) + "\n", status, mimetype="application/json")
-
-
-def _error_response(error: RequestError) -> Response:
-    return _json(dict(error.body()), error.status)
-
-
-def _http_error_response(error: HTTPException) -> Response:
-    return _json({"error": error.name}, error.code or 500)
 
 
 def _key_beside_body() -> str:
@@ -249,31 +232,20 @@ def _same(given: str, expected: str) -> bool:
     return compare_digest(given.encode("utf-8", "replace"), expected.encode("utf-8", "replace"))
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status."""
-    options = parse_options(argv)
+    options = vars(parse_options(argv))
     # Blocked before any thread starts, so that a signal always waits for the main thread to ask for it.
     ending = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
-        signer = Signer.generate() if options.key_file is None else Signer.from_file(options.key_file)
-        autoscaler = Autoscaler(
-            host=options.host,
-            port=options.port,
-            signer=signer,
-            endpoints=options.endpoint,
-            api_key=options.api_key,
-            master_token=options.master_token,
-        ).start()
+        path = options.pop("key_file")
+        signer = Signer.from_file(path) if path else Signer.generate()
+        autoscaler = Autoscaler(**options, signer=signer).start()
     except ConfigError as error:
         sys.stderr.write(f"pyworker.local.autoscaler: {error}\n")
         return 1
-    _say(f"Local autoscaler at {autoscaler.url} (Ctrl-C ends it)")
+    print(f"Local autoscaler at {autoscaler.url} (Ctrl-C ends it)", flush=True)  # noqa: T201
     signal.sigwait(ending)
     autoscaler.stop()
     return 0

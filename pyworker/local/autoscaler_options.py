@@ -10,7 +10,7 @@ DEFAULT_PORT = 8081
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Ends the program with one line if an argument is wrong."""
+    """Named as the fields of `Autoscaler`. Ends the program with one line if an argument is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m pyworker.local.autoscaler",
         description="A local autoscaler: keeps a fleet, routes and signs as the public service does.",
@@ -31,6 +31,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--endpoint",
+        dest="endpoints",
         action="append",
         default=[],
         metavar="NAME",

@@ -1,6 +1,4 @@
-"""The certificate authority of a local autoscaler: its root, which clients download before their first call,
-and the certificates that it issues to workers, as the console of the public service does.
-"""
+"""The certificate authority of a local autoscaler: the root for its clients, certificates for its workers."""
 
 from __future__ import annotations
 
@@ -84,9 +82,6 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(authority, critical=False)
         )
-
-    def __repr__(self) -> str:
-        return f"<Authority {self._name.rfc4514_string()}>"
 
 
 def _parse(request: bytes) -> x509.CertificateSigningRequest:

@@ -1,7 +1,4 @@
-"""The demo: a model server, a local autoscaler and a worker on this machine, and requests to them.
-
-Started by start_server.sh under the system's Python. What it starts runs in .venv.
-"""
+"""The demo: a model server, a local autoscaler and a worker on this machine, and requests to them."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from pathlib import Path
 
 from pyworker.instance import ports
 from pyworker.instance.children import Children, exit_on_signals, shell_status
-from pyworker.instance.environment import PYTHON, output_of, prepare
+from pyworker.instance.environment import PYTHON, WORKER_NAME, gunicorn, output_of, prepare
 from pyworker.instance.output import Output, StartError
 
 _HOST = "127.0.0.1"
@@ -110,11 +107,9 @@ class Demo:
 
     def _start_all(self) -> None:
         """Start the three servers, and wait until the worker is ready for requests."""
-        model = ("pyworker.local.model_server", "--port", self._model_port)
-        how = ("--tokens-per-second", "400", "--parallel", "10", "--load-seconds", "1")
-        self._spawn(
-            "The model server", "model-server.log", *model, "--log-file", f"{_FOLDER}/model.log", *how
-        )
+        how = "--tokens-per-second 400 --parallel 10 --load-seconds 1"
+        model = f"pyworker.local.model_server --port {self._model_port} --log-file {_FOLDER}/model.log {how}"
+        self._spawn("The model server", "model-server.log", *model.split())
         autoscaler = ("pyworker.local.autoscaler", "--port", self._autoscaler_port)
         self._spawn("The local autoscaler", "autoscaler.log", *autoscaler)
         # The worker's first report and the public key need the autoscaler, hence this order.
@@ -122,8 +117,7 @@ class Demo:
             f"waiting for the local autoscaler on port {self._autoscaler_port}",
             lambda: self._workers() is not None,
         )
-        app = f'pyworker:create_app("{self._worker}")'
-        self._spawn(f"The worker {self._worker}", _WORKER_LOG.name, "gunicorn", "-c", "gunicorn.conf.py", app)
+        self._spawn(f"The worker {self._worker}", _WORKER_LOG.name, *gunicorn(self._worker))
         self._await(f"waiting for the worker on port {self._worker_port}", self._worker_responds)
         health = f"waiting for the model server on port {self._model_port}"
         self._await(health, lambda: _get(self._model_port, "/healthcheck"))
@@ -159,11 +153,10 @@ class Demo:
         for name, process in self._children.running.items():
             if process.poll() is not None and name in self._logs:
                 status = shell_status(process.returncode)
-                signalled = (
-                    f"was ended from outside (signal {status - 128}). Is there enough memory? Start again."
-                )
-                ended = f"ended by itself (status {status}). {_MEND}"
-                raise self._failure(f"{name} {signalled if status > 128 else ended}", self._logs[name])
+                how = f"ended by itself (status {status}). {_MEND}"
+                if status > 128:
+                    how = f"was ended from outside (signal {status - 128}). Is there enough memory?"
+                raise self._failure(f"{name} {how}", self._logs[name])
 
     def _workers(self) -> list[dict[str, str]] | None:
         """The workers that the autoscaler knows; None if it does not respond."""
@@ -195,14 +188,13 @@ class Demo:
         return (module, *options) if module else ()
 
     def _show_responses(self, client: Sequence[str]) -> None:
-        if client:
-            self._output.say("\nA whole response:")
-            self._ask(client)
-            self._output.say("\nA streamed response:")
-            self._ask((*client, "--stream"))
-        else:
+        if not client:
             said = f"{self._worker} has no client module, so no example requests are sent."
-            self._output.say(f"\nThe worker is ready. {said}")
+            return self._output.say(f"\nThe worker is ready. {said}")
+        self._output.say("\nA whole response:")
+        self._ask(client)
+        self._output.say("\nA streamed response:")
+        return self._ask((*client, "--stream"))
 
     def _ask(self, client: Sequence[str]) -> None:
         """One request of the example client, shown as a command one could type."""
@@ -246,11 +238,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         sys.stdout.write(_USAGE.read_text())
         return 0
     fault = ""
-    for option in options - {"--once"}:
-        fault = f"unknown option of demo: {option}"
-    if len(names) > 1:
+    if unknown := options - {"--once"}:
+        fault = f"unknown option of demo: {min(unknown)}"
+    elif len(names) > 1:
         fault = f"more than one worker: {names[0]} and {names[1]}"
-    elif not re.fullmatch("[A-Za-z0-9_.-]+", names[0]):
+    elif not WORKER_NAME.fullmatch(names[0]):
         fault = f"not a worker's name: {names[0]}"
     if fault:
         sys.stderr.write(f"start_server.sh: {fault}\n\n{_USAGE.read_text()}")

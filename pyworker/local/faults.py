@@ -28,7 +28,7 @@ class Faults:
         self._holds: list[Hold] = []
 
     def fail_with(self, status: int, path: str, times: int = 1) -> None:
-        """The next `times` requests of `path` are answered with `status` and change nothing."""
+        """The next `times` requests of `path` get `status` and change nothing."""
         with self._lock:
             self._orders[path].extend([status] * times)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from pyworker.local.messages import FinishedBatch, FinishedRequest, WorkerReport
@@ -17,7 +17,7 @@ from pyworker.local.messages import FinishedBatch, FinishedRequest, WorkerReport
 WorkerState = Literal["loading", "ready", "errored", "stale"]
 
 FRESH_SECONDS = 20.0
-"""A worker reports every ten seconds at least; after two missed reports it is taken for dead."""
+"""A worker reports every 10 s at least; after two missed reports it counts as dead."""
 FORGET_SECONDS = 600.0
 MAX_WORKERS = 1_000
 KEPT_REPORTS = 1_000
@@ -35,20 +35,10 @@ class Route:
     status: str
 
 
-@dataclass(frozen=True)
-class WorkerView:
-    """One worker as an overview shows it. Times are monotonic seconds."""
-
-    report: WorkerReport
-    state: WorkerState
-    loadtime: float
-    routed_load: float
-    first_seen: float
-    last_seen: float
-
-
 @dataclass
-class _Member:
+class Member:
+    """A worker. Times are monotonic seconds."""
+
     report: WorkerReport
     first_seen: float
     last_seen: float
@@ -79,6 +69,39 @@ class _Member:
         """Lowest is routed to: least loaded first, then the one that was chosen longest ago."""
         return (self.report.cur_load + self.routed_load, self.last_pick)
 
+    def overview(self, now: float) -> dict[str, object]:
+        """As JSON for people."""
+        report = asdict(self.report)
+        del report["mtoken"]
+        return {
+            "state": self.state(now),
+            "seconds_since_report": round(now - self.last_seen, 1),
+            "routed_since_report": self.routed_load,
+            **report,
+            "loadtime": self.loadtime,
+        }
+
+    def sdk_view(self, now: float) -> dict[str, object]:
+        """With the field names of the client library; its times are epoch seconds."""
+        report = self.report
+        started = time.time() - (now - self.first_seen)
+        return {
+            "id": report.id,
+            "status": self.state(now),
+            "cur_load": report.cur_load,
+            "new_load": report.new_load,
+            "cur_load_rolling_avg": report.cur_load,
+            "cur_perf": report.cur_perf,
+            "perf": report.max_perf,
+            "measured_perf": report.max_perf,
+            "dlperf": 0.0,
+            "reliability": 1.0,
+            "reqs_working": report.num_requests_working,
+            "disk_usage": report.disk_usage,
+            "loaded_at": min(started + self.loadtime, time.time()) if self.loadtime else 0.0,
+            "started_at": started,
+        }
+
 
 @dataclass(frozen=True)
 class _Sent:
@@ -93,9 +116,9 @@ class Fleet:
     """Everything a local autoscaler remembers. Any thread may call any method."""
 
     def __init__(self) -> None:
-        # Guards every field below. Its waiters are told of each accepted report and batch.
+        # Guards every field below. Notified of each accepted report and batch.
         self._changed = threading.Condition()
-        self._members: dict[int, _Member] = {}
+        self._members: dict[int, Member] = {}
         # By request_idx, the last worker it was sent to.
         self._requests: OrderedDict[int, _Sent] = OrderedDict()
         self._last_request_idx = 0
@@ -111,16 +134,16 @@ class Fleet:
             member = self._members.get(report.id)
             if member is None:
                 self._make_room(now)
-                member = self._members[report.id] = _Member(report, first_seen=now, last_seen=now)
+                member = self._members[report.id] = Member(report, first_seen=now, last_seen=now)
             member.take(report, now)
             self._reports.append(raw)
-            self._tell()
+            self._notify()
 
     def accept_finished(self, batch: FinishedBatch) -> None:
         with self._changed:
             self._finished.extend(batch.requests)
             self._finished_counts.update(request.status for request in batch.requests)
-            self._tell()
+            self._notify()
 
     def route(self, cost: float, request_idx: int, now: float) -> Route:
         """Choose a worker, or say why none can be chosen.
@@ -142,19 +165,10 @@ class Fleet:
             self._remember(index, _Sent(key, cost, member.last_seen))
             return Route(index, self._last_reqnum, member.report.url, "ready")
 
-    def workers(self, now: float) -> list[WorkerView]:
+    def workers(self) -> list[Member]:
+        """Copies, by id."""
         with self._changed:
-            return [
-                WorkerView(
-                    report=member.report,
-                    state=member.state(now),
-                    loadtime=member.loadtime,
-                    routed_load=member.routed_load,
-                    first_seen=member.first_seen,
-                    last_seen=member.last_seen,
-                )
-                for _, member in sorted(self._members.items())
-            ]
+            return [replace(member) for _, member in sorted(self._members.items())]
 
     @property
     def reports(self) -> list[Mapping[str, object]]:
@@ -187,7 +201,7 @@ class Fleet:
             return self._last_reqnum
 
     def wait_for(self, condition: Callable[[Fleet], bool], timeout: float) -> bool:
-        """Wait until `condition` holds after some report or batch; False when `timeout` seconds passed.
+        """Wait until `condition` holds after some report or batch; False after `timeout` seconds.
 
         The condition is called without the lock, so it may use every method here.
         """
@@ -202,7 +216,7 @@ class Fleet:
                 if not self._changed.wait_for(lambda seen=seen: self._changes != seen, max(0.0, left)):
                     return False
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._changes += 1
         self._changed.notify_all()
 
@@ -235,17 +249,16 @@ class Fleet:
         if len(self._members) >= MAX_WORKERS:
             del self._members[min(self._members, key=lambda key: self._members[key].last_seen)]
 
-    def _states(self, now: float) -> Counter[str]:
-        return Counter(member.state(now) for member in self._members.values())
+    def _states(self, now: float) -> str:
+        states = Counter(member.state(now) for member in self._members.values())
+        return ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no workers"
 
     def _why_waiting(self, now: float) -> str:
         if not self._members:
             return "waiting: no worker has reported yet"
-        states = ", ".join(f"{count} {state}" for state, count in sorted(self._states(now).items()))
-        return f"waiting: no worker is ready ({states})"
+        return f"waiting: no worker is ready ({self._states(now)})"
 
     def __repr__(self) -> str:
         with self._changed:
             states = self._states(time.monotonic())
-            workers = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no workers"
-            return f"<Fleet [{workers}, {self._last_request_idx} requests, {len(self._finished)} finished]>"
+            return f"<Fleet [{states}, {self._last_request_idx} requests, {len(self._finished)} finished]>"

@@ -9,83 +9,68 @@ import socket
 import threading
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
 from pyworker.local.model_log import ModelLog
 from pyworker.runtime.request_queue import RequestQueue
 
-LOOK_SECONDS = 0.1  # how often a request that waits looks whether its client is still there
+LOOK_SECONDS = 0.1  # how often a waiting request checks that its client is still connected
 
 
+@dataclass(kw_only=True)
 class Generation:
     """Tokens at a pace of `pace` seconds each. Used by the thread of its connection only."""
 
-    def __init__(
-        self,
-        *,
-        name: str,
-        source: Iterator[str],
-        pace: float,
-        queue: RequestQueue,
-        client: socket.socket,
-        stopping: threading.Event,
-        log: ModelLog,
-    ) -> None:
-        self.count = 0
-        self._name = name
-        self._source = source
-        self._pace = pace
-        self._queue = queue
-        self._client = client
-        self._stopping = stopping
-        self._log = log
+    name: str
+    source: Iterator[str]
+    pace: float
+    queue: RequestQueue
+    client: socket.socket
+    stopping: threading.Event
+    log: ModelLog
+    count: int = 0
 
     def tokens(self) -> Generator[str]:
-        """The tokens, once the request has a slot; `ConnectionAbortedError` if the client has
-        disconnected.
-        """
+        """The tokens, once the request has a slot; `ConnectionAbortedError` if the client disconnects."""
         arrived = time.monotonic()
         outcome = "499"  # unless it comes to its end
-        slot = self._queue.enter()
+        slot = self.queue.enter()
         try:
             while not slot.wait(LOOK_SECONDS):
                 self._check()
             started = time.monotonic()
-            for token in self._source:
-                self._wait_until(started + (self.count + 1) * self._pace)
+            for token in self.source:
+                self._wait_until(started + (self.count + 1) * self.pace)
                 self.count += 1
                 yield token
             outcome = "200"
         finally:
             slot.release()
             seconds = time.monotonic() - arrived
-            self._log.write(f"POST {self._name} {outcome}, {self.count} tokens in {seconds:.3f} s")
+            self.log.write(f"POST {self.name} {outcome}, {self.count} tokens in {seconds:.3f} s")
 
     def events(self) -> Generator[str]:
         """The tokens as server-sent events."""
-        # A client that hangs up closes this generator: the slot is free at once.
+        # A client that disconnects closes this generator, which frees the slot.
         with contextlib.closing(self.tokens()) as tokens:
             for token in tokens:
                 yield f"data: {json.dumps({'token': token})}\n\n"
         yield "data: [DONE]\n\n"
 
     def _check(self) -> None:
-        if self._stopping.is_set():
+        if self.stopping.is_set():
             raise ConnectionAbortedError("the server stops")
-        if _client_is_gone(self._client):
+        if _disconnected(self.client):
             raise ConnectionAbortedError("the client hung up")
 
     def _wait_until(self, due: float) -> None:
         self._check()
         while (left := due - time.monotonic()) > 0:
-            self._stopping.wait(min(left, LOOK_SECONDS))
+            self.stopping.wait(min(left, LOOK_SECONDS))
             self._check()
 
-    def __repr__(self) -> str:
-        return f"<Generation {self._name} [{self.count} tokens]>"
 
-
-def _client_is_gone(connection: socket.socket) -> bool:
-    """Whether the client closed its side."""
+def _disconnected(connection: socket.socket) -> bool:
     poll = select.poll()
     try:
         poll.register(connection, select.POLLRDHUP)

@@ -24,7 +24,7 @@ PROMPT_TAIL = 4000  # characters of a prompt that are looked at; it may be megab
 # How often two known words are set aside for one, if they allow a single word only: without this, a text
 # of this size would be quoted sentence by sentence.
 BACK_OFF = 0.35
-ANSWER_SENTENCES = (3, 8)
+RESPONSE_SENTENCES = (3, 8)
 RESPONSE_TOKENS = 200  # the limit of a response without a requested length
 
 Context = tuple[str, ...]
@@ -48,7 +48,7 @@ class _Choices:
 
 
 class LanguageModel:
-    """A trained model. Immutable after construction, so any number of threads may generate at once."""
+    """A trained model. Immutable after construction, so any number of threads may generate concurrently."""
 
     def __init__(self, text: str) -> None:
         """Learns from `text`; raises `CorruptedModelError` if there is no sentence in it."""
@@ -82,11 +82,11 @@ class LanguageModel:
         rng = rng or random.Random()
         tokens = self._tokens(prompt, rng)
         if max_tokens is None:
-            tokens = _some_sentences(tokens, rng.randint(*ANSWER_SENTENCES), RESPONSE_TOKENS)
+            tokens = _some_sentences(tokens, rng.randint(*RESPONSE_SENTENCES), RESPONSE_TOKENS)
         return _spaced(itertools.islice(tokens, max_tokens))
 
     def _tokens(self, prompt: str, rng: random.Random) -> Iterator[str]:
-        """Endless tokens, beginning with the first words of a sentence that has to do with the prompt."""
+        """Endless tokens, beginning with the first words of a sentence about the prompt's subject."""
         opening = self._opening(prompt, rng)
         yield from opening
         context = (_START, *map(_folded, opening))[-2:]

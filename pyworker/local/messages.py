@@ -1,7 +1,6 @@
 """What a local autoscaler reads off the wire.
 
-Checked more strictly than the public service does: a worker that passes here sends exactly what the
-contract says, so the local autoscaler doubles as a test of the worker's side.
+Checked more strictly than the public service does, so that it doubles as a test of the worker's side.
 """
 
 from __future__ import annotations
@@ -9,15 +8,15 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from pyworker.errors import Unprocessable
+from pyworker.validation import STRICT
 
 RequestStatus = Literal["Success", "Error", "Cancelled", "Rejected"]
 
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _Amount = Annotated[float, Field(ge=0)]
 _Count = Annotated[int, Field(ge=0)]
 # Kept as it was written: the first form signs 7 and 7.0 differently.
@@ -26,7 +25,7 @@ _Cost = Annotated[int, Field(ge=0)] | _Amount
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class RouteRequest:
     """A client asks for a worker. Older clients send neither `request_idx` nor `replay_timeout`."""
 
@@ -37,7 +36,7 @@ class RouteRequest:
     replay_timeout: float | None = None
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class WorkerReport:
     """A worker's status. Loads are workload, performances workload per second, disk GiB.
 
@@ -64,7 +63,7 @@ class WorkerReport:
     max_capacity: float = 0.0
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class FinishedRequest:
     """How one request ended. Times are epoch seconds, 0 if the stage was not reached."""
 
@@ -82,7 +81,7 @@ class FinishedRequest:
         return self
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class FinishedBatch:
     """Requests that ended on one worker since its last accepted batch."""
 
@@ -91,7 +90,7 @@ class FinishedBatch:
     requests: list[FinishedRequest]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class WorkersQuery:
     """A client asks for the workers of an endpoint."""
 
@@ -110,9 +109,6 @@ def parse(adapter: TypeAdapter[T], body: bytes) -> T:
     try:
         return adapter.validate_json(body)
     except ValidationError as error:
-        faults = [_describe(fault["loc"], fault["msg"]) for fault in error.errors(include_input=False)]
-        raise Unprocessable("; ".join(faults)) from None
-
-
-def _describe(path: tuple[int | str, ...], message: str) -> str:
-    return f"{'.'.join(str(part) for part in path)}: {message}" if path else message
+        details = error.errors(include_input=False)
+        faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in details]
+        raise Unprocessable("; ".join(f"{path}: {text}" if path else text for path, text in faults)) from None

@@ -20,7 +20,6 @@ class ModelLog:
     """
 
     def __init__(self, path: Path | None = None, *, echo: TextIO | None = None) -> None:
-        self._path = path
         self._file = None if path is None else _begin_file(path)
         self._streams = [stream for stream in (echo, self._file) if stream is not None]
         # Guards the streams: a line must not be torn by another thread's. Held during a write, since
@@ -44,9 +43,6 @@ class ModelLog:
             self._streams.clear()
             if self._file is not None:
                 self._file.close()
-
-    def __repr__(self) -> str:
-        return f"<ModelLog {self._path} [{len(self._streams)} streams]>"
 
 
 def _begin_file(path: Path) -> TextIO:

@@ -23,24 +23,15 @@ def _number(kind: Callable[[str], float], minimum: float) -> Callable[[str], flo
     return parse
 
 
-class Options(argparse.Namespace):
-    """What the command line gives."""
-
-    host: str
-    port: int
-    log_file: str
-    tokens_per_second: float
-    parallel: int
-    load_seconds: float
-    seed: int | None
-    model: Path | None
+def _log_file(text: str) -> Path | None:
+    return None if text == "-" else Path(text)
 
 
-def parse_options(arguments: Sequence[str] | None) -> Options:
-    """Ends the program with one line if an argument is wrong."""
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Named as the fields of `ModelServer`. Ends the program with one line if an argument is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m pyworker.local.model_server",
-        description="A stand-in for hello_world's inference server. It answers POST /generate, "
+        description="A stand-in for hello_world's inference server. It serves POST /generate, "
         "POST /generate_stream and GET /healthcheck with the words of a small language model.",
     )
     add = parser.add_argument
@@ -48,6 +39,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
     add("--port", type=_number(int, 0), default=DEFAULT_PORT, help="0 for a free one (default: %(default)s)")
     add(
         "--log-file",
+        type=_log_file,
         default="./model.log",
         metavar="PATH",
         help="where to log, besides the terminal; an older file is kept as PATH.old; - for the terminal "
@@ -65,7 +57,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         type=_number(int, 1),
         default=4,
         metavar="N",
-        help="responses that are generated at once; further requests are queued (default: %(default)s)",
+        help="responses that are generated concurrently; further requests are queued (default: %(default)s)",
     )
     add(
         "--load-seconds",
@@ -77,8 +69,9 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
     add("--seed", type=int, metavar="N", help="give the same response to the same prompt (default: vary)")
     add(
         "--model",
+        dest="model_path",
         type=Path,
         metavar="PATH",
         help="UTF-8 text to learn the language from (default: the handbook that ships)",
     )
-    return parser.parse_args(arguments, Options())
+    return parser.parse_args(arguments)

@@ -1,13 +1,11 @@
-"""A stand-in for the inference server of the hello_world worker, for development and tests.
+"""A stand-in for the inference server of the hello_world worker: `python -m pyworker.local.model_server`.
 
-    python -m pyworker.local.model_server --help
-
-It speaks the same routes, logs the same kind of lines and queues like a real one, but its model is a small
-n-gram model on the CPU.
+It has the same routes, log lines and queue as a real one, but its model is a small n-gram model on the CPU.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import queue
@@ -24,14 +22,13 @@ from typing import Annotated, ClassVar, TextIO, cast
 import flask
 from pydantic import ConfigDict, Field
 from typing_extensions import Self
-from werkzeug.exceptions import HTTPException
 
-from pyworker.errors import ConfigError, NotReady, RequestError, Unprocessable
+from pyworker.errors import ConfigError, NotReady, Unprocessable
 from pyworker.local.generation import Generation
 from pyworker.local.language_model import CorruptedModelError, LanguageModel
 from pyworker.local.model_log import ModelLog
-from pyworker.local.model_options import Options, parse_options
-from pyworker.local.serving import LocalServer
+from pyworker.local.model_options import parse_options
+from pyworker.local.serving import LocalServer, json_errors
 from pyworker.runtime.request_queue import RequestQueue
 from pyworker.validation import STRICT, parse_fields
 
@@ -48,39 +45,31 @@ class GenerateRequest:
     max_response_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
+@dataclass(kw_only=True, repr=False, eq=False)
 class ModelServer:
     """The server, for use within a process. Thread-safe; can be started once.
 
-    `with ModelServer() as server:` serves on a free port, at once and without delay, when the block begins.
-    tokens_per_second: of one response, 0 for no delay; parallel: responses at once, others are queued;
+    `with ModelServer() as server:` serves on a free port, without delay, once the block begins.
+    tokens_per_second: of one response, 0 for no delay; parallel: concurrent responses, others are queued;
     load_seconds: from the start until ready; with a seed the same prompt always gets the same response.
-    on_failure is called, on the loading thread, when the model cannot be loaded.
+    on_failure is called, on the loading thread, if the model cannot be loaded.
     """
 
-    def __init__(
-        self,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        log_file: Path | None = None,
-        echo: TextIO | None = None,
-        tokens_per_second: float = 0.0,
-        parallel: int = 4,
-        load_seconds: float = 0.0,
-        seed: int | None = None,
-        model_path: Path | None = None,
-        on_failure: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.queue = RequestQueue(parallel)
-        self._server = LocalServer(self._app(), name="pyworker-model", host=host, port=port)
-        self._log_file = log_file
-        self._echo = echo
+    host: str = "127.0.0.1"
+    port: int = 0
+    log_file: Path | None = None
+    echo: TextIO | None = None
+    tokens_per_second: float = 0.0
+    parallel: int = 4
+    load_seconds: float = 0.0
+    seed: int | None = None
+    model_path: Path | None = None
+    on_failure: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.queue = RequestQueue(self.parallel)
+        self._server = LocalServer(self._app(), name="pyworker-model", host=self.host, port=self.port)
         self._log = ModelLog()  # writes nothing until `start`
-        self._pace = 1 / tokens_per_second if tokens_per_second else 0.0
-        self._load_seconds = load_seconds
-        self._seed = seed
-        self._model_path = model_path
-        self._on_failure = on_failure
         self._stopping = threading.Event()
         self._loaded = threading.Event()  # loading is over: `_model` and `_failure` do not change any more
         self._model: LanguageModel | None = None
@@ -90,7 +79,7 @@ class ModelServer:
     def __enter__(self) -> Self:
         self.start()
         try:
-            self.wait_ready(self._load_seconds + 10)
+            self.wait_ready(self.load_seconds + 10)
         except BaseException:
             self.stop()
             raise
@@ -110,13 +99,11 @@ class ModelServer:
         return self._model is not None and not self._stopping.is_set()
 
     def start(self) -> None:
-        """Listen, and begin to load. Raises `ConfigError` if the port is taken or the log file cannot be
-        written.
-        """
+        """Listen, and begin to load. Raises `ConfigError` if the port or the log file cannot be used."""
         self._server.start()
         # Only once the port is bound: until then the file may be the log of another server.
         try:
-            self._log = ModelLog(self._log_file, echo=self._echo)
+            self._log = ModelLog(self.log_file, echo=self.echo)
         except ConfigError:
             self._server.stop()
             raise
@@ -146,22 +133,22 @@ class ModelServer:
     def _load(self) -> None:
         try:
             if self._pretend_to_download():
-                self._model = LanguageModel.from_file(self._model_path)
+                self._model = LanguageModel.from_file(self.model_path)
                 self._log.write(f"infer server has started on {self.url}")
         except CorruptedModelError as error:
             self._failure = error
-            path = self._model_path or "the handbook that ships"
+            path = self.model_path or "the handbook that ships"
             self._log.write(f"Exception: corrupted model file: {path}: {error}", level="ERROR")
         finally:
             self._loaded.set()
         if self._failure is not None:
-            self._on_failure()
+            self.on_failure()
 
     def _pretend_to_download(self) -> bool:
-        """Take the time of loading; False when the server stops meanwhile."""
+        """Take the time of loading; False if the server stops meanwhile."""
         for number in range(1, DOWNLOAD_FILES + 1):
             self._log.write(f"Download file {number}/{DOWNLOAD_FILES} of the model")
-            if self._stopping.wait(self._load_seconds / DOWNLOAD_FILES):
+            if self._stopping.wait(self.load_seconds / DOWNLOAD_FILES):
                 return False
         return True
 
@@ -172,8 +159,7 @@ class ModelServer:
         app.add_url_rule("/healthcheck", view_func=self._health, methods=["GET"])
         app.add_url_rule("/generate", view_func=self._generate, methods=["POST"])
         app.add_url_rule("/generate_stream", view_func=self._generate_stream, methods=["POST"])
-        app.register_error_handler(RequestError, _error_response)
-        app.register_error_handler(HTTPException, _http_error_response)
+        json_errors(app)
         app.register_error_handler(ConnectionAbortedError, _aborted_response)
         app.after_request(self._log_response)
         return app
@@ -195,12 +181,12 @@ class ModelServer:
     def _begin(self) -> Generation:
         model = self._loaded_model()
         wanted = parse_fields(GenerateRequest, _json_object(flask.request.get_data()))
-        rng = random.Random() if self._seed is None else random.Random(f"{self._seed}:{wanted.prompt!r}")
+        rng = random.Random() if self.seed is None else random.Random(f"{self.seed}:{wanted.prompt!r}")
         flask.g.generates = True
         return Generation(
             name=flask.request.path,
             source=model.generate(wanted.prompt, wanted.max_response_tokens, rng),
-            pace=self._pace,
+            pace=1 / self.tokens_per_second if self.tokens_per_second else 0.0,
             queue=self.queue,
             client=cast("socket.socket", flask.request.environ["werkzeug.socket"]),
             stopping=self._stopping,
@@ -213,8 +199,7 @@ class ModelServer:
         return self._model
 
     def _log_response(self, response: flask.Response) -> flask.Response:
-        # A generation writes its own line when it ends. A path that has no route may hold anything, so it
-        # is not copied.
+        # A generation writes its own line when it ends. A path without a route may hold anything: not copied.
         if "generates" not in flask.g:
             rule = flask.request.url_rule
             path = "unknown path" if rule is None else rule.rule
@@ -235,34 +220,15 @@ def _json_object(body: bytes) -> dict[str, object]:
     return fields
 
 
-def _error_response(error: RequestError) -> tuple[flask.Response, int]:
-    return flask.jsonify(error.body()), error.status
-
-
-def _http_error_response(error: HTTPException) -> tuple[flask.Response, int]:
-    return flask.jsonify(error=error.name.lower()), error.code or 500
-
-
 def _aborted_response(error: ConnectionAbortedError) -> tuple[flask.Response, int]:
     return flask.jsonify(error=str(error)), 503
 
 
-def _serve(options: Options) -> int:
+def _serve(options: argparse.Namespace) -> int:
     """Run until a signal comes or the model fails; the exit status."""
-    # Unlike an Event, this queue may be filled by a signal handler while the same thread waits on it.
+    # Unlike an Event, this queue may be filled by a signal handler while its thread waits on it.
     ends: queue.SimpleQueue[int] = queue.SimpleQueue()
-    server = ModelServer(
-        host=options.host,
-        port=options.port,
-        log_file=None if options.log_file == "-" else Path(options.log_file),
-        echo=sys.stdout,
-        tokens_per_second=options.tokens_per_second,
-        parallel=options.parallel,
-        load_seconds=options.load_seconds,
-        seed=options.seed,
-        model_path=options.model,
-        on_failure=lambda: ends.put(1),
-    )
+    server = ModelServer(**vars(options), echo=sys.stdout, on_failure=lambda: ends.put(1))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ends.put(0))
     server.start()

@@ -1,8 +1,8 @@
 """A small threaded HTTP/1.1 server for a Flask app, started and stopped within a process.
 
 werkzeug's own handler ends each connection after one response, which would make a busy client open a
-connection for each request; the handler here reads the whole body first and so can keep them open. Answers
-with a length leave in one piece, others chunk by chunk. Made for development and tests.
+connection for each request; the handler here reads the whole body first and so can keep them open. Responses
+with a length leave in one piece, others chunk by chunk.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import socket
 import sys
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from flask import Flask
+from werkzeug.exceptions import HTTPException
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.wrappers import Response
 
-from pyworker.errors import ConfigError
+from pyworker.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -29,7 +32,7 @@ IDLE_SECONDS = 120.0
 BACKLOG = 512
 STOP_SECONDS = 5.0
 MAX_CONNECTIONS = 4096
-"""Each holds a thread; further clients are told to come again."""
+"""Each holds a thread; further clients get 503 with Retry-After."""
 
 _FULL_BODY = b'{"error": "too many connections are open"}'
 _FULL = (
@@ -38,16 +41,30 @@ _FULL = (
 )
 
 
+def json_errors(app: Flask) -> None:
+    """Have the app respond to its errors in JSON."""
+
+    def refused(error: RequestError) -> tuple[dict[str, object], int]:
+        return dict(error.body()), error.status
+
+    def failed(error: HTTPException) -> tuple[dict[str, object], int]:
+        return {"error": error.name}, error.code or 500
+
+    app.register_error_handler(RequestError, refused)
+    app.register_error_handler(HTTPException, failed)
+
+
 class _Handler(WSGIRequestHandler):
     """Serves one connection on a thread of its own; not shared."""
 
     protocol_version = "HTTP/1.1"
-    # Head and body leave in one packet: apart, a kept connection waits 40 ms for a delayed acknowledgement.
+    # Header block and body leave in one packet: apart, a kept connection waits 40 ms for a delayed
+    # acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
 
     def setup(self) -> None:
-        self.request.settimeout(cast("_Server", self.server).idle_seconds)
+        self.request.settimeout(cast("_Server", self.server).local.idle_seconds)
         super().setup()
 
     def run_wsgi(self) -> None:
@@ -58,14 +75,13 @@ class _Handler(WSGIRequestHandler):
         environ["wsgi.input"] = io.BytesIO(body)
         self.environ = environ
         try:
-            self._answer(Response.from_app(self.server.app, environ, buffered=False))
+            self._respond(Response.from_app(self.server.app, environ, buffered=False))
         except OSError:
-            self.close_connection = (
-                True  # without the end of the body: the client can see that it is truncated
-            )
+            # Without the end of the body: the client can see that it is truncated.
+            self.close_connection = True
 
     def _read_body(self) -> bytes | None:
-        """The request's body, or None when it was answered with an error instead."""
+        """The request's body, or None if an error was sent instead."""
         if "Transfer-Encoding" in self.headers:
             return self._refuse(411)
         length = self.headers.get("Content-Length", "0")
@@ -85,12 +101,12 @@ class _Handler(WSGIRequestHandler):
 
     def _refuse(self, status: int) -> None:
         self.close_connection = True
-        self._answer(Response('{"error": "the request body cannot be read"}', status))
+        self._respond(Response('{"error": "the request body cannot be read"}', status))
 
-    def _answer(self, response: Response) -> None:
+    def _respond(self, response: Response) -> None:
         try:
             chunked = "Content-Length" not in response.headers and self.request_version != "HTTP/1.0"
-            self._send_head(response, chunked=chunked)
+            self._send_header_block(response, chunked=chunked)
             if self.command == "HEAD":
                 return
             for piece in cast("Iterable[bytes]", response.response):
@@ -104,7 +120,7 @@ class _Handler(WSGIRequestHandler):
         finally:
             response.close()
 
-    def _send_head(self, response: Response, *, chunked: bool) -> None:
+    def _send_header_block(self, response: Response, *, chunked: bool) -> None:
         self.send_response(response.status_code)
         for name, value in response.headers.items():
             self.send_header(name, value)
@@ -127,29 +143,19 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadedWSGIServer):
     """Keeps account of its connections, so that stopping can end and join every one of them."""
 
-    def __init__(
-        self,
-        name: str,
-        address: tuple[str, int],
-        app: WSGIApplication,
-        fd: int,
-        max_connections: int,
-        idle_seconds: float,
-    ) -> None:
-        self.idle_seconds = idle_seconds
-        self._name = name
-        self._max_connections = max_connections
+    def __init__(self, local: LocalServer, fd: int) -> None:
+        self.local = local
         # Guards the table of open connections and their threads, and the threads whose connection is closed
         # already.
         self._lock = threading.Lock()
         self._connections: dict[socket.socket, threading.Thread] = {}
         self._ending: list[threading.Thread] = []
-        super().__init__(*address, app, _Handler, fd=fd)
+        super().__init__(local.host, local.port, local.app, _Handler, fd=fd)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ARG002
-        """On the one thread that accepts: False ends the connection at once."""
+        """On the one thread that accepts: False closes the connection."""
         with self._lock:
-            if len(self._connections) < self._max_connections:
+            if len(self._connections) < self.local.max_connections:
                 return True
         with contextlib.suppress(OSError):
             request.sendall(_FULL)
@@ -159,7 +165,7 @@ class _Server(ThreadedWSGIServer):
         thread = threading.Thread(
             target=self.process_request_thread,
             args=(request, client_address),
-            name=f"{self._name}-{client_address[1]}",
+            name=f"{self.local.name}-{client_address[1]}",
             daemon=True,
         )
         with self._lock:
@@ -174,7 +180,7 @@ class _Server(ThreadedWSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no fault of ours and not worth a traceback."""
+        """No traceback for a client that has disconnected."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -190,51 +196,36 @@ class _Server(ThreadedWSGIServer):
             thread.join(STOP_SECONDS)
 
 
+@dataclass(repr=False)
 class LocalServer:
-    """Serves a WSGI app on threads of its own. `start` and `stop` belong to one thread."""
+    """Serves a WSGI app on threads of its own. `start` and `stop` belong to one thread.
 
-    def __init__(
-        self,
-        app: WSGIApplication,
-        *,
-        name: str,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        max_connections: int = MAX_CONNECTIONS,
-        idle_seconds: float = IDLE_SECONDS,
-    ) -> None:
-        """idle_seconds: for how long a client may keep a connection without using it."""
-        self._app = app
-        self._idle_seconds = idle_seconds
-        self._max_connections = max_connections
-        self._name = name
-        self._host = host
-        self._port = port
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+    idle_seconds: for how long a client may keep a connection without using it.
+    """
+
+    app: WSGIApplication
+    name: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    max_connections: int = MAX_CONNECTIONS
+    idle_seconds: float = IDLE_SECONDS
+    _server: _Server | None = field(default=None, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Bind and serve. Raises `ConfigError` when the address cannot be bound."""
+        """Bind and serve. Raises `ConfigError` if the address cannot be bound."""
         if self._server is not None:
             raise RuntimeError(f"{self!r} is running already")
         with self._bind() as listener:
-            # The port stays the same when the server is started again, as clients know it.
-            self._port = int(listener.getsockname()[1])
-            self._server = _Server(
-                self._name,
-                (self._host, self._port),
-                self._app,
-                listener.fileno(),
-                self._max_connections,
-                self._idle_seconds,
-            )
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name=self._name, daemon=True
-        )
+            # The port stays the same if the server is started again: clients know it.
+            self.port = int(listener.getsockname()[1])
+            self._server = _Server(self, listener.fileno())
+        serve = self._server.serve_forever
+        self._thread = threading.Thread(target=serve, args=(0.05,), name=self.name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End every connection and join every thread. Harmless when not running."""
+        """End every connection and join every thread. May be called again."""
         server, thread = self._server, self._thread
         self._server = self._thread = None
         if server is None or thread is None:
@@ -246,19 +237,19 @@ class LocalServer:
     @property
     def url(self) -> str:
         """The base URL without a trailing slash; it names the real port once started."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     def _bind(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
-            return socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
+            return socket.create_server((self.host, self.port), family=family, backlog=BACKLOG)
         except (OSError, OverflowError) as error:
             taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            reason = (
-                "another program has taken this port; choose another with --port" if taken else str(error)
-            )
-            raise ConfigError(f"cannot listen on {self._host}:{self._port}: {reason}") from error
+            advice = "another program has taken this port; choose another with --port"
+            raise ConfigError(
+                f"cannot listen on {self.host}:{self.port}: {advice if taken else error}"
+            ) from error
 
     def __repr__(self) -> str:
-        return f"<LocalServer {self._name} {'at ' + self.url if self._server else 'stopped'}>"
+        return f"<LocalServer {self.name} {'at ' + self.url if self._server else 'stopped'}>"

@@ -37,7 +37,7 @@ class Signer:
     def __init__(self, key: RSA.RsaKey) -> None:
         if not key.has_private():
             raise ConfigError("the signing key is a public key; a private RSA key is needed")
-        self._key = key
+        self.key = key
         # A private-key operation takes milliseconds and the current text repeats for each worker.
         self._cached = functools.lru_cache(maxsize=REMEMBERED_SIGNATURES)(self._compute)
 
@@ -53,33 +53,25 @@ class Signer:
             if path.exists():
                 return cls(RSA.import_key(path.read_bytes()))
             signer = cls.generate()
-            _write_private(path, signer._key.export_key("PEM"))
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(signer.key.export_key("PEM"))
         except (ValueError, IndexError, TypeError) as error:
             raise ConfigError(f"{path} does not hold a private RSA key in PEM form: {error}") from error
         except OSError as error:
             raise ConfigError(f"cannot use the key file {path}: {error.strerror}") from error
         return signer
 
-    @property
-    def key(self) -> RSA.RsaKey:
-        return self._key
-
     def public_pem(self) -> str:
-        return self._key.public_key().export_key("PEM").decode("ascii") + "\n"
+        return self.key.public_key().export_key("PEM").decode("ascii") + "\n"
 
     def sign(self, text: str) -> str:
         """RSA PKCS#1 v1.5 with SHA-256 over the UTF-8 text, in base64."""
         return self._cached(text)
 
     def _compute(self, text: str) -> str:
-        signature = pkcs1_15.new(self._key).sign(SHA256.new(text.encode("utf-8")))
+        signature = pkcs1_15.new(self.key).sign(SHA256.new(text.encode("utf-8")))
         return base64.b64encode(signature).decode("ascii")
 
     def __repr__(self) -> str:
-        return f"<Signer RSA-{self._key.size_in_bits()}>"
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
+        return f"<Signer RSA-{self.key.size_in_bits()}>"

@@ -34,7 +34,7 @@ def accept(fleet: Fleet, report_: WorkerReport, now: float = NOW) -> None:
 
 
 def state(fleet: Fleet, now: float = NOW) -> str:
-    return fleet.workers(now)[0].state
+    return fleet.workers()[0].state(now)
 
 
 def finished(index: int) -> FinishedRequest:
@@ -55,7 +55,7 @@ def test_a_worker_is_ready_from_its_first_performance_until_it_is_silent() -> No
     accept(fleet, report(loadtime=12.5))
     accept(fleet, report())
     assert state(fleet) == "ready"
-    assert fleet.workers(NOW)[0].loadtime == 12.5
+    assert fleet.workers()[0].loadtime == 12.5
     assert state(fleet, NOW + FRESH_SECONDS) == "ready"
     assert state(fleet, NOW + FRESH_SECONDS + 0.1) == "stale"
     accept(fleet, report(), NOW + 60)
@@ -76,7 +76,7 @@ def test_a_restarted_worker_loads_again() -> None:
     accept(fleet, report(loadtime=12.5))
     accept(fleet, report(max_perf=0.0))
     assert state(fleet) == "loading"
-    assert fleet.workers(NOW)[0].loadtime == 0.0
+    assert fleet.workers()[0].loadtime == 0.0
 
 
 def test_waiting_says_why() -> None:
@@ -144,10 +144,10 @@ def test_the_number_of_workers_is_bounded() -> None:
     template = report()
     for worker in range(1100):
         accept(fleet, dataclasses.replace(template, id=worker), NOW + worker / 1000)
-    assert len(fleet.workers(NOW)) == 1000
-    assert fleet.workers(NOW)[-1].report.id == 1099
+    assert len(fleet.workers()) == 1000
+    assert fleet.workers()[-1].report.id == 1099
     accept(fleet, dataclasses.replace(template, id=5000), NOW + 10_000)
-    assert [view.report.id for view in fleet.workers(NOW)] == [5000], "the long silent ones are forgotten"
+    assert [member.report.id for member in fleet.workers()] == [5000], "the long silent ones are forgotten"
 
 
 def test_waiting_for_a_condition() -> None:
@@ -174,7 +174,7 @@ def test_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert sorted(indices) == list(range(1, 1601))
-    assert [view.routed_load for view in fleet.workers(NOW)] == [800.0, 800.0]
+    assert [member.routed_load for member in fleet.workers()] == [800.0, 800.0]
 
 
 @pytest.mark.parametrize(
