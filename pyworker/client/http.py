@@ -38,18 +38,14 @@ class Http:
         """Raises `ClientError` for a CA file that is none."""
         self._verify = verify
         self._adapter = _adapter(ca if verify else None, pool_size)
-        self._closed = threading.Event()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
+        self.closed = threading.Event()
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], limit: TimeLimit) -> requests.Response:
         """Returns once status and headers have arrived; the caller reads the body and closes the response.
 
         Raises the errors of requests if a retry may succeed, `ClientError` otherwise.
         """
-        if self.closed:
+        if self.closed.is_set():
             raise ClientClosed("the client was closed")
         request = requests.PreparedRequest()
         request.method = "POST"
@@ -65,12 +61,12 @@ class Http:
 
     def wait(self, seconds: float) -> None:
         """A pause, which `close` ends with `ClientClosed`."""
-        if self._closed.wait(seconds):
+        if self.closed.wait(seconds):
             raise ClientClosed("the client was closed while the request was waiting")
 
     def close(self) -> None:
         """End pauses and close idle connections."""
-        self._closed.set()
+        self.closed.set()
         self._adapter.close()
 
 
@@ -185,21 +181,12 @@ def status_line(response: requests.Response) -> str:
     return f"{response.status_code} {response.reason or ''}".strip()
 
 
-def excerpt(response: requests.Response, secret: str = "") -> str:
-    """The beginning of a response body, without the secret in case the server repeats it."""
-    try:
-        content = response.content
-    except requests.RequestException:
-        return "(the response broke off)"
-    return excerpt_of(content, secret)
-
-
-def excerpt_of(content: bytes, secret: str) -> str:
-    """As `excerpt`, of a body that was read."""
+def excerpt(response: requests.Response, content: bytes, secret: str) -> str:
+    """The status line and the beginning of the body, without the secret in case the server repeats it."""
     text = content.decode("utf-8", "replace").strip()
     if secret:
         text = text.replace(secret, "***")
-    return text[:EXCERPT] or "(empty)"
+    return f"{status_line(response)}: {text[:EXCERPT] or '(empty)'}"
 
 
 def cause(error: BaseException) -> str:

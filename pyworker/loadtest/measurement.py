@@ -133,7 +133,8 @@ class Measurement:
             histograms["first_byte"].add(record.first_byte)
         if record.first_token is not None:
             histograms["first_token"].add(record.first_token)
-        histograms["gap"].add_all(record.gaps)
+        for gap in record.gaps:
+            histograms["gap"].add(gap)
         second = int(record.ended - self.begin)
         known = self._recent.pop()[1] if self._recent and self._recent[-1][0] >= second else 0
         self._recent.append((second, known + 1))

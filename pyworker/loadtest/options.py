@@ -40,7 +40,7 @@ The exit status is 1 when more failed, or missed the objective, than --max-error
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in seconds and requests per second."""
+    """The load and the reports asked for, in seconds and requests per second."""
 
     count: int | None
     duration: float
@@ -69,7 +69,7 @@ class Plan:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all options."""
+    """Prints an error in one line, without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; --help tells more\n")
@@ -102,7 +102,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "--ramp",
         type=ramp,
         metavar="FROM:TO:SECONDS",
-        help="raise the rate in a straight line, such as 1:50:600, and end there unless told otherwise",
+        help="raise the rate linearly, such as 1:50:600, and end there without -n or --duration",
     )
     group.add_argument(
         "--arrival",
@@ -127,14 +127,14 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         "--payload",
         type=Path,
         metavar="FILE.jsonl",
-        help="send these, a JSON object in each line, in turn (default: the worker makes up to 2000)",
+        help="send these, a JSON object in each line, in this order (default: the worker makes up to 2000)",
     )
     group.add_argument(
         "--retries",
         type=not_negative,
         default=0,
         metavar="N",
-        help="retry so many times after 408, 429, 5xx or a lost connection, as clients do (default: 0)",
+        help="retry this many times after 408, 429, 5xx or a lost connection, as clients do (default: 0)",
     )
 
 
@@ -180,9 +180,8 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
     if options.concurrency is not None:
         for name in ("rps", "ramp", "arrival"):
             if getattr(options, name) is not None:
-                parser.error(
-                    f"--concurrency has no rate: leave out {'-rps' if name == 'rps' else '--' + name}"
-                )
+                option = "-rps" if name == "rps" else f"--{name}"
+                parser.error(f"--concurrency has no rate: leave out {option}")
         if options.concurrency > MOST_USERS:
             parser.error(f"--concurrency {options.concurrency} is more than {MOST_USERS}")
     if options.ramp is not None and options.rps is not None:
@@ -214,11 +213,9 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
 
 def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:
     """The client that the options ask for; ends the program if one is missing or wrong."""
-    if options.worker_url is None:
-        if options.auth_data is not None:
-            parser.error("--auth-data is for one worker: say which with --worker-url URL")
-        return client_from(parser, options, retries=options.retries, pool_size=POOL_SIZE)
-    if options.autoscaler is not None:
+    if options.worker_url is None and options.auth_data is not None:
+        parser.error("--auth-data is for one worker: say which with --worker-url URL")
+    if options.worker_url is not None and options.autoscaler is not None:
         parser.error("--worker-url goes past the autoscaler: leave out -l and --autoscaler")
     try:
         auth_data = None if options.auth_data is None else _auth_data(options.auth_data)
@@ -255,7 +252,7 @@ def _auth_data(path: Path) -> dict[str, object]:
 
 
 def checked_files(parser: argparse.ArgumentParser, files: Sequence[Path | None]) -> None:
-    """A test of an hour must not end with a report that cannot be written."""
+    """End the program if a report could not be written: better now than after an hour's test."""
     for path in files:
         if path is None:
             continue

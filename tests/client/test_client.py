@@ -245,7 +245,7 @@ def test_a_silent_worker(autoscaler: Autoscaler) -> None:
 
     with ScriptedWorker(wait) as worker, client_of(autoscaler, timeout=0.3) as client:
         announce(autoscaler, worker.url)
-        with pytest.raises(WorkerTimeout, match=r"did not answer within 0\.\d+ s"):
+        with pytest.raises(WorkerTimeout, match=r"did not respond within 0\.\d+ s"):
             client.call("/generate", {}, 1.0)
         gate.set()
 

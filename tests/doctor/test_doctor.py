@@ -224,7 +224,7 @@ def test_the_port_is_held_by_somebody_silent(instance: Instance) -> None:
 
 
 def test_an_address_that_is_not_of_this_machine(instance: Instance) -> None:
-    instance.examine(WORKER_HOST="192.0.2.1").expect("port", "FAIL nobody can listen at 192.0.2.1")
+    instance.examine(WORKER_HOST="192.0.2.1").expect("port", "FAIL cannot listen at 192.0.2.1")
 
 
 def test_while_the_worker_runs(instance: Instance, new_stack: NewStack) -> None:
@@ -248,7 +248,7 @@ def test_a_public_key_that_is_none(instance: Instance) -> None:
     examined = instance.examine(REPORT_ADDR=instance.model.url)
     examined.expect("public key", f"FAIL {instance.model.url}/pubkey/ is no PEM of an RSA key")
     examined.expect("clock", "- not checked, because")
-    examined.expect("clock", "- does not say what time it is")
+    examined.expect("clock", "- sends no time of day")
 
 
 def test_one_of_two_autoscalers_gives_the_key(instance: Instance, local_autoscaler: Autoscaler) -> None:
