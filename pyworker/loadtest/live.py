@@ -39,7 +39,7 @@ class View(ExitStack):
 
 
 class Picture(View):
-    """The whole state, drawn anew several times a second."""
+    """The whole state, redrawn several times a second."""
 
     pause = 0.25
 
@@ -57,7 +57,7 @@ class Picture(View):
 
 
 def say(text: str) -> None:
-    """One line on stdout, at once."""
+    """Write a line to stdout and flush it."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

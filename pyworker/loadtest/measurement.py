@@ -1,4 +1,4 @@
-"""What a load test counts while it runs."""
+"""Counters of a running load test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_WORKER = 65_535
 
 @dataclass
 class WorkerFigures:
-    """What one worker did; `number` is its place among them."""
+    """Figures of one worker; `number` is its index in `workers`."""
 
     number: int
     requests: int = 0
@@ -180,7 +180,7 @@ class Measurement:
         return self.sent - self.succeeded - self.failed
 
     def glimpse(self) -> Glimpse:
-        """The figures now; cheap enough to be asked several times a second of a long test."""
+        """The figures now; cheap enough for several calls a second in a long test."""
         with self._lock:
             now = time.monotonic() - self.begin
             sending = self.last_start - self.begin

@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
     """Prints an error in one line, without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help tells more\n")
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
 
 
 def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentParser:
@@ -94,7 +94,7 @@ def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentP
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how much", "one of -n, --duration and --ramp is needed")
+    group = parser.add_argument_group("load", "one of -n, --duration and --ramp is needed")
     group.add_argument("-n", type=whole, metavar="COUNT", help="end after this many requests")
     group.add_argument("--duration", type=positive, metavar="SECONDS", help="stop sending after this time")
     group.add_argument("-rps", type=positive, metavar="RATE", help="requests started per second (default: 1)")
@@ -120,7 +120,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_requests(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what")
+    group = parser.add_argument_group("requests")
     group.add_argument("--route", metavar="PATH", help="route of the worker (default: the worker's own)")
     group.add_argument("--stream", action="store_true", help="read responses token by token")
     group.add_argument(
@@ -139,9 +139,9 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_one_worker(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("straight to one worker")
+    group = parser.add_argument_group("one worker without the autoscaler")
     group.add_argument(
-        "--worker-url", metavar="URL", help="past the autoscaler; the worker has UNSECURED=true, or:"
+        "--worker-url", metavar="URL", help="call it without the autoscaler; it needs UNSECURED=true, or:"
     )
     group.add_argument(
         "--auth-data",
@@ -152,7 +152,7 @@ def _add_one_worker(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what comes out")
+    group = parser.add_argument_group("reports and objective")
     group.add_argument(
         "--slo",
         type=slo,
@@ -171,7 +171,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     group.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots, in one file")
     group.add_argument(
-        "--compare", type=Path, metavar="OLD.json", help="what has changed since this --json was written"
+        "--compare", type=Path, metavar="OLD.json", help="compare with the run that wrote this --json"
     )
 
 

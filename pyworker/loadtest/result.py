@@ -120,7 +120,7 @@ _PARSER = pydantic.TypeAdapter(Result)
 
 
 def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
-    """Once all requests have ended, or those that have not are given up."""
+    """The figures so far; requests that have not ended count as unfinished."""
     with measurement.frozen() as now:
         seconds = max(now - measurement.begin, 1e-9)
         sending = max(measurement.last_start - measurement.begin, 1e-9)
