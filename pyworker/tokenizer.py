@@ -53,9 +53,8 @@ class TokenCounter:
         self._loaded = _Loaded(name)
 
     def __repr__(self) -> str:
-        loaded = self._loaded
-        state = "not loaded" if loaded.count is None else f"from {loaded.source}"
-        return f"<TokenCounter {loaded.name!r} [{state}]>"
+        state = f"from {self.source}" if self.source else "not loaded"
+        return f"<TokenCounter {self.name!r} [{state}]>"
 
     @property
     def source(self) -> str | None:

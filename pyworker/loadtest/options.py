@@ -15,10 +15,8 @@ from pyworker.client.options import add_client_options, client_from, positive
 from pyworker.errors import ConfigError
 from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
 from pyworker.loadtest.arrivals import Arrival, Rate
+from pyworker.loadtest.engine import MAX_THREADS
 from pyworker.loadtest.objective import Objective
-
-POOL_SIZE = 8_192
-MOST_USERS = 8_192
 
 _EXAMPLES = """
 examples:
@@ -75,8 +73,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see --help\n")
 
 
-def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentParser:
-    """The options that every load test has; `worker` is the option that chooses one, if there is one."""
+def make_parser(
+    prog: str | None = None, worker: str = "", parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.ArgumentParser:
+    """The options that every load test has. worker: of `parents`, for the usage."""
     parser = Parser(
         prog=prog,
         usage=f"%(prog)s {worker}(-n COUNT | --duration SECONDS) [-rps RATE] (-l | -k KEY -e NAME) [more]",
@@ -84,6 +84,7 @@ def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentP
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        parents=parents,
     )
     _add_load(parser)
     _add_requests(parser)
@@ -182,8 +183,8 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
             if getattr(options, name) is not None:
                 option = "-rps" if name == "rps" else f"--{name}"
                 parser.error(f"--concurrency has no rate: leave out {option}")
-        if options.concurrency > MOST_USERS:
-            parser.error(f"--concurrency {options.concurrency} is more than {MOST_USERS}")
+        if options.concurrency > MAX_THREADS:
+            parser.error(f"--concurrency {options.concurrency} is more than {MAX_THREADS}")
     if options.ramp is not None and options.rps is not None:
         parser.error("--ramp says the rate: leave out -rps")
     if options.n is None and options.duration is None and options.ramp is None:
@@ -225,7 +226,7 @@ def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser,
         options,
         retries=options.retries,
-        pool_size=POOL_SIZE,
+        pool_size=MAX_THREADS,
         worker_url=options.worker_url,
         auth_data=auth_data,
     )

@@ -64,9 +64,7 @@ class Measurement:
         results: list[Result] = []
         for number, scenario in enumerate(scenarios, 1):
             if scenario.tls and not self._programs.speaks_tls:
-                self._say(
-                    f"[{number}/{len(scenarios)}] {scenario.name}: skipped, libssl-dev is not installed"
-                )
+                self._say(f"[{number}/{len(scenarios)}] {scenario.name}: skipped without libssl-dev")
                 continue
             if self._options.seconds is not None:
                 scenario = replace(scenario, seconds=self._options.seconds)

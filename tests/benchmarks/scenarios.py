@@ -13,7 +13,7 @@ _MB = 1_000_000
 
 @dataclass(frozen=True)
 class Load:
-    """Clients of one kind. Each sends its next request when the response has ended; they begin within `ramp` seconds."""
+    """Clients of one kind. Each sends one request after the other; they begin within `ramp` seconds."""
 
     clients: int
     path: str = "/generate"
@@ -82,7 +82,7 @@ ALL = (*PLAIN, *(scenario.over_tls() for scenario in PLAIN))
 
 
 def chosen(patterns: Sequence[str], scenarios: Sequence[Scenario] = ALL) -> list[Scenario]:
-    """The scenarios whose names match a pattern such as `requests-*`; raises `ConfigError` if one matches none."""
+    """The scenarios that match patterns such as `requests-*`; raises `ConfigError` if one matches none."""
     for pattern in patterns:
         if not fnmatch.filter([scenario.name for scenario in scenarios], pattern):
             names = ", ".join(scenario.name for scenario in scenarios)
