@@ -25,8 +25,9 @@ class Stamp:
 
 
 class TimedWorker:
-    """Responds to `/generate` after `service` seconds; from `stall_at` seconds after the first request, no response
-    leaves it for `stall` seconds. A cleared `gate` holds every response. Any thread may call any method."""
+    """Responds to `/generate` after `service` seconds. Sends nothing for `stall` seconds, beginning `stall_at`
+    seconds after the first request. A cleared `gate` holds every response. Any thread may call any method.
+    """
 
     def __init__(self, service: float = 0.0, stall_at: float = 0.0, stall: float = 0.0) -> None:
         self.status = 200
