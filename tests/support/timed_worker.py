@@ -25,7 +25,7 @@ class Stamp:
 
 
 class TimedWorker:
-    """Responds to `/generate` after `service` seconds. Sends nothing for `stall` seconds, beginning `stall_at`
+    """Responds to `/generate` after `service` seconds. Sends none for `stall` seconds, beginning `stall_at`
     seconds after the first request. A cleared `gate` holds every response. Any thread may call any method.
     """
 
