@@ -11,6 +11,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _PROBED_FILES = ("tokenizer_config.json", "tokenizer.json", "config.json")
 
 
+@dataclass(frozen=True)
 class _Loaded:
-    """One loaded tokenizer. Immutable; `count` may be called from any thread."""
+    """One tokenizer; `count`, None before it was loaded, may be called from any thread."""
 
-    def __init__(self, name: str, source: str, tokenizer: Any, problem: str = "") -> None:
-        self.name = name
-        self.source = source
-        self.problem = problem
-        self.count = _counter(tokenizer)
+    name: str
+    source: str | None = None
+    count: Callable[[str], int] | None = None
+    problem: str = ""
 
 
 class TokenCounter:
@@ -45,35 +46,30 @@ class TokenCounter:
 
         hub_seconds: deadline of a download, after which the package's own tokenizer is used.
         """
-        self._default = name
         self._hub_seconds = hub_seconds
         # Guards `_loaded` while it is loaded. Held during the load, since a second caller needs the same
         # result. Not taken to count.
         self._lock = threading.Lock()
-        self._loaded: _Loaded | None = None
+        self._loaded = _Loaded(name)
 
     def __repr__(self) -> str:
-        loaded = self._loaded
-        state = "not loaded" if loaded is None else f"{loaded.name!r} from {loaded.source}"
-        return f"<TokenCounter {self._default!r} [{state}]>"
+        state = f"from {self.source}" if self.source else "not loaded"
+        return f"<TokenCounter {self.name!r} [{state}]>"
 
     @property
     def source(self) -> str | None:
         """The source of the tokenizer: "disk", "hub" or "package"; None before it was loaded."""
-        loaded = self._loaded
-        return None if loaded is None else loaded.source
+        return self._loaded.source
 
     @property
     def name(self) -> str:
         """The name of the requested tokenizer."""
-        loaded = self._loaded
-        return self._default if loaded is None else loaded.name
+        return self._loaded.name
 
     @property
     def problem(self) -> str:
         """Why the package's own tokenizer is used instead of the requested one; else empty."""
-        loaded = self._loaded
-        return "" if loaded is None else loaded.problem
+        return self._loaded.problem
 
     def load(self, name: str | None = None) -> None:
         """Load `name`, or the default if it is empty, unless it is loaded already.
@@ -82,16 +78,14 @@ class TokenCounter:
         """
         with self._lock:
             loaded = self._loaded
-            if loaded is None or (name and name != loaded.name):
-                self._loaded = _load(name or self._default, self._hub_seconds)
+            if loaded.count is None or (name and name != loaded.name):
+                self._loaded = _load(name or loaded.name, self._hub_seconds)
 
     def count(self, text: str) -> int:
         """The number of tokens in `text`, without the special tokens of the model."""
-        loaded = self._loaded
-        while loaded is None:
+        while (count := self._loaded.count) is None:
             self.load()
-            loaded = self._loaded
-        return loaded.count(_encodable(text))
+        return count(_encodable(text))
 
 
 def _encodable(text: str) -> str:
@@ -132,11 +126,11 @@ def _load(name: str, hub_seconds: float) -> _Loaded:
     transformers = _import_transformers()
     tokenizer, problem = _from_disk(transformers, name)
     if tokenizer is not None:
-        return _Loaded(name, "disk", tokenizer)
+        return _Loaded(name, "disk", _counter(tokenizer))
     if problem is None:
         tokenizer, problem = _from_hub(transformers, name, hub_seconds)
     if tokenizer is not None:
-        return _Loaded(name, "hub", tokenizer)
+        return _Loaded(name, "hub", _counter(tokenizer))
     log.warning(
         "Tokenizer %r cannot be loaded (%s): counting with the small one of this package, so workload "
         "figures differ. Make the hub reachable, put the tokenizer into its cache, or set TOKENIZER to a "
@@ -144,12 +138,8 @@ def _load(name: str, hub_seconds: float) -> _Loaded:
         name,
         problem,
     )
-    return _Loaded(
-        name,
-        "package",
-        _from_file(transformers, resource_path("tokenizer.json")),
-        problem or "unknown reason",
-    )
+    own = _from_file(transformers, resource_path("tokenizer.json"))
+    return _Loaded(name, "package", _counter(own), problem or "unknown reason")
 
 
 def _from_disk(transformers: Any, name: str) -> tuple[Any, str | None]:
@@ -186,7 +176,7 @@ def _cached_folder(name: str) -> Path | None:
 
 
 def _from_hub(transformers: Any, name: str, seconds: float) -> tuple[Any, str | None]:
-    """Load from the hub, if it responds at once, within `seconds`.
+    """Load from the hub within `seconds`, if it responds to a probe.
 
     The library itself retries for most of a minute, and has only a timeout for each read.
     """

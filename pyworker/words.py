@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 DOWNLOAD_SECONDS = 20.0
 
-
 # Held while the words are loaded, since a second caller needs the same result.
 _lock = threading.Lock()
 
@@ -43,19 +42,19 @@ def _words() -> tuple[Sequence[str], str]:
 @functools.cache
 def _load() -> tuple[Sequence[str], str]:
     """The words, and why they are not those of the corpus; else empty."""
-    words, problem = _from_nltk(), None
-    if words is None:
-        problem = _download()
-        words = _from_nltk() if problem is None else None
-        if words is None:
-            problem = problem or "the download is not readable"
-            log.warning(
-                "nltk's word corpus cannot be loaded (%s): prompts use the word list of this package. "
-                'To use the corpus, run nltk.download("words") with a network.',
-                problem,
-            )
-            words = resource_path("words.txt").read_text(encoding="utf-8").split()
-    return words, problem or ""
+    problem = ""
+    words = _from_nltk()
+    if words is None and not (problem := _download()):
+        words = _from_nltk()
+    if words is not None:
+        return words, ""
+    problem = problem or "the download is not readable"
+    log.warning(
+        "nltk's word corpus cannot be loaded (%s): prompts use the word list of this package. "
+        'To use the corpus, run nltk.download("words") with a network.',
+        problem,
+    )
+    return resource_path("words.txt").read_text(encoding="utf-8").split(), problem
 
 
 def _from_nltk() -> Sequence[str] | None:
@@ -67,17 +66,15 @@ def _from_nltk() -> Sequence[str] | None:
     return words or None
 
 
-def _download() -> str | None:
-    """Download the corpus. Returns the reason if it fails."""
+def _download() -> str:
+    """Download the corpus. Returns the reason if it fails, else an empty text."""
     downloader: Any = importlib.import_module("nltk.downloader")
     found = probe(downloader.Downloader.DEFAULT_URL)
     if not found.usable:
         return found.reason
     # nltk has no timeout.
-    problems = bounded(_nltk_download, DOWNLOAD_SECONDS, "pyworker-words-download")
-    if problems is None:
-        return f"the download took more than {DOWNLOAD_SECONDS:g} s"
-    return problems or None
+    problem = bounded(_nltk_download, DOWNLOAD_SECONDS, "pyworker-words-download")
+    return f"the download took more than {DOWNLOAD_SECONDS:g} s" if problem is None else problem
 
 
 def _nltk_download() -> str:

@@ -7,6 +7,12 @@
             session.call("/generate", {"prompt": "Hello again"})
 
 Shared by the workers' example clients and the load test.
+
+calls    one request: find a worker, call it, retry
+errors   what a call raises
+http     one POST, and the lines of a response
+options  command-line options of everything that calls the service
+routing  the autoscaler's choice of a worker, or a fixed one
 """
 
 from __future__ import annotations
@@ -57,12 +63,9 @@ __all__ = [
     "WorkerUnavailable",
 ]
 
-ABOUT_SECONDS = 10.0
-"""Seconds for a request about a session."""
-
 
 class ClientSettings(TypedDict, total=False):
-    """What any client can be told; see `Client`."""
+    """Settings of any client; see `Client`."""
 
     timeout: float
     retries: int | None
@@ -75,7 +78,7 @@ class Client:
     """Calls workers of one endpoint. Any thread may call any method; they share one connection pool.
 
     `timeout`: seconds for a whole call, with the wait for a worker and retries; a stream may take longer if
-    it is never silent for so long. `retries`: of a call whose worker is busy, failing or unreachable; None
+    it is never silent for that long. `retries`: of a call whose worker is busy, failing or unreachable; None
     for as many as fit before the deadline. `verify`: check the TLS certificates of the autoscaler and the
     worker; `ca`: a file with a root certificate to trust as well, such as the one that signs workers.
     """
@@ -95,9 +98,9 @@ class Client:
         if not (math.isfinite(timeout) and timeout > 0):
             raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
         failures = ROUTE_FAILURES if retries is None else min(ROUTE_FAILURES, retries + 1)
-        http = Http(pool_size, verify=verify, ca=ca)
-        routing = Autoscaler(http, autoscaler_url, api_key, endpoint, failures)
-        self._caller = Caller(http, routing, timeout, retries)
+        self._http = Http(pool_size, verify=verify, ca=ca)
+        routing = Autoscaler(self._http, autoscaler_url, api_key, endpoint, failures)
+        self._caller = Caller(self._http, routing, timeout, retries)
 
     @classmethod
     def of_worker(
@@ -128,8 +131,7 @@ class Client:
         `trace` is filled in during the call.
         """
         call = Call(route_path, payload, cost, self._caller.deadline(), trace or Trace())
-        response, _ = self._caller.ask(call, whole=True)
-        return response
+        return self._caller.response(call)
 
     def stream(
         self, route_path: str, payload: Mapping[str, object], cost: float, *, trace: Trace | None = None
@@ -140,8 +142,7 @@ class Client:
         Closing the iterator closes the connection.
         """
         call = Call(route_path, payload, cost, self._caller.deadline(), trace or Trace())
-        response, _ = self._caller.ask(call, whole=False)
-        yield from self._caller.items(response, call.trace)
+        yield from self._caller.items(call)
 
     @contextlib.contextmanager
     def session(
@@ -164,9 +165,8 @@ class Client:
             "on_close_payload": on_close_payload,
         }
         call = Call("/session/create", terms, cost, self._caller.deadline())
-        response, auth_data = self._caller.ask(call, whole=True)
-        created = self._caller.object_of(response)
-        session = Session(self._caller, Membership(str(created.get("session_id")), auth_data))
+        created = self._caller.object_of(self._caller.response(call))
+        session = Session(self._caller, Membership(str(created.get("session_id")), call.auth_data))
         try:
             yield session
         finally:
@@ -176,7 +176,7 @@ class Client:
 
     def close(self) -> None:
         """End waiting calls with `ClientClosed` and close idle connections."""
-        self._caller.close()
+        self._http.close()
 
     def __enter__(self) -> Self:
         return self
@@ -185,7 +185,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Client {self._caller.routing!r} [{'closed' if self._caller.closed else 'open'}]>"
+        return f"<Client {self._caller.routing!r} [{'closed' if self._http.closed.is_set() else 'open'}]>"
 
 
 class Session:
@@ -206,25 +206,22 @@ class Session:
         self, route_path: str, payload: Mapping[str, object], *, trace: Trace | None = None
     ) -> requests.Response:
         """As `Client.call`."""
-        response, _ = self._caller.ask(self._of(route_path, payload, trace), whole=True)
-        return response
+        return self._caller.response(self._of(route_path, payload, trace))
 
     def stream(
         self, route_path: str, payload: Mapping[str, object], *, trace: Trace | None = None
     ) -> Iterator[str]:
         """As `Client.stream`."""
-        call = self._of(route_path, payload, trace)
-        response, _ = self._caller.ask(call, whole=False)
-        yield from self._caller.items(response, call.trace)
+        yield from self._caller.items(self._of(route_path, payload, trace))
 
     def is_open(self) -> bool:
         """Whether the worker still has it; this does not extend its lifetime."""
-        return self._caller.about(self._membership, "health", ABOUT_SECONDS).get("ok") is True
+        return self._caller.about(self._membership, "health").get("ok") is True
 
     def end(self) -> None:
         """End it now; does nothing if it is over. Raises `ClientError` if the worker does not confirm."""
         try:
-            self._caller.about(self._membership, "end", ABOUT_SECONDS)
+            self._caller.about(self._membership, "end")
         except WorkerAnswerError as error:
             if error.status not in (400, 410):
                 raise

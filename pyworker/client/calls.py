@@ -20,7 +20,7 @@ from pyworker.client.errors import (
     WorkerTimeout,
     WorkerUnavailable,
 )
-from pyworker.client.http import Http, cause, data_of, excerpt, lines, read, received, status_line
+from pyworker.client.http import Http, cause, data_of, excerpt, lines, read, received
 from pyworker.client.routing import (
     AuthData,
     Deadline,
@@ -31,6 +31,9 @@ from pyworker.client.routing import (
     retry_after,
     retryable,
 )
+
+ABOUT_SECONDS = 10.0
+"""Deadline of a request about a session."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Call:
     deadline: Deadline
     trace: Trace = field(default_factory=Trace)
     session: Membership | None = None
+    auth_data: AuthData = field(default_factory=dict[str, object])
+    """Of the last attempt."""
 
 
 class Caller:
@@ -66,32 +71,26 @@ class Caller:
         self._timeout = timeout
         self._retries = math.inf if retries is None else retries
 
-    @property
-    def closed(self) -> bool:
-        return self._http.closed
-
-    def close(self) -> None:
-        """End waiting calls with `ClientClosed` and close idle connections."""
-        self._http.close()
-
     def deadline(self) -> Deadline:
         """Of a call that begins now."""
         return Deadline(self._timeout)
 
-    def ask(self, call: Call, *, whole: bool) -> tuple[requests.Response, AuthData]:
-        """The final response, with its whole body or before any of it, and the `auth_data` it was requested
-        with.
+    def response(self, call: Call, *, whole: bool = True) -> requests.Response:
+        """The final response, with its whole body or before any of it.
 
         Every retry keeps the request index; the requests of a session stay with its worker.
         """
         index = 0
         while True:
-            auth_data = self._auth_data(call, index)
-            index = index_of(auth_data, index)
-            response, failure = self._try(call, auth_data, whole=whole)
+            if call.session is not None:
+                call.auth_data = call.session.auth_data
+            else:
+                call.auth_data = self.routing.route(call.cost, index, call.deadline, call.trace)
+            index = index_of(call.auth_data, index)
+            response, failure = self._try(call, whole=whole)
             last = call.trace.attempts > self._retries
             if response is not None and (failure is None or last):
-                return self._unless_closed(call, response), auth_data
+                return self._unless_closed(call, response)
             if failure is not None and last:
                 raise failure
             seconds = pause(call.trace.attempts - 1)
@@ -104,27 +103,20 @@ class Caller:
             call.trace.waiting += seconds
             self._http.wait(seconds)
 
-    def _auth_data(self, call: Call, index: int) -> AuthData:
-        if call.session is not None:
-            return call.session.auth_data
-        return self.routing.route(call.cost, index, call.deadline, call.trace)
-
     def _unless_closed(self, call: Call, response: requests.Response) -> requests.Response:
         if call.session is not None and response.status_code == 410:
             with response:
                 raise SessionClosed(self._described(response), 410)
         return response
 
-    def _try(
-        self, call: Call, auth_data: AuthData, *, whole: bool
-    ) -> tuple[requests.Response | None, ClientError | None]:
+    def _try(self, call: Call, *, whole: bool) -> tuple[requests.Response | None, ClientError | None]:
         """One attempt: the response, and the failure if a retry may succeed."""
         trace = call.trace
         trace.attempts += 1
-        trace.worker = self.routing.base_url(auth_data)
+        trace.worker = self.routing.base_url(call.auth_data)
         url = f"{trace.worker}/{call.route_path.lstrip('/')}"
         session_id = None if call.session is None else call.session.session_id
-        body = {"auth_data": auth_data, "payload": call.payload, "session_id": session_id}
+        body = {"auth_data": call.auth_data, "payload": call.payload, "session_id": session_id}
         trace.status, trace.first_byte_at = 0, None
         data = json.dumps(body).encode()
         trace.sent_at = time.monotonic()
@@ -133,7 +125,7 @@ class Caller:
         except requests.exceptions.ReadTimeout as error:
             waited = time.monotonic() - trace.sent_at
             raise WorkerTimeout(
-                f"{url} did not answer within {waited:.3g} s; allow more time, or look at its log"
+                f"{url} did not respond within {waited:.3g} s; allow more time, or look at its log"
             ) from error
         except requests.RequestException as error:
             return None, WorkerUnavailable(f"{url}: {cause(error)}")
@@ -149,8 +141,9 @@ class Caller:
             return response, None
         return response, WorkerAnswerError(self._described(response), response.status_code)
 
-    def items(self, response: requests.Response, trace: Trace) -> Iterator[str]:
+    def items(self, call: Call) -> Iterator[str]:
         """The data of a streamed response, up to its end."""
+        response = self.response(call, whole=False)
         try:
             if not 200 <= response.status_code < 300:
                 raise WorkerAnswerError(self._described(response), response.status_code)
@@ -161,7 +154,7 @@ class Caller:
                 if item and item != "[DONE]":
                     yield item
         finally:
-            trace.received = received(response)
+            call.trace.received = received(response)
             response.close()
 
     def object_of(self, response: requests.Response) -> Mapping[str, object]:
@@ -174,15 +167,17 @@ class Caller:
         raise WorkerAnswerError(self._described(response), response.status_code)
 
     def _described(self, response: requests.Response) -> str:
-        content = excerpt(response, self.routing.secret)
-        return f"{response.url} answered {status_line(response)}: {content}"
+        content = b"(the response broke off)"
+        with contextlib.suppress(requests.RequestException):
+            content = response.content
+        return f"{response.url} answered {excerpt(response, content, self.routing.secret)}"
 
-    def about(self, session: Membership, action: str, seconds: float) -> Mapping[str, object]:
+    def about(self, session: Membership, action: str) -> Mapping[str, object]:
         """The response of `/session/health` or `/session/end`; raises `ClientError`."""
         url = f"{self.routing.base_url(session.auth_data)}/session/{action}"
         body = json.dumps({"session_id": session.session_id, "session_auth": session.auth_data}).encode()
         try:
-            limit = Deadline(min(seconds, self._timeout)).for_response(whole=True)
+            limit = Deadline(min(ABOUT_SECONDS, self._timeout)).for_response(whole=True)
             response = self._http.post(url, body, {}, limit)
         except requests.RequestException as error:
             raise WorkerUnavailable(f"{url}: {cause(error)}") from error

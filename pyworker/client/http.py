@@ -1,7 +1,7 @@
 """HTTP of the client: one POST, and the lines of a response.
 
 The adapter of requests is called without its session: that saves a third of the time of a call, and keeps
-cookies, proxies and .netrc out, so that a key goes where it was sent and nowhere else.
+cookies, proxies and .netrc out, so that a key goes to the named host alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
 import requests
@@ -38,18 +38,14 @@ class Http:
         """Raises `ClientError` for a CA file that is none."""
         self._verify = verify
         self._adapter = _adapter(ca if verify else None, pool_size)
-        self._closed = threading.Event()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
+        self.closed = threading.Event()
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], limit: TimeLimit) -> requests.Response:
         """Returns once status and headers have arrived; the caller reads the body and closes the response.
 
         Raises the errors of requests if a retry may succeed, `ClientError` otherwise.
         """
-        if self.closed:
+        if self.closed.is_set():
             raise ClientClosed("the client was closed")
         request = requests.PreparedRequest()
         request.method = "POST"
@@ -65,29 +61,19 @@ class Http:
 
     def wait(self, seconds: float) -> None:
         """A pause, which `close` ends with `ClientClosed`."""
-        if self._closed.wait(seconds):
+        if self.closed.wait(seconds):
             raise ClientClosed("the client was closed while the request was waiting")
 
     def close(self) -> None:
         """End pauses and close idle connections."""
-        self._closed.set()
+        self.closed.set()
         self._adapter.close()
 
 
-class _TrustingAdapter(TimedAdapter):
-    """Trusts what this context trusts, and the roots of the requests library, which adds them to it."""
-
-    def __init__(self, context: ssl.SSLContext, pool_size: int) -> None:
-        self._context = context
-        super().__init__(pool_connections=_HOSTS, pool_maxsize=pool_size)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-
-
 def _adapter(ca: Path | None, pool_size: int) -> TimedAdapter:
+    adapter = TimedAdapter(pool_connections=_HOSTS, pool_maxsize=pool_size)
     if ca is None:
-        return TimedAdapter(pool_connections=_HOSTS, pool_maxsize=pool_size)
+        return adapter
     context = create_urllib3_context()
     try:
         context.load_verify_locations(ca)
@@ -97,7 +83,9 @@ def _adapter(ca: Path | None, pool_size: int) -> TimedAdapter:
         raise ClientError(f"the CA file {ca} cannot be read ({error.strerror})") from error
     # The root of the public service lacks an extension that Python 3.13 asks for by default.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return _TrustingAdapter(context, pool_size)
+    # The library adds its own roots to it.
+    adapter.init_poolmanager(_HOSTS, pool_size, ssl_context=context)
+    return adapter
 
 
 def _tls_trouble(url: str, error: requests.exceptions.SSLError) -> str:
@@ -161,7 +149,7 @@ def lines(response: requests.Response) -> Iterator[str]:
 
 def _broken(response: requests.Response, error: Exception) -> ClientError:
     if isinstance(error, ReadTimeoutError | TimeoutError):
-        return WorkerTimeout(f"{response.url} fell silent in the middle of its response")
+        return WorkerTimeout(f"{response.url} stalled in the middle of its response")
     return StreamBroken(f"the response of {response.url} broke off ({type(error).__name__}); ask again")
 
 
@@ -185,29 +173,20 @@ def status_line(response: requests.Response) -> str:
     return f"{response.status_code} {response.reason or ''}".strip()
 
 
-def excerpt(response: requests.Response, secret: str = "") -> str:
-    """The beginning of a response body, without the secret in case the server repeats it."""
-    try:
-        content = response.content
-    except requests.RequestException:
-        return "(the response broke off)"
-    return excerpt_of(content, secret)
-
-
-def excerpt_of(content: bytes, secret: str) -> str:
-    """As `excerpt`, of a body that was read."""
+def excerpt(response: requests.Response, content: bytes, secret: str) -> str:
+    """The status line and the beginning of the body, without the secret in case the server repeats it."""
     text = content.decode("utf-8", "replace").strip()
     if secret:
         text = text.replace(secret, "***")
-    return text[:EXCERPT] or "(empty)"
+    return f"{status_line(response)}: {text[:EXCERPT] or '(empty)'}"
 
 
 def cause(error: BaseException) -> str:
-    """A few words on a failed connection, without the address that the library's message repeats."""
+    """Why a connection failed, without the address that the library's message repeats."""
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return "the connection timed out"
     if isinstance(error, requests.exceptions.ReadTimeout):
-        return "it is silent"
+        return "no response in time"
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, OSError) and inner.strerror:

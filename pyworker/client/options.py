@@ -1,4 +1,4 @@
-"""Command-line options shared by everything that calls the service: example clients, the load test."""
+"""Command-line options shared by all callers of the service: example clients, the load test."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LOCAL_NAME = "hello_world"
 
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say whom to call and as whom."""
-    group = parser.add_argument_group("whom to call, and as whom")
+    """Options for the service's address, the credentials and TLS."""
+    group = parser.add_argument_group("endpoint and credentials")
     group.add_argument("-k", "--api-key", metavar="KEY", help="API key (not needed with -l)")
     group.add_argument("-e", "--endpoint", metavar="NAME", help="endpoint group name (not needed with -l)")
-    where = group.add_mutually_exclusive_group()
-    where.add_argument(
+    address = group.add_mutually_exclusive_group()
+    address.add_argument(
         "-l",
         "--local",
         action="store_const",
@@ -30,7 +30,7 @@ def add_client_options(parser: argparse.ArgumentParser) -> None:
         const=LOCAL_AUTOSCALER,
         help=f"use the local autoscaler at {LOCAL_AUTOSCALER}",
     )
-    where.add_argument(
+    address.add_argument(
         "--autoscaler", metavar="URL", help=f"use the autoscaler at this URL (default: {PUBLIC_AUTOSCALER})"
     )
     group.add_argument(
@@ -59,12 +59,12 @@ def client_from(
     worker_url: str | None = None,
     auth_data: Mapping[str, object] | None = None,
 ) -> Client:
-    """The client that the parsed options ask for; ends the program when one is missing or wrong.
+    """The client that the parsed options ask for; ends the program if one is missing or wrong.
 
     With `worker_url` it is a client of that worker, without an autoscaler.
     """
     if options.insecure:
-        # Asked for, so there is no news in a warning for each request.
+        # It was asked for; a warning for each request would add nothing.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     settings: ClientSettings = {
         "timeout": options.timeout,

@@ -14,7 +14,7 @@ from typing import cast
 import requests
 
 from pyworker.client.errors import AutoscalerUnreachable, NoWorkerReady, RouteRefused
-from pyworker.client.http import Http, cause, excerpt_of, read_route, status_line
+from pyworker.client.http import Http, cause, excerpt, read_route, status_line
 from pyworker.runtime.redaction import redacted
 from pyworker.runtime.timed_http import TimeLimit
 
@@ -23,7 +23,7 @@ ROUTE_SECONDS = 30.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 ROUTE_FAILURES = 5
-"""After so many failures in a row, the autoscaler counts as unreachable."""
+"""Failures in a row after which the autoscaler counts as unreachable."""
 
 AuthData = dict[str, object]
 
@@ -131,15 +131,15 @@ class Autoscaler:
             return None, f"it answered {status_line(response)}", retry_after(response)
         if not 200 <= response.status_code < 300:
             raise self._refusal(response, content)
-        return self._parsed(content), "", 0.0
+        return self._parsed(response, content), "", 0.0
 
     def _refusal(self, response: requests.Response, content: bytes) -> RouteRefused:
         hints = {401: "the API key", 403: "the API key", 404: "the endpoint name and the autoscaler's URL"}
         hint = hints.get(response.status_code, "the request")
-        answered = f"{status_line(response)}: {excerpt_of(content, self.secret)}"
+        answered = excerpt(response, content, self.secret)
         return RouteRefused(f"the autoscaler at {self._url} answered {answered}; check {hint}")
 
-    def _parsed(self, content: bytes) -> AuthData:
+    def _parsed(self, response: requests.Response, content: bytes) -> AuthData:
         try:
             route: object = json.loads(content)
         except ValueError:
@@ -149,7 +149,7 @@ class Autoscaler:
             if isinstance(fields.get("url", ""), str):
                 return fields
         raise RouteRefused(
-            f"the autoscaler at {self._url} answered {excerpt_of(content, self.secret)}, "
+            f"the autoscaler at {self._url} answered {excerpt(response, content, self.secret)}, "
             "which is no route; check its URL"
         )
 

@@ -43,9 +43,8 @@ def certificate(examination: Examination) -> Finding:
         return warn(found, "renew it soon")
     host = urlsplit(settings.public_url or "").hostname
     if host is not None and not _covers(chain[0], host):
-        return warn(
-            f"{found}, but not made for {host}", "clients that check the name refuse it; have it issued anew"
-        )
+        advice = "clients that check the name refuse it; have it issued anew"
+        return warn(f"{found}, but not made for {host}", advice)
     return _judge_root(chain[-1], found)
 
 
@@ -60,7 +59,7 @@ def _read(path: Path, variable: str) -> bytes:
 
 
 def _read_chain(path: Path) -> list[x509.Certificate]:
-    """The worker's own certificate, then those that vouch for it."""
+    """The worker's own certificate, then its issuers'."""
     try:
         return x509.load_pem_x509_certificates(_read(path, "SSL_CERTFILE"))
     except ValueError as error:
@@ -110,10 +109,8 @@ def _covers(leaf: x509.Certificate, host: str) -> bool:
         return ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
     except ValueError:
         wildcard = "*." + host.partition(".")[2]
-        return any(
-            name.lower() in (host.lower(), wildcard.lower())
-            for name in names.get_values_for_type(x509.DNSName)
-        )
+        known = (name.lower() for name in names.get_values_for_type(x509.DNSName))
+        return any(name in (host.lower(), wildcard.lower()) for name in known)
 
 
 def _judge_root(top: x509.Certificate, found: str) -> Finding:
@@ -121,9 +118,9 @@ def _judge_root(top: x509.Certificate, found: str) -> Finding:
     issuer = _name(top.issuer)
     if top.issuer == top.subject or _is_known_here(top.issuer):
         return ok(f"{found}; clients have to trust {issuer}")
-    if _says_where_its_issuer_is(top):
+    if _links_to_its_issuer(top):
         return warn(
-            f"{found}, but the chain is not complete", f"append the certificate of {issuer} to the file"
+            f"{found}, but the chain is incomplete", f"append the certificate of {issuer} to the file"
         )
     return ok(f"{found}; clients have to trust {issuer}, which is not in the file")
 
@@ -134,12 +131,12 @@ def _is_known_here(name: x509.Name) -> bool:
     return any(encoded in one for one in ssl.create_default_context().get_ca_certs(binary_form=True))
 
 
-def _says_where_its_issuer_is(one: x509.Certificate) -> bool:
+def _links_to_its_issuer(one: x509.Certificate) -> bool:
     try:
         access = one.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     except x509.ExtensionNotFound:
         return False
-    return any(where.access_method == AuthorityInformationAccessOID.CA_ISSUERS for where in access)
+    return any(one.access_method == AuthorityInformationAccessOID.CA_ISSUERS for one in access)
 
 
 def _name(name: x509.Name) -> str:

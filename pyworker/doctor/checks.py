@@ -29,8 +29,8 @@ CHECKS: Sequence[tuple[str, Check]] = (
 
 
 def examine(worker: str | None) -> Iterator[tuple[str, Finding]]:
-    """Make every check; each finding is yielded as soon as it is there."""
-    # What the library warns of is what the findings say.
+    """Make every check; each finding is yielded when it is made."""
+    # The findings say what the library would log.
     logging.getLogger("pyworker").addHandler(logging.NullHandler())
     logging.getLogger("pyworker").propagate = False
     examination = Examination(worker)

@@ -12,7 +12,7 @@ DEFAULT_WORKER = "hello_world"
 
 
 def environment(examination: Examination) -> Finding:
-    """Every variable has a value that can be."""
+    """Every variable has a valid value."""
     try:
         settings = examination.known_settings = Settings.from_env()
     except ConfigError as error:
@@ -32,10 +32,8 @@ def identity(examination: Examination) -> Finding:
     url = redacted(settings.public_url or "") or "a URL that is not known"
     found = f"instance {settings.container_id} at {url}"
     if not settings.check_url:
-        return warn(
-            f"{found}; CHECK_URL=false accepts a signature made for another worker",
-            "unset it if the public URL is known",
-        )
+        found += "; CHECK_URL=false accepts a signature made for another worker"
+        return warn(found, "unset it if the public URL is known")
     return ok(found)
 
 
@@ -43,9 +41,8 @@ def master_token(examination: Examination) -> Finding:
     """Reports carry the token that the autoscaler knows."""
     token = examination.settings.master_token
     if not token:
-        return warn(
-            "MASTER_TOKEN is not set", "set it if the autoscaler expects one; /pyworker/update is closed"
-        )
+        advice = "set it if the autoscaler expects one; /pyworker/update is closed"
+        return warn("MASTER_TOKEN is not set", advice)
     return ok(f"set, {len(token)} characters")
 
 

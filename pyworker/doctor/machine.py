@@ -18,11 +18,10 @@ def disk(_examination: Examination) -> Finding:
     """Logs and model files need room."""
     usage = shutil.disk_usage("/")
     found = f"{usage.free / _GIB:.1f} of {usage.total / _GIB:.0f} GiB on / are free"
-    if usage.free < _NO_DISK:
-        return fail(found, "remove files, or rent an instance with a larger disk")
-    if usage.free < _LITTLE_DISK:
-        return warn(found, "remove files, or rent an instance with a larger disk")
-    return ok(found)
+    if usage.free >= _LITTLE_DISK:
+        return ok(found)
+    judge = fail if usage.free < _NO_DISK else warn
+    return judge(found, "remove files, or rent an instance with a larger disk")
 
 
 def state_folder(examination: Examination) -> Finding:

@@ -17,7 +17,7 @@ from pyworker.resources.reach import bounded
 from pyworker.tokenizer import TokenCounter
 from pyworker.words import corpus_problem
 
-#: So much of a log is read, in bytes; the loaded line is near its beginning.
+#: Bytes of a log that are read; the loaded line is near its beginning.
 MAX_READ = 64 * 2**20
 _READ_SIZE = 2**20
 _SHOWN_PHRASE = 60
@@ -26,7 +26,7 @@ _LOAD_SECONDS = 30.0
 
 @dataclass
 class _Sightings:
-    """Where one phrase was seen."""
+    """The lines in which one phrase was seen."""
 
     action: LogAction
     phrase: str
@@ -43,16 +43,16 @@ class _Sightings:
         self.count += 1
 
     def __str__(self) -> str:
-        where = f"{self.count} times" if self.count else "never"
+        where = "never"
         if self.count == 1:
             where = f"once, in line {self.first}"
         elif self.count:
-            where += f", in lines {self.first} to {self.last}"
+            where = f"{self.count} times, in lines {self.first} to {self.last}"
         return f"{self.action.name} {shortened(self.phrase, _SHOWN_PHRASE)!r} {where}"
 
 
 def model_log(examination: Examination) -> Finding:
-    """The log is there, and the phrases of the worker are in it."""
+    """The log exists, and the worker's phrases occur in it."""
     path = examination.backend.model_log_file
     by_log = examination.settings.model_readiness.by_log
     if path is None:
@@ -67,9 +67,7 @@ def model_log(examination: Examination) -> Finding:
         lines = _look(path, sightings)
         status = path.stat()
     except FileNotFoundError:
-        return fail(
-            f"{path} does not exist", "start the model server with its output in it, or set MODEL_LOG"
-        )
+        return fail(f"{path} does not exist", "redirect the model server's output to it, or set MODEL_LOG")
     except OSError as error:
         return fail(f"{path} cannot be read ({error.strerror})", "allow it to be read, or set MODEL_LOG")
     age = max(time.time() - status.st_mtime, 0.0)
@@ -105,7 +103,7 @@ def _see(assembler: LineAssembler, lines: Iterator[str], sightings: list[_Sighti
 
 
 def tokenizer(examination: Examination) -> Finding:
-    """Workload is counted with the tokenizer that was meant."""
+    """Workload is counted with the requested tokenizer."""
     counters = {
         counter
         for handler in examination.backend.handlers
@@ -117,9 +115,8 @@ def tokenizer(examination: Examination) -> Finding:
     for counter in counters:
         load = functools.partial(_load, counter, examination.settings.tokenizer)
         if not bounded(load, _LOAD_SECONDS, "pyworker-doctor-tokenizer"):
-            return warn(
-                f"{counter.name!r} took more than {_LOAD_SECONDS:g} s to load", "put it into the hub's cache"
-            )
+            found = f"{counter.name!r} took more than {_LOAD_SECONDS:g} s to load"
+            return warn(found, "put it into the hub's cache")
         if counter.problem:
             return warn(
                 f"the package's small one stands in for {counter.name!r} ({counter.problem})",

@@ -32,7 +32,7 @@ def port(examination: Examination) -> Finding:
         _bind(settings)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return fail(f"nobody can listen at {place} ({error.strerror})", "set WORKER_HOST or WORKER_PORT")
+            return fail(f"cannot listen at {place} ({error.strerror})", "set WORKER_HOST or WORKER_PORT")
         if _answers_ping(settings):
             return ok(f"a worker is running at {place} and answers /ping")
         return fail(
@@ -56,7 +56,7 @@ def _answers_ping(settings: Settings) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.worker_host, settings.worker_host)
     connection: http.client.HTTPConnection
     if settings.use_ssl:
-        # Another check looks at the certificate.
+        # The check of the certificate is another one.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection(
@@ -113,18 +113,16 @@ def clock(examination: Examination) -> Finding:
     except requests.exceptions.RequestException:
         raise NotChecked(f"{redacted(address)} cannot be reached") from None
     except (KeyError, ValueError, TypeError):
-        raise NotChecked(f"{redacted(address)} does not say what time it is") from None
+        raise NotChecked(f"{redacted(address)} sends no time of day") from None
     skew = time.time() - there
     if abs(skew) > MAX_SKEW:
         word = "ahead of" if skew > 0 else "behind"
-        return warn(
-            f"{abs(skew):.0f} s {word} the autoscaler's", "set the clock of the host, or ask who runs it"
-        )
+        return warn(f"{abs(skew):.0f} s {word} the autoscaler's", "set the host's clock, or ask its operator")
     return ok(f"within {max(abs(skew), 1):.0f} s of the autoscaler's")
 
 
 def model_server(examination: Examination) -> Finding:
-    """Somebody listens at the model server's port."""
+    """The model server accepts connections."""
     client = examination.backend.client
     problem = client.connection_problem()
     if problem:
@@ -133,7 +131,7 @@ def model_server(examination: Examination) -> Finding:
 
 
 def health(examination: Examination) -> Finding:
-    """The model server says that it is well."""
+    """The model server's health endpoint responds 2xx."""
     backend = examination.backend
     if backend.health_url is None:
         return warn(
@@ -146,8 +144,6 @@ def health(examination: Examination) -> Finding:
     probe = HealthProbe(backend.health_url, settings.model_api_key, ca_file=settings.model_ca_file)
     problem = probe.problem()
     if problem:
-        return fail(
-            problem,
-            "look into the model's log, or set MODEL_HEALTH_ENDPOINT to a path that responds 2xx",
-        )
+        advice = "look into the model's log, or set MODEL_HEALTH_ENDPOINT to a path that responds 2xx"
+        return fail(problem, advice)
     return ok(f"{probe.name} is healthy")

@@ -1,4 +1,4 @@
-"""A saved log of a model, run through the state machine of a worker: which line would have done what."""
+"""A saved log of a model, run through the state machine of a worker: what each line would have done."""
 
 from __future__ import annotations
 
@@ -58,8 +58,6 @@ class Replay:
         if status.state is ModelState.ERRORED:
             return f"errored, and reports: {status.error_msg}"
         if status.state is ModelState.LOADING:
-            patterns = (
-                ", ".join(map(repr, loaded_patterns(self._actions))) or "nothing: the worker names none"
-            )
-            return f"still loading; looked for {patterns}"
+            patterns = ", ".join(map(repr, loaded_patterns(self._actions)))
+            return f"still loading; looked for {patterns or 'nothing: the worker names none'}"
         return status.state.value

@@ -1,8 +1,25 @@
-"""A load test: `python -m pyworker.loadtest -w NAME …`, or `run` from a worker's `test_load.py`. See
-README.md here.
+"""A load test: `python -m pyworker.loadtest -w NAME …`, or `run` in a worker's `test_load`; see README.md.
 
 No other module is imported before `run` is called: a worker's package must be importable without the
 libraries that only a load test needs.
+
+command         from the arguments to the exit status
+options         the command line, made a plan
+argument_types  values of options, parsed and checked
+payloads        what is sent, made before the test begins
+arrivals        when requests are due: the schedule of an open loop
+engine          the open and the closed loop, on a pool of threads
+sender          sends one request and records its outcome
+record          one request, and the kinds of failure
+objective       limits that a good request meets
+measurement     what is counted while the test runs
+histogram       times in bounded memory
+live            the progress on a terminal, or in plain lines
+result          the figures of a finished test, as JSON
+report          the result as text
+compare         two results, and whether a change is more than noise
+html            the result as one page
+charts          its plots, as SVG
 """
 
 from __future__ import annotations

@@ -15,29 +15,24 @@ PROG = "python -m pyworker.loadtest"
 
 def main() -> None:
     """Check the options, then run the worker's `test_load` as if it had been called with the rest."""
-    parser = make_parser(PROG, "-w NAME ")
-    _add_worker(parser)
-    plan_from(parser, parser.parse_args())
     only_worker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _add_worker(only_worker)
-    chosen, rest = only_worker.parse_known_args()
-    module = _test_load(parser, chosen.worker)
-    sys.argv = [PROG, *rest]
-    runpy.run_module(module, run_name="__main__")
-
-
-def _add_worker(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    only_worker.add_argument(
         "-w",
         "--worker",
         required=True,
         metavar="NAME",
         help="a folder under workers/, or the dotted name of a package that holds a worker",
     )
+    parser = make_parser(PROG, "-w NAME ", [only_worker])
+    plan_from(parser, parser.parse_args())
+    chosen, rest = only_worker.parse_known_args()
+    module = _test_load(parser, chosen.worker)
+    sys.argv = [PROG, *rest]
+    runpy.run_module(module, run_name="__main__")
 
 
 def _test_load(parser: argparse.ArgumentParser, worker: str) -> str:
-    """The name of the worker's load test module; ends the program when there is none."""
+    """The name of the worker's load test module; ends the program if there is none."""
     package = worker if "." in worker else f"workers.{worker}"
     module = f"{package}.test_load"
     try:

@@ -20,13 +20,13 @@ class Rate:
     seconds: float = 0.0
 
     def at(self, moment: float) -> float:
-        """Requests per second at so many seconds after the start."""
+        """Requests per second at `moment` seconds after the start."""
         if moment >= self.seconds:
             return self.last
         return self.first + (self.last - self.first) * moment / self.seconds
 
     def due(self, position: float) -> float:
-        """The moment by which so many requests are due: the inverse of the integral of the rate."""
+        """The moment by which `position` requests are due: the inverse of the integral of the rate."""
         if position == 0:
             return 0.0
         in_ramp = self.seconds * (self.first + self.last) / 2
@@ -44,7 +44,7 @@ def due_times(
 ) -> Iterator[float]:
     """Seconds from the start at which a request is due, rising.
 
-    Constant: evenly spaced, beginning at once. Poisson: each independent of the others, as the requests of
+    Constant: evenly spaced, from 0. Poisson: each independent of the others, as the requests of
     many users are; the same `seed` makes the same times.
     """
     generator = random.Random(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Series:
 
 
 class _Frame:
-    """The axes of a plot, linear, and the way from values to places in it."""
+    """The linear axes of a plot; maps values to coordinates."""
 
     def __init__(self, x_end: float, y_end: float) -> None:
         self.x_step = nice_step(x_end or 1.0)
@@ -38,10 +39,13 @@ class _Frame:
     def y(self, value: float) -> float:
         return HEIGHT - BOTTOM - value / self.y_end * (HEIGHT - TOP - BOTTOM)
 
-    def grid(self, x_format: Format, y_format: Format) -> Iterator[str]:
+    def y_axis(self, y_format: Format) -> Iterator[str]:
         for value in _multiples(self.y_step, self.y_end):
             yield _line("grid", LEFT, self.y(value), WIDTH - RIGHT, self.y(value))
             yield _text("end", LEFT - 8, self.y(value) + 4, y_format(value))
+
+    def grid(self, x_format: Format, y_format: Format) -> Iterator[str]:
+        yield from self.y_axis(y_format)
         for value in _multiples(self.x_step, self.x_end):
             yield _text("middle", self.x(value), HEIGHT - BOTTOM + 18, x_format(value))
 
@@ -99,13 +103,7 @@ def distribution(
     for value, times in bins:
         sums[min(count - 1, max(0, int((math.log10(value) - low) / (high - low) * count)))] += times
     frame = _Frame(count, 1.35 * max(sums))  # with room for the marks' names
-    parts = [
-        *(
-            _line("grid", LEFT, frame.y(v), WIDTH - RIGHT, frame.y(v))
-            for v in _multiples(frame.y_step, frame.y_end)
-        ),
-        *(_text("end", LEFT - 8, frame.y(v) + 4, f"{v:g}") for v in _multiples(frame.y_step, frame.y_end)),
-    ]
+    parts = list(frame.y_axis("{:g}".format))
     for place, times in enumerate(sums):
         if times:
             edges = (10 ** (low + (place + side) * (high - low) / count) for side in (0, 1))
@@ -113,18 +111,14 @@ def distribution(
             left, right = frame.x(place), frame.x(place + 1)
             parts.append(_bar("s1", left, frame.y(times), right - left - 1, frame.y(0), title))
     for place in range(0, count + 1, count // 6):
-        value = 10 ** (low + place * (high - low) / count)
-        parts.append(
-            _text("middle", min(frame.x(place), WIDTH - RIGHT - 14), HEIGHT - BOTTOM + 18, format_x(value))
-        )
+        name = format_x(10 ** (low + place * (high - low) / count))
+        parts.append(_text("middle", min(frame.x(place), WIDTH - RIGHT - 14), HEIGHT - BOTTOM + 18, name))
     for level, (name, value) in enumerate(marks):
         at = frame.x(min(count, max(0.0, (math.log10(value) - low) / (high - low) * count)))
         parts.append(_line("mark", at, TOP, at, HEIGHT - BOTTOM))
-        anchor = "end" if at > WIDTH - 120 else "start"
-        shift = -5 if anchor == "end" else 5
-        parts.append(
-            _text(f"{anchor} strong", at + shift, TOP + 12 + 15 * level, f"{name} {format_x(value)}")
-        )
+        anchor, shift = ("end", -5) if at > WIDTH - 120 else ("start", 5)
+        text = f"{name} {format_x(value)}"
+        parts.append(_text(f"{anchor} strong", at + shift, TOP + 12 + 15 * level, text))
     return _svg(label, parts)
 
 
@@ -142,15 +136,9 @@ def _multiples(step: float, end: float) -> Iterator[float]:
 
 def _runs(x: Sequence[float], values: Sequence[float | None]) -> Iterator[list[tuple[float, float]]]:
     """Stretches without a gap."""
-    run: list[tuple[float, float]] = []
-    for a, b in zip(x, values, strict=True):
-        if b is not None:
-            run.append((a, b))
-        elif run:
-            yield run
-            run = []
-    if run:
-        yield run
+    for gap, run in itertools.groupby(zip(x, values, strict=True), lambda point: point[1] is None):
+        if not gap:
+            yield [(a, b) for a, b in run if b is not None]
 
 
 def _hover(
@@ -164,14 +152,13 @@ def _hover(
     """Invisible strips with the values as tooltips."""
     step = width or (x[1] - x[0] if len(x) > 1 else frame.x_end)
     for place, begin in enumerate(x):
-        told = [(one.name, one.values[place]) for one in series]
-        text = "\n".join(f"{name} {y_format(value)}" for name, value in told if value is not None)
-        if text:
+        named = [(one.name, one.values[place]) for one in series]
+        shown = [f"{name} {y_format(value)}" for name, value in named if value is not None]
+        if shown:
             left = max(frame.x(begin if width else begin - step / 2), LEFT)
             right = min(frame.x(begin + (step if width else step / 2)), WIDTH - RIGHT)
-            yield _bar(
-                "hover", left, TOP, max(0.0, right - left), HEIGHT - BOTTOM, f"{x_format(begin)}\n{text}"
-            )
+            title = "\n".join([x_format(begin), *shown])
+            yield _bar("hover", left, TOP, max(0.0, right - left), HEIGHT - BOTTOM, title)
 
 
 def _svg(label: str, parts: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from pyworker.loadtest.arrivals import due_times
 from pyworker.loadtest.compare import text_comparison
 from pyworker.loadtest.engine import ClosedLoop, Engine, OpenLoop
 from pyworker.loadtest.html import page
-from pyworker.loadtest.live import View, view_for
+from pyworker.loadtest.live import View, say, view_for
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.options import Plan, checked_files, load_client, make_parser, plan_from
 from pyworker.loadtest.payloads import LoadPayload, Payloads
@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Target:
-    """What a worker's load test is about."""
+    """What a worker's load test calls, and with what."""
 
     payload: LoadPayload
     route: str
@@ -37,7 +37,6 @@ class Target:
 
 
 def execute(target: Target, argv: Sequence[str]) -> int:
-    """Returns the exit status."""
     parser = make_parser()
     options = parser.parse_args(argv)
     plan = plan_from(parser, options)
@@ -106,28 +105,28 @@ def _interrupts() -> Generator[list[int]]:
 
 
 def _report(result: Result, plan: Plan, old: Result | None) -> int:
-    _say(text_report(result))
+    say(text_report(result))
     if old is not None:
-        _say("\n" + text_comparison(old, result))
+        say("\n" + text_comparison(old, result))
     written = [
         _write(plan.json_file, result.to_json),
         _write(plan.html_file, lambda: page(result, old)),
     ]
     status = 0 if all(written) else 1
     if result.sent == 0:
-        _say("\nNothing was sent.")
+        say("\nNothing was sent.")
         return 1
     if result.error_share > plan.max_error_rate:
-        _say(f"\n{percent(result.error_share)} did not succeed; {percent(plan.max_error_rate)} may fail.")
+        say(f"\n{percent(result.error_share)} did not succeed; {percent(plan.max_error_rate)} may fail.")
         return 1
     if result.miss_share > plan.max_error_rate:
-        _say(f"\n{percent(result.miss_share)} missed the objective; {percent(plan.max_error_rate)} may.")
+        say(f"\n{percent(result.miss_share)} missed the objective; {percent(plan.max_error_rate)} may.")
         return 1
     return status
 
 
 def _write(path: Path | None, made: Callable[[], str]) -> bool:
-    """Whether there is nothing to complain of."""
+    """False if the file cannot be written."""
     if path is None:
         return True
     try:
@@ -135,10 +134,5 @@ def _write(path: Path | None, made: Callable[[], str]) -> bool:
     except OSError as error:
         sys.stderr.write(f"{path} cannot be written: {error.strerror}\n")
         return False
-    _say(f"written: {path}")
+    say(f"written: {path}")
     return True
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

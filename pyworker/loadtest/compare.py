@@ -9,7 +9,7 @@ spell are not: a change that matters shows again in a second run.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyworker.loadtest.histogram import Histogram
 from pyworker.loadtest.report import NAMES, duration, percent, table
@@ -27,8 +27,7 @@ EXPLANATION = (
 )
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One figure of both runs as text; `verdict` says whether the difference is more than noise."""
 
     name: str
@@ -36,9 +35,6 @@ class Change:
     new: str
     change: str
     verdict: str
-
-    def cells(self) -> list[str]:
-        return [self.name, self.old, self.new, self.change, self.verdict]
 
 
 HEAD = ("", "before", "now", "change", "")
@@ -63,12 +59,12 @@ def changes(old: Result, new: Result) -> list[Change]:
 
 def text_comparison(old: Result, new: Result) -> str:
     """The table, and what it rests on."""
-    lines = table(HEAD, [change.cells() for change in changes(old, new)])
+    lines = table(HEAD, changes(old, new))
     return "\n".join([f"compared with the test of {old.started_at}", lines, *cautions(old, new), EXPLANATION])
 
 
 def cautions(old: Result, new: Result) -> list[str]:
-    """Where the two runs were not asked the same."""
+    """Differences between what the two runs were asked for."""
     found: list[str] = []
     if old.wanted != new.wanted:
         found.append(f"Note: the load was another one: {old.wanted} before, {new.wanted} now.")
@@ -83,18 +79,11 @@ def _times(name: str, old: Histogram, new: Histogram) -> list[Change]:
         before, now = old.percentile(wanted), new.percentile(wanted)
         low, high = interval(old, wanted)
         new_low, new_high = interval(new, wanted)
-        apart = new_low > high or new_high < low
-        rows.append(
-            Change(
-                f"{name} p{wanted:g}",
-                duration(before),
-                duration(now),
-                _relative(before, now),
-                _verdict(apart, now < before),
-            )
-        )
+        verdict = _verdict(new_low > high or new_high < low, now < before)
+        title, change = f"{name} p{wanted:g}", _relative(before, now)
+        rows.append(Change(title, duration(before), duration(now), change, verdict))
     p = mann_whitney(old, new)
-    longer = _mean_rank_is_higher(old, new)
+    longer = _u(old, new)[0] > old.count * new.count / 2  # the mean rank is higher
     verdict = _verdict(p < LEVEL, not longer)
     rows.append(
         Change(f"{name}, all of it", "", "", "longer" if longer else "shorter", f"{verdict} (p {_p(p)})")
@@ -106,14 +95,11 @@ def interval(histogram: Histogram, wanted: float) -> tuple[float, float]:
     """The 99 % confidence interval of a percentile: what stands at the ranks that the binomial allows."""
     share, count = wanted / 100, histogram.count
     spread = Z * math.sqrt(count * share * (1 - share))
-    ranks = (count * share - spread, count * share + spread)
-    if ranks[0] < 1 or ranks[1] > count:
-        # Too few values to say anything on that side.
-        low = histogram.percentile(100 * ranks[0] / count) if ranks[0] >= 1 else 0.0
-        high = histogram.percentile(100 * ranks[1] / count) if ranks[1] <= count else math.inf
-        return low, high
-    found = histogram.percentiles([100 * rank / count for rank in ranks])
-    return min(found.values()), max(found.values())
+    first, last = count * share - spread, count * share + spread
+    # Without a rank, there are too few values to say anything on that side.
+    low = histogram.percentile(100 * first / count) if first >= 1 else 0.0
+    high = histogram.percentile(100 * last / count) if last <= count else math.inf
+    return low, high
 
 
 def mann_whitney(first: Histogram, second: Histogram) -> float:
@@ -126,10 +112,6 @@ def mann_whitney(first: Histogram, second: Histogram) -> float:
         return 1.0
     distance = max(0.0, abs(u - m * n / 2) - 0.5)
     return math.erfc(distance / math.sqrt(2 * variance))
-
-
-def _mean_rank_is_higher(first: Histogram, second: Histogram) -> bool:
-    return _u(first, second)[0] > first.count * second.count / 2
 
 
 def _u(first: Histogram, second: Histogram) -> tuple[float, float]:

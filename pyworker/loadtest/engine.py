@@ -5,42 +5,33 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 MAX_THREADS = 8_192
-"""More requests at once than this wait for a free thread, and the report says so."""
+"""With more requests open than this, the next waits for a free thread, and the report says so."""
 
 Send = Callable[[int, float], None]
-"""Sends the so-manieth request, which was due at this monotonic moment; returns when it has ended."""
+"""Sends the request of this number, which was due at this monotonic moment; returns when it has ended."""
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Sends requests until all are sent or `stop` is called. Any thread may call any method."""
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None:
-        """Start no further requests; those in flight go on."""
-        ...
-
-    def wait(self, seconds: float) -> bool:
-        """Whether every request has ended; waits at most so many seconds."""
-        ...
-
-
-class _Base:
-    """The ends of both loops. Any thread may call any method."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._stopping = threading.Event()
         self._done = threading.Event()
 
+    @abstractmethod
+    def start(self) -> None: ...
+
     def stop(self) -> None:
+        """Start no further requests; those in flight go on."""
         self._stopping.set()
 
     def wait(self, seconds: float) -> bool:
+        """Whether every request has ended; waits at most this many seconds."""
         return self._done.wait(seconds)
 
     def __repr__(self) -> str:
@@ -48,7 +39,7 @@ class _Base:
         return f"<{type(self).__name__} [{state}]>"
 
 
-class OpenLoop(_Base):
+class OpenLoop(Engine):
     """Requests start when they are due, whatever became of the earlier ones."""
 
     def __init__(self, send: Send, due_times: Iterator[float], max_threads: int = MAX_THREADS) -> None:
@@ -94,7 +85,7 @@ class OpenLoop(_Base):
         )
         try:
             thread.start()
-        except RuntimeError:  # the system gives no more threads: the request waits for one that ends its own
+        except RuntimeError:  # no more threads: the request waits for one of those there are
             self._max_threads = len(self._threads)
             return
         self._threads.append(thread)
@@ -104,21 +95,21 @@ class OpenLoop(_Base):
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             number, due = job
-            # After a stop, what could not start in time any more is not sent.
+            # After a stop, a request that has not started in time is not sent.
             if not self._stopping.is_set():
                 self._send(number, due)
             with self._lock:
                 self._free += 1
 
 
-class ClosedLoop(_Base):
-    """So many users, each sending the next request when the last one has ended."""
+class ClosedLoop(Engine):
+    """`users` threads, each sending its next request when the last one has ended."""
 
     def __init__(self, send: Send, users: int, count: int | None, duration: float) -> None:
         super().__init__(send)
         self._count = count
         self._duration = duration
-        # Guards both.
+        # Guards `_next` and `_active`.
         self._lock = threading.Lock()
         self._next = 0
         self._active = users

@@ -23,10 +23,6 @@ class Histogram:
         """Count a value; one out of range counts as the nearest value within."""
         self._inner.record_value(min(LONGEST, max(1, round(seconds * MICROSECONDS))))
 
-    def add_all(self, values: Iterable[float]) -> None:
-        for value in values:
-            self.add(value)
-
     @property
     def count(self) -> int:
         return int(self._inner.get_total_count())
@@ -44,7 +40,7 @@ class Histogram:
         return float(self._inner.get_mean_value()) / MICROSECONDS if self.count else 0.0
 
     def percentiles(self, percents: Iterable[float]) -> dict[float, float]:
-        """The values that so many percent did not exceed; 0 if nothing was counted."""
+        """For each percent, the value that this share did not exceed; 0 if nothing was counted."""
         wanted = list(percents)
         if not self.count:
             return dict.fromkeys(wanted, 0.0)

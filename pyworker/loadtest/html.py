@@ -10,7 +10,8 @@ from pyworker.loadtest.charts import Series
 from pyworker.loadtest.compare import EXPLANATION, HEAD, cautions, changes
 from pyworker.loadtest.histogram import Histogram
 from pyworker.loadtest.report import (
-    SHOWN,
+    TIME_HEAD,
+    WORKER_HEAD,
     duration,
     facts,
     failure_lines,
@@ -22,17 +23,15 @@ from pyworker.loadtest.report import (
 from pyworker.loadtest.result import Result
 
 MOST_WORKERS = 6
-"""As many as there are colours that can be told apart; the others are summed."""
+"""The number of distinct colours; the other workers are summed."""
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --ink: #1b2430; --soft: #5d6878;
-  --rule: #e1e5ea;  --s1: #2166c4; --s2: #d97706; --s3: #b4236b; --s4: #12876f; --s5: #7047c9; --s6: #64748b;
-  --bad: #c92a2a;
-  --good: #12876f; }
+  --rule: #e1e5ea; --s1: #2166c4; --s2: #d97706; --s3: #b4236b; --s4: #12876f; --s5: #7047c9; --s6: #64748b;
+  --bad: #c92a2a; --good: #12876f; }
 @media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1b212a; --ink: #e7ebf0;
-  --soft: #9aa6b5;  --rule: #303945; --s1: #6aa6f0; --s2: #f0a53d; --s3: #f07ab3; --s4: #43c6a8;
-  --s5: #ab8cf2;
-  --s6: #94a3b8;  --bad: #ff7b7b; --good: #43c6a8; } }
+  --soft: #9aa6b5; --rule: #303945; --s1: #6aa6f0; --s2: #f0a53d; --s3: #f07ab3; --s4: #43c6a8;
+  --s5: #ab8cf2; --s6: #94a3b8; --bad: #ff7b7b; --good: #43c6a8; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 980px; margin: 0 auto; padding: 28px 20px 48px; }
@@ -108,12 +107,9 @@ def page(result: Result, old: Result | None = None) -> str:
 
 def _tiles(result: Result) -> str:
     total = result.times["total"].percentiles
+    tone = "bad" if result.error_share else "good"
     tiles = [
-        (
-            percent(1 - result.error_share),
-            f"of {result.sent} succeeded",
-            "bad" if result.error_share else "good",
-        ),
+        (percent(1 - result.error_share), f"of {result.sent} succeeded", tone),
         (f"{result.throughput:.2f}/s", "good responses", ""),
         (duration(total["p50"]), "median latency", ""),
         (duration(total["p99"]), "p99 latency", ""),
@@ -121,9 +117,8 @@ def _tiles(result: Result) -> str:
     if result.times["first_token"].count:
         tiles.append((duration(result.times["first_token"].percentiles["p50"]), "median first token", ""))
     if result.objective:
-        tiles.append(
-            (percent(1 - result.miss_share), "met the objective", "bad" if result.miss_share else "good")
-        )
+        tone = "bad" if result.miss_share else "good"
+        tiles.append((percent(1 - result.miss_share), "met the objective", tone))
     inside = "".join(
         f'<div class="tile"><b class="{style}">{escape(value)}</b><span>{escape(name)}</span></div>'
         for value, name, style in tiles
@@ -132,7 +127,7 @@ def _tiles(result: Result) -> str:
 
 
 def _times(result: Result) -> str:
-    return _card("Times", _table(["", *SHOWN, "largest"], time_rows(result)))
+    return _card("Times", _table(TIME_HEAD, time_rows(result)))
 
 
 def _failures(result: Result) -> list[str]:
@@ -143,9 +138,10 @@ def _failures(result: Result) -> list[str]:
 
 
 def _comparison(old: Result, new: Result) -> str:
-    rows = [change.cells() for change in changes(old, new)]
     texts = "".join(f"<p>{escape(text)}</p>" for text in [*cautions(old, new), EXPLANATION])
-    return _card(f"Compared with {old.started_at}", _table(HEAD, rows) + f'<div class="sub">{texts}</div>')
+    return _card(
+        f"Compared with {old.started_at}", _table(HEAD, changes(old, new)) + f'<div class="sub">{texts}</div>'
+    )
 
 
 def _charts(result: Result) -> list[str]:
@@ -167,32 +163,24 @@ def _charts(result: Result) -> list[str]:
     if result.failed:
         responses.append(Series("failures", "bad", [step.failed / result.step for step in steps]))
     load = [Series("in flight", "s5", [float(step.in_flight) for step in steps])]
-    total = Histogram.decoded(result.times["total"].hdr)
-    marks = [(name, result.times["total"].percentiles[name]) for name in ("p50", "p90", "p99")]
-    found = [
-        _chart(
-            "Latency, by the moment a request was due",
-            latency,
-            charts.lines(middle, latency, "latency over time", _seconds, duration),
-        ),
-        _chart(
-            "Answers per second",
-            responses,
-            charts.stacked(x, result.step, responses, "responses per second", _seconds, _number),
-        ),
-        _chart("Requests in flight", load, charts.lines(middle, load, "in flight", _seconds, _number)),
-    ]
+    plot = charts.lines(middle, latency, "latency over time", _seconds, duration)
+    found = [_chart("Latency, by the moment a request was due", latency, plot)]
     if result.succeeded:
-        plot = charts.distribution(list(total.bins()), marks, "distribution of latency", duration)
-        found.insert(1, _card("How latency was spread", plot))
-    return found
+        total = result.times["total"]
+        marks = [(name, total.percentiles[name]) for name in ("p50", "p90", "p99")]
+        bins = list(Histogram.decoded(total.hdr).bins())
+        plot = charts.distribution(bins, marks, "distribution of latency", duration)
+        found.append(_card("How latency was spread", plot))
+    plot = charts.stacked(x, result.step, responses, "responses per second", _seconds, _number)
+    found.append(_chart("Responses per second", responses, plot))
+    plot = charts.lines(middle, load, "in flight", _seconds, _number)
+    return [*found, _chart("Requests in flight", load, plot)]
 
 
 def _workers(result: Result) -> list[str]:
     if not result.workers:
         return []
-    head = ["worker", "requests", "share", "failed", "p50", "p99"]
-    parts = [_card("Workers", _table(head, worker_rows(result)))]
+    parts = [_card("Workers", _table(WORKER_HEAD, worker_rows(result)))]
     if len(result.workers) > 1:
         series = _by_worker(result)
         x = [step.at for step in result.steps]
@@ -204,18 +192,13 @@ def _workers(result: Result) -> list[str]:
 def _by_worker(result: Result) -> list[Series]:
     order = sorted(range(len(result.workers)), key=lambda place: -result.workers[place].requests)
     shown = order if len(order) <= MOST_WORKERS else order[: MOST_WORKERS - 1]
-    series = [
-        Series(
-            result.workers[place].url,
-            _STYLES[number],
-            [step.by_worker[place] / result.step for step in result.steps],
-        )
-        for number, place in enumerate(shown)
-    ]
+    groups = [(result.workers[place].url, [place]) for place in shown]
     if rest := order[len(shown) :]:
-        values = [sum(step.by_worker[place] for place in rest) / result.step for step in result.steps]
-        series.append(Series(f"{len(rest)} others", _STYLES[MOST_WORKERS - 1], values))
-    return series
+        groups.append((f"{len(rest)} others", rest))
+    return [
+        Series(name, style, [sum(step.by_worker[at] for at in places) / result.step for step in result.steps])
+        for (name, places), style in zip(groups, _STYLES, strict=False)
+    ]
 
 
 def _facts(result: Result) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Protocol
+from contextlib import ExitStack
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
-from typing_extensions import Self
 
 from pyworker.loadtest.measurement import Glimpse
 from pyworker.loadtest.options import Plan
@@ -23,61 +21,33 @@ SHOWN_WORKERS = 8
 RATE_SECONDS = 5
 
 
-class View(Protocol):
-    """Used by the main thread only."""
-
-    pause: float
-    """Seconds until `show` is worth calling again."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None: ...
-    def show(self, glimpse: Glimpse) -> None: ...
-    def say(self, text: str) -> None: ...
-
-
-class Lines:
-    """A line each second."""
+class View(ExitStack):
+    """A line each second. A context manager, used by the main thread only."""
 
     pause = 1.0
+    """Seconds until `show` is worth calling again."""
 
     def __init__(self, plan: Plan) -> None:
+        super().__init__()
         self._plan = plan
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        pass
 
     def show(self, glimpse: Glimpse) -> None:
         self.say(progress_line(glimpse, self._plan))
 
     def say(self, text: str) -> None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        say(text)
 
 
-class Picture:
-    """The whole state, drawn anew several times a second."""
+class Picture(View):
+    """The whole state, redrawn several times a second."""
 
     pause = 0.25
 
     def __init__(self, plan: Plan, title: str, console: Console) -> None:
-        self._plan = plan
+        super().__init__(plan)
         self._title = title
         self._said = ""
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+        self._live = self.enter_context(Live(console=console, auto_refresh=False, transient=True))
 
     def show(self, glimpse: Glimpse) -> None:
         self._live.update(picture(glimpse, self._plan, self._title, self._said), refresh=True)
@@ -86,12 +56,18 @@ class Picture:
         self._said = text
 
 
+def say(text: str) -> None:
+    """Write a line to stdout and flush it."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def view_for(plan: Plan, title: str) -> View:
     """The live view if there is a terminal that can show it."""
     console = Console()
     if console.is_terminal and not console.is_dumb_terminal:
         return Picture(plan, title, console)
-    return Lines(plan)
+    return View(plan)
 
 
 def progress_line(glimpse: Glimpse, plan: Plan) -> str:
@@ -102,10 +78,12 @@ def progress_line(glimpse: Glimpse, plan: Plan) -> str:
         f"  in flight {glimpse.in_flight}"
     )
     if glimpse.succeeded:
-        line += "  " + "  ".join(
-            f"p{share:g} {duration(value)}" for share, value in glimpse.latencies.items()
-        )
+        line += f"  {_latencies(glimpse, '  ')}"
     return line
+
+
+def _latencies(glimpse: Glimpse, separator: str) -> str:
+    return separator.join(f"p{share:g} {duration(value)}" for share, value in glimpse.latencies.items())
 
 
 def picture(glimpse: Glimpse, plan: Plan, title: str, said: str) -> Group:
@@ -151,12 +129,7 @@ def _figures(glimpse: Glimpse, plan: Plan) -> Table:
         ("succeeded", f"{glimpse.succeeded}   failed {glimpse.failed}"),
     ]
     if glimpse.succeeded:
-        rows.append(
-            (
-                "latency",
-                "   ".join(f"p{share:g} {duration(value)}" for share, value in glimpse.latencies.items()),
-            )
-        )
+        rows.append(("latency", _latencies(glimpse, "   ")))
     if glimpse.recent:
         rows.append(("per second", f"{sparkline(glimpse.recent)}  most {max(glimpse.recent)}"))
     if glimpse.late > NOTED_LATENESS:

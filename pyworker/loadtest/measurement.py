@@ -1,4 +1,4 @@
-"""What a load test counts while it runs."""
+"""Counters of a running load test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_WORKER = 65_535
 
 @dataclass
 class WorkerFigures:
-    """What one worker did; `number` is its place among them."""
+    """Figures of one worker; `number` is its index in `workers`."""
 
     number: int
     requests: int = 0
@@ -133,7 +133,8 @@ class Measurement:
             histograms["first_byte"].add(record.first_byte)
         if record.first_token is not None:
             histograms["first_token"].add(record.first_token)
-        histograms["gap"].add_all(record.gaps)
+        for gap in record.gaps:
+            histograms["gap"].add(gap)
         second = int(record.ended - self.begin)
         known = self._recent.pop()[1] if self._recent and self._recent[-1][0] >= second else 0
         self._recent.append((second, known + 1))
@@ -179,7 +180,7 @@ class Measurement:
         return self.sent - self.succeeded - self.failed
 
     def glimpse(self) -> Glimpse:
-        """The figures now; cheap enough to be asked several times a second of a long test."""
+        """The figures now; cheap enough for several calls a second in a long test."""
         with self._lock:
             now = time.monotonic() - self.begin
             sending = self.last_start - self.begin

@@ -36,7 +36,7 @@ class Objective:
 
     @classmethod
     def parsed(cls, text: str) -> Objective:
-        """Raises `ValueError` that says what is right."""
+        """Raises `ValueError` with the expected form."""
         limits: dict[str, float] = {}
         for part in text.split(","):
             name, _, limit = part.strip().partition("=")

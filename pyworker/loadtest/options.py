@@ -15,10 +15,8 @@ from pyworker.client.options import add_client_options, client_from, positive
 from pyworker.errors import ConfigError
 from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
 from pyworker.loadtest.arrivals import Arrival, Rate
+from pyworker.loadtest.engine import MAX_THREADS
 from pyworker.loadtest.objective import Objective
-
-POOL_SIZE = 8_192
-MOST_USERS = 8_192
 
 _EXAMPLES = """
 examples:
@@ -40,7 +38,7 @@ The exit status is 1 when more failed, or missed the objective, than --max-error
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, in seconds and requests per second."""
+    """The load and the reports asked for, in seconds and requests per second."""
 
     count: int | None
     duration: float
@@ -69,14 +67,16 @@ class Plan:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the list of all options."""
+    """Prints an error in one line, without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help tells more\n")
+        self.exit(2, f"{self.prog}: {message}; see --help\n")
 
 
-def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentParser:
-    """The options that every load test has; `worker` is the option that chooses one, if there is one."""
+def make_parser(
+    prog: str | None = None, worker: str = "", parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.ArgumentParser:
+    """The options that every load test has. worker: of `parents`, for the usage."""
     parser = Parser(
         prog=prog,
         usage=f"%(prog)s {worker}(-n COUNT | --duration SECONDS) [-rps RATE] (-l | -k KEY -e NAME) [more]",
@@ -84,6 +84,7 @@ def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentP
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        parents=parents,
     )
     _add_load(parser)
     _add_requests(parser)
@@ -94,7 +95,7 @@ def make_parser(prog: str | None = None, worker: str = "") -> argparse.ArgumentP
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how much", "one of -n, --duration and --ramp is needed")
+    group = parser.add_argument_group("load", "one of -n, --duration and --ramp is needed")
     group.add_argument("-n", type=whole, metavar="COUNT", help="end after this many requests")
     group.add_argument("--duration", type=positive, metavar="SECONDS", help="stop sending after this time")
     group.add_argument("-rps", type=positive, metavar="RATE", help="requests started per second (default: 1)")
@@ -102,7 +103,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "--ramp",
         type=ramp,
         metavar="FROM:TO:SECONDS",
-        help="raise the rate in a straight line, such as 1:50:600, and end there unless told otherwise",
+        help="raise the rate linearly, such as 1:50:600, and end there without -n or --duration",
     )
     group.add_argument(
         "--arrival",
@@ -120,28 +121,28 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_requests(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what")
+    group = parser.add_argument_group("requests")
     group.add_argument("--route", metavar="PATH", help="route of the worker (default: the worker's own)")
     group.add_argument("--stream", action="store_true", help="read responses token by token")
     group.add_argument(
         "--payload",
         type=Path,
         metavar="FILE.jsonl",
-        help="send these, a JSON object in each line, in turn (default: the worker makes up to 2000)",
+        help="send these, a JSON object in each line, in this order (default: the worker makes up to 2000)",
     )
     group.add_argument(
         "--retries",
         type=not_negative,
         default=0,
         metavar="N",
-        help="retry so many times after 408, 429, 5xx or a lost connection, as clients do (default: 0)",
+        help="retry this many times after 408, 429, 5xx or a lost connection, as clients do (default: 0)",
     )
 
 
 def _add_one_worker(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("straight to one worker")
+    group = parser.add_argument_group("one worker without the autoscaler")
     group.add_argument(
-        "--worker-url", metavar="URL", help="past the autoscaler; the worker has UNSECURED=true, or:"
+        "--worker-url", metavar="URL", help="call it without the autoscaler; it needs UNSECURED=true, or:"
     )
     group.add_argument(
         "--auth-data",
@@ -152,7 +153,7 @@ def _add_one_worker(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what comes out")
+    group = parser.add_argument_group("reports and objective")
     group.add_argument(
         "--slo",
         type=slo,
@@ -171,7 +172,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     group.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots, in one file")
     group.add_argument(
-        "--compare", type=Path, metavar="OLD.json", help="what has changed since this --json was written"
+        "--compare", type=Path, metavar="OLD.json", help="compare with the run that wrote this --json"
     )
 
 
@@ -180,11 +181,10 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
     if options.concurrency is not None:
         for name in ("rps", "ramp", "arrival"):
             if getattr(options, name) is not None:
-                parser.error(
-                    f"--concurrency has no rate: leave out {'-rps' if name == 'rps' else '--' + name}"
-                )
-        if options.concurrency > MOST_USERS:
-            parser.error(f"--concurrency {options.concurrency} is more than {MOST_USERS}")
+                option = "-rps" if name == "rps" else f"--{name}"
+                parser.error(f"--concurrency has no rate: leave out {option}")
+        if options.concurrency > MAX_THREADS:
+            parser.error(f"--concurrency {options.concurrency} is more than {MAX_THREADS}")
     if options.ramp is not None and options.rps is not None:
         parser.error("--ramp says the rate: leave out -rps")
     if options.n is None and options.duration is None and options.ramp is None:
@@ -214,11 +214,9 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
 
 def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:
     """The client that the options ask for; ends the program if one is missing or wrong."""
-    if options.worker_url is None:
-        if options.auth_data is not None:
-            parser.error("--auth-data is for one worker: say which with --worker-url URL")
-        return client_from(parser, options, retries=options.retries, pool_size=POOL_SIZE)
-    if options.autoscaler is not None:
+    if options.worker_url is None and options.auth_data is not None:
+        parser.error("--auth-data is for one worker: say which with --worker-url URL")
+    if options.worker_url is not None and options.autoscaler is not None:
         parser.error("--worker-url goes past the autoscaler: leave out -l and --autoscaler")
     try:
         auth_data = None if options.auth_data is None else _auth_data(options.auth_data)
@@ -228,7 +226,7 @@ def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser,
         options,
         retries=options.retries,
-        pool_size=POOL_SIZE,
+        pool_size=MAX_THREADS,
         worker_url=options.worker_url,
         auth_data=auth_data,
     )
@@ -255,7 +253,7 @@ def _auth_data(path: Path) -> dict[str, object]:
 
 
 def checked_files(parser: argparse.ArgumentParser, files: Sequence[Path | None]) -> None:
-    """A test of an hour must not end with a report that cannot be written."""
+    """End the program if a report could not be written: better now than after an hour's test."""
     for path in files:
         if path is None:
             continue

@@ -1,4 +1,4 @@
-"""What is sent: payloads made before the test begins, so that making them costs nothing during it."""
+"""What is sent: payloads made before the test begins, so that the test does not wait for them."""
 
 from __future__ import annotations
 
@@ -35,9 +35,6 @@ class Payloads:
 
     def of(self, number: int) -> Prepared:
         return self._prepared[number % len(self._prepared)]
-
-    def __len__(self) -> int:
-        return len(self._prepared)
 
     @classmethod
     def made(cls, payload: LoadPayload, count: int | None) -> Payloads:

@@ -19,7 +19,7 @@ KINDS = {
     "timeout": "timeout",
     "other": "other",
 }
-"""Each kind of failure as it is written in files, and as people read it."""
+"""Each kind of failure in files, and its name in reports."""
 
 EXCERPT = 200
 SHORTEST_HIDDEN = 8
@@ -76,12 +76,12 @@ def failure_of_status(status: int, text: str, payload: Mapping[str, object]) -> 
 
 
 def failure_of_error(error: ClientError, trace: Trace, payload: Mapping[str, object]) -> Failure:
-    """A failure as the client tells it."""
+    """The failure that an error of the client stands for."""
     kind = error.kind
     if isinstance(error, WorkerAnswerError):
         kind = _kind_of_status(error.status)
     elif isinstance(error, WorkerUnavailable) and trace.status:
-        kind = _kind_of_status(trace.status)  # retries were of no use: the last refusal counts
+        kind = _kind_of_status(trace.status)  # retries did not help: the last refusal counts
     return Failure(kind if kind in KINDS else "other", _shown(str(error), payload))
 
 

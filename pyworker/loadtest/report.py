@@ -17,6 +17,8 @@ NAMES = {
     "late": "late starts",
 }
 SHOWN = ("p50", "p90", "p95", "p99", "p99.9")
+TIME_HEAD = ("", *SHOWN, "largest")
+WORKER_HEAD = ("worker", "requests", "share", "failed", "p50", "p99")
 NOTED_LATENESS = 0.02
 NOTED_WAITING = 1e-3
 SHOWN_WORKERS = 10
@@ -43,21 +45,20 @@ def percent(share: float) -> str:
 
 def amount(size: float) -> str:
     """Bytes, as people read them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
+    if size < 1024:
+        return f"{size:.0f} B"
+    unit, factor = next((u, f) for u, f in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)) if size >= f)
+    return f"{size / factor:.1f} {unit}"
 
 
 def text_report(result: Result) -> str:
     """All of it, for a terminal or a file."""
-    parts = [_facts(result)]
+    parts = ["\n".join(f"{name:<14}{value}" for name, value in facts(result))]
     if result.succeeded:
-        parts.append(table(["", *SHOWN, "largest"], time_rows(result)))
+        parts.append(table(TIME_HEAD, time_rows(result)))
     if len(result.workers) > 1:
         rows = worker_rows(result)
-        parts.append(table(["worker", "requests", "share", "failed", "p50", "p99"], rows[:SHOWN_WORKERS]))
+        parts.append(table(WORKER_HEAD, rows[:SHOWN_WORKERS]))
         if len(rows) > SHOWN_WORKERS:
             parts.append(f"… and {len(rows) - SHOWN_WORKERS} more workers")
     if result.failures:
@@ -66,12 +67,8 @@ def text_report(result: Result) -> str:
     return "\n\n".join(parts)
 
 
-def _facts(result: Result) -> str:
-    return "\n".join(f"{name:<14}{value}" for name, value in facts(result))
-
-
 def facts(result: Result) -> list[tuple[str, str]]:
-    """What there is to say beside times, as name and value."""
+    """All figures but times and workers, as name and value."""
     of = "" if result.planned is None else f" of {result.planned}"
     rows = [
         ("sent", f"{result.sent}{of} to {result.target}"),
@@ -82,16 +79,10 @@ def facts(result: Result) -> list[tuple[str, str]]:
         rows.append(("unfinished", str(result.unfinished)))
     if result.retried:
         rows.append(("retried", f"{result.retried} calls of a worker"))
-    rows += [
-        (
-            "started",
-            f"{result.start_rate:.2f} per second in {result.sending_seconds:.1f} s ({result.wanted})",
-        ),
-        (
-            "throughput",
-            f"{result.throughput:.2f} good responses per second, {amount(result.received)} in all",
-        ),
-    ]
+    started = f"{result.start_rate:.2f} per second in {result.sending_seconds:.1f} s ({result.wanted})"
+    rows.append(("started", started))
+    good = f"{result.throughput:.2f} good responses per second, {amount(result.received)} in all"
+    rows.append(("throughput", good))
     if result.objective:
         limits = ", ".join(f"{name} ≤ {duration(limit)}" for name, limit in result.objective.items())
         met = f"{result.met} met it ({percent(1 - result.miss_share)})"
@@ -116,14 +107,10 @@ def worker_rows(result: Result) -> list[list[str]]:
     total = sum(worker.requests for worker in result.workers)
     return [
         [
-            worker.url,
-            str(worker.requests),
-            percent(worker.requests / total),
-            str(worker.failed),
-            duration(worker.p50),
-            duration(worker.p99),
+            *(one.url, str(one.requests), percent(one.requests / total), str(one.failed)),
+            *(duration(one.p50), duration(one.p99)),
         ]
-        for worker in sorted(result.workers, key=lambda worker: -worker.requests)
+        for one in sorted(result.workers, key=lambda worker: -worker.requests)
     ]
 
 

@@ -55,9 +55,7 @@ class WorkerShare:
 
 @dataclass(frozen=True)
 class Step:
-    """A slice of the test, `at` seconds from its start: responses by their end, times by the moment they were
-    due.
-    """
+    """A slice of the test, `at` seconds from its start: responses by their end, times by when due."""
 
     at: float
     due: int
@@ -122,7 +120,7 @@ _PARSER = pydantic.TypeAdapter(Result)
 
 
 def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
-    """Once all requests have ended, or those that have not are given up."""
+    """The figures so far; requests that have not ended count as unfinished."""
     with measurement.frozen() as now:
         seconds = max(now - measurement.begin, 1e-9)
         sending = max(measurement.last_start - measurement.begin, 1e-9)
@@ -166,14 +164,8 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
 
 def _spread(histogram: Histogram) -> Spread:
     percentiles = {f"p{percent:g}": value for percent, value in histogram.percentiles(PERCENTS).items()}
-    return Spread(
-        histogram.count,
-        histogram.smallest,
-        histogram.mean,
-        histogram.largest,
-        percentiles,
-        histogram.encoded(),
-    )
+    extent = histogram.smallest, histogram.mean, histogram.largest
+    return Spread(histogram.count, *extent, percentiles, histogram.encoded())
 
 
 def _steps(measurement: Measurement, seconds: float) -> tuple[float, list[Step]]:
@@ -204,25 +196,13 @@ def _steps(measurement: Measurement, seconds: float) -> tuple[float, list[Step]]
         open_now += change[number]
         ranked = sorted(latencies[number])
         p50, p90, p99, largest = (_rank(ranked, share) for share in (0.5, 0.9, 0.99, 1.0))
-        steps.append(
-            Step(
-                round(number * step, 2),
-                due[number],
-                succeeded[number],
-                failed[number],
-                open_now,
-                p50,
-                p90,
-                p99,
-                largest,
-                by_worker[number],
-            )
-        )
+        counts = due[number], succeeded[number], failed[number], open_now
+        steps.append(Step(round(number * step, 2), *counts, p50, p90, p99, largest, by_worker[number]))
     return step, steps
 
 
 def _step(measurement: Measurement, seconds: float) -> float:
-    """Few requests make few slices: a percentile of three is none."""
+    """Seconds of a slice; few requests make few slices, since a percentile of three means nothing."""
     finest = max(
         seconds / MOST_STEPS, min(REQUESTS_IN_STEP * seconds / max(1, measurement.sent), seconds / 20)
     )

@@ -1,40 +1,32 @@
-"""Sends one request and writes down what became of it."""
+"""Sends one request and records its outcome."""
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
 from pyworker.client import Client, ClientError
+from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.payloads import Payloads, Prepared
 from pyworker.loadtest.record import Failure, Record, failure_of_error, failure_of_status
-
-
-class Recorder(Protocol):
-    """Where records go; any thread may call any method."""
-
-    def started(self) -> None: ...
-
-    def ended(self, record: Record) -> None: ...
 
 
 class Sender:
     """Any thread may send."""
 
     def __init__(
-        self, client: Client, payloads: Payloads, route: str, recorder: Recorder, *, stream: bool
+        self, client: Client, payloads: Payloads, route: str, measurement: Measurement, *, stream: bool
     ) -> None:
         self._client = client
         self._payloads = payloads
         self._route = route
-        self._recorder = recorder
+        self._measurement = measurement
         self._once = self._stream if stream else self._whole
 
     def send(self, number: int, due: float) -> None:
         """Never raises: a request that does not end would keep the test from ending."""
         prepared = self._payloads.of(number)
         record = Record(due, time.monotonic(), prepared.workload)
-        self._recorder.started()
+        self._measurement.started()
         try:
             record.failure = self._once(prepared, record)
         except ClientError as error:
@@ -42,7 +34,7 @@ class Sender:
         except Exception as error:  # noqa: BLE001
             record.failure = Failure("other", f"{type(error).__name__}: {error}")
         record.ended = time.monotonic()
-        self._recorder.ended(record)
+        self._measurement.ended(record)
 
     def _whole(self, prepared: Prepared, record: Record) -> Failure | None:
         response = self._client.call(self._route, prepared.fields, prepared.workload, trace=record.trace)
@@ -51,10 +43,10 @@ class Sender:
 
     def _stream(self, prepared: Prepared, record: Record) -> None:
         items = self._client.stream(self._route, prepared.fields, prepared.workload, trace=record.trace)
-        last: float | None = None
+        last = 0.0
         for _ in items:
             now = time.monotonic()
-            if last is None:
+            if record.first_token_at is None:
                 record.first_token_at = now
             else:
                 record.gaps.append(now - last)

@@ -5,7 +5,7 @@ common.txt      common words that the handbook lacks
 tokenizer.json  a small byte-level BPE tokenizer made from these two
 words.txt       a word list made from these two, one word a line
 build           makes the last two from the first two: `python -m pyworker.resources.build`
-reach           asks, within seconds, whether the online original could be fetched instead
+reach           probes whether the online original could be fetched instead, with a deadline
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ from pathlib import Path
 
 
 def resource_path(name: str) -> Path:
-    """Where a shipped file lies; it is not checked for existence."""
+    """The path of a shipped file, which is not checked for existence."""
     return Path(__file__).parent / name

@@ -29,7 +29,7 @@ class Reach:
 
     @property
     def refused(self) -> bool:
-        """The server answered, and said that this caller may not have it or that it is not there."""
+        """The server responded that this caller may not have the file, or that it does not exist."""
         return self.status is not None and 400 <= self.status < 500 and self.status != 429
 
     @property
@@ -39,7 +39,7 @@ class Reach:
 
 
 def probe(url: str) -> Reach:
-    """HEAD `url` once, without following redirects; takes about three seconds at the very most."""
+    """HEAD `url` once, without following redirects; takes at most DEADLINE_SECONDS."""
     reach = bounded(lambda: _ask(url), DEADLINE_SECONDS, "pyworker-reach-probe")
     return reach or Reach(None, f"no response within {DEADLINE_SECONDS:g} s")
 
@@ -65,7 +65,7 @@ def _ask(url: str) -> Reach:
     import requests
 
     try:
-        # No credentials on the way: a probe only asks whether somebody is there.
+        # No credentials on the way: a probe only asks whether the server is up.
         with requests.Session() as session:
             response = session.head(
                 url, timeout=(CONNECT_SECONDS, READ_SECONDS), allow_redirects=False, auth=_anonymous

@@ -62,11 +62,11 @@ def _servers(names: Sequence[str], other: Path | None) -> Mapping[str, NewServer
         chosen["bare"] = Bare.where_plain
     if "nginx" in names:
         if Nginx.program() is None:
-            _say("nginx is left out, it is not here; to have it: apt-get install -y nginx")
+            _say("nginx is not installed and left out; to install it: apt-get install -y nginx")
         else:
             chosen["nginx"] = Nginx
     if "peer" in names:
-        _say("installing the peer, where it is not here yet")
+        _say("installing the peer, unless it is installed")
         python = peer.peer_python()
         chosen["peer"] = lambda around, tls: Peer(around, tls, python)
     if other is not None:

@@ -73,7 +73,7 @@ class Result:
     memory: dict[str, float] = field(default_factory=dict[str, float])
 
     def median(self, server: str, figure: str) -> float | None:
-        """None where it was not measured."""
+        """None if it was not measured."""
         if figure == MEMORY:
             return self.memory.get(server)
         values = [figures[figure] for figures in self.rounds.get(server, []) if figure in figures]

@@ -17,7 +17,7 @@ from tests.benchmarks.programs import LoadRun, Programs, StubServer
 from tests.benchmarks.scenarios import Load, Scenario
 from tests.benchmarks.servers import Server, Surroundings
 
-#: Makes a server for plain (False) or TLS (True) clients; None where it does not do that.
+#: Makes a server for plain (False) or TLS (True) clients; None if the server does not support it.
 NewServer = Callable[[Surroundings, bool], Server | None]
 Say = Callable[[str], None]
 
@@ -64,7 +64,7 @@ class Measurement:
         results: list[Result] = []
         for number, scenario in enumerate(scenarios, 1):
             if scenario.tls and not self._programs.speaks_tls:
-                self._say(f"[{number}/{len(scenarios)}] {scenario.name}: skipped, libssl-dev is not here")
+                self._say(f"[{number}/{len(scenarios)}] {scenario.name}: skipped without libssl-dev")
                 continue
             if self._options.seconds is not None:
                 scenario = replace(scenario, seconds=self._options.seconds)
@@ -148,5 +148,5 @@ def _line(result: Result) -> str:
 
 
 def stamp() -> str:
-    """The moment, for the head of a report."""
+    """The current time, for the title of a report."""
     return time.strftime("%Y-%m-%d %H:%M", time.gmtime())

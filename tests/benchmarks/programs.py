@@ -32,10 +32,10 @@ class Programs:
 
 
 def compile_programs(folder: Path = BUILD) -> Programs:
-    """Compile them into `folder`. Raises `ConfigError` where there is no compiler, or it complains."""
+    """Compile them into `folder`. Raises `ConfigError` if there is no compiler, or it fails."""
     compiler = shutil.which("cc")
     if compiler is None:
-        raise ConfigError("cc is not here; first run: apt-get install -y gcc libc6-dev")
+        raise ConfigError("cc is not installed; first run: apt-get install -y gcc libc6-dev")
     folder.mkdir(parents=True, exist_ok=True)
     model, load = folder / "model", folder / "load"
     _compile(compiler, "model.c", model)

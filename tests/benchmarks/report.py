@@ -12,7 +12,7 @@ from tests.benchmarks import scenarios
 from tests.benchmarks.figures import KIND, KINDS, MEMORY, Result
 
 _ORDER = ("bare", "nginx", "peer", "other", "ours")
-#: Over TLS each ratio may be so much worse.
+#: Over TLS each ratio may be worse by this factor.
 _TLS_ALLOWANCE = 1.3
 _FIRST_TOKEN = "first_token_p50_ms"
 
@@ -31,12 +31,12 @@ class Target:
     relative_to: str | None = None
 
     def over_tls(self) -> Target:
-        """The ratio may be so much worse than the plain one."""
+        """The ratio may be worse by this factor than the plain one."""
         bound = 1 / _TLS_ALLOWANCE if KIND[self.figure].more_is_better else _TLS_ALLOWANCE
         return Target(f"{self.scenario}-tls", self.figure, bound, relative_to=self.scenario)
 
     def value(self, results: Mapping[str, Result]) -> float | None:
-        """What was measured of it, None where it was not."""
+        """The measured value; None if it was not measured."""
         result = results.get(self.scenario)
         if result is None:
             return None

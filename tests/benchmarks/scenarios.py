@@ -1,4 +1,4 @@
-"""What is measured: which clients ask for what, how many at once."""
+"""What is measured: the requests, the clients, and how many of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _MB = 1_000_000
 
 @dataclass(frozen=True)
 class Load:
-    """Clients of one kind. Each asks again as soon as it was answered; they begin within `ramp` seconds."""
+    """Clients of one kind. Each sends one request after the other; they begin within `ramp` seconds."""
 
     clients: int
     path: str = "/generate"
     prompt_bytes: int = 200
-    answer_bytes: int = 0
+    response_bytes: int = 0
     tokens: int = 0
     gap_ms: int = 40
     new_connections: bool = False
@@ -29,15 +29,15 @@ class Load:
 
     @property
     def ramp(self) -> float:
-        """Streams begin spread over the length of one, or all of them would begin at once for ever."""
+        """Streams begin spread over the length of one, or all of them would begin together for ever."""
         return self.tokens * self.gap_ms / 1000
 
     def payload(self) -> dict[str, object]:
-        """What the worker is asked for; the long part comes last, where the model server looks no more."""
+        """The payload of a request; the long part comes last, which the model server does not look at."""
         return {
             "tokens": self.tokens,
             "gap_ms": self.gap_ms,
-            "answer_bytes": self.answer_bytes,
+            "response_bytes": self.response_bytes,
             "prompt": "word " * (self.prompt_bytes // 5),
         }
 
@@ -74,15 +74,15 @@ PLAIN = (
     Scenario("streams-1000", "1000 streams", [_stream(1000, tokens=20, gap_ms=200)], 8.0),
     Scenario("request-1mb", "1 MB requests, 4 clients", [Load(4, prompt_bytes=_MB)]),
     Scenario("request-10mb", "10 MB requests, 4 clients", [Load(4, prompt_bytes=10 * _MB)]),
-    Scenario("response-1mb", "1 MB responses, 4 clients", [Load(4, answer_bytes=_MB)]),
-    Scenario("response-50mb", "50 MB responses, 4 clients", [Load(4, answer_bytes=50 * _MB)]),
+    Scenario("response-1mb", "1 MB responses, 4 clients", [Load(4, response_bytes=_MB)]),
+    Scenario("response-50mb", "50 MB responses, 4 clients", [Load(4, response_bytes=50 * _MB)]),
     Scenario("mix", "64 streams beside 8 clients of requests", [_stream(64), Load(8)], 6.0),
 )
 ALL = (*PLAIN, *(scenario.over_tls() for scenario in PLAIN))
 
 
 def chosen(patterns: Sequence[str], scenarios: Sequence[Scenario] = ALL) -> list[Scenario]:
-    """Those whose names match a pattern such as `requests-*`; raises `ConfigError` where one matches none."""
+    """The scenarios that match patterns such as `requests-*`; raises `ConfigError` if one matches none."""
     for pattern in patterns:
         if not fnmatch.filter([scenario.name for scenario in scenarios], pattern):
             names = ", ".join(scenario.name for scenario in scenarios)

@@ -52,7 +52,7 @@ class Server(ABC):
 
     @abstractmethod
     def start(self, folder: Path) -> None:
-        """Start it; it need not answer yet."""
+        """Start it; it need not respond yet."""
 
     @property
     @abstractmethod
@@ -60,9 +60,9 @@ class Server(ABC):
         """What its processes have used so far."""
 
     def wait_ready(self, envelope: bytes) -> None:
-        """Until this request is answered well."""
+        """Wait until this request succeeds."""
         try:
-            wait_until(lambda: self._answers(envelope), f"a good answer of {self.name}", _READY_WITHIN)
+            wait_until(lambda: self._responds(envelope), f"a good response of {self.name}", _READY_WITHIN)
         except AssertionError as error:
             raise ConfigError(f"{error}\n{self.log}") from error
 
@@ -71,7 +71,7 @@ class Server(ABC):
         """The end of what it has to say for itself."""
         return ""
 
-    def _answers(self, envelope: bytes) -> bool:
+    def _responds(self, envelope: bytes) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = self._connect()
             try:

@@ -169,9 +169,9 @@ def test_other_types_of_answers(sdk: SdkClient, stack: Stack) -> None:
     stack.model.once("/pass", whole(b"a tide", "Content-Type: text/plain"))
     stack.model.once("/pass", whole(b'["a", "tide"]', JSON))
 
-    answers = [sdk.do("request", route="/pass", payload={"prompt": "?"}) for _ in range(2)]
+    results = [sdk.do("request", route="/pass", payload={"prompt": "?"}) for _ in range(2)]
 
-    assert [answer["response"] for answer in answers] == ["a tide", ["a", "tide"]]
+    assert [result["response"] for result in results] == ["a tide", ["a", "tide"]]
 
 
 def test_an_error_of_the_model_is_the_answer(sdk: SdkClient, stack: Stack) -> None:
@@ -253,11 +253,11 @@ def test_a_session_from_its_creation_to_its_end(sdk: SdkClient, stack: Stack) ->
     assert begun + 30 <= session["expiration"] + 1 <= time.time() + 32
     stack.wait_in_hand(1)
 
-    answers = [
+    results = [
         sdk.do("session_request", session=name, route="/pass", payload={"prompt": str(number)})
         for number in range(2)
     ]
-    assert [answer["response"] for answer in answers] == [{"ok": True}] * 2
+    assert [result["response"] for result in results] == [{"ok": True}] * 2
 
     known = sdk.do("get_session", session=name)
     assert (known["session_id"], known["lifetime"]) == (name, 30)

@@ -224,7 +224,7 @@ def test_the_port_is_held_by_somebody_silent(instance: Instance) -> None:
 
 
 def test_an_address_that_is_not_of_this_machine(instance: Instance) -> None:
-    instance.examine(WORKER_HOST="192.0.2.1").expect("port", "FAIL nobody can listen at 192.0.2.1")
+    instance.examine(WORKER_HOST="192.0.2.1").expect("port", "FAIL cannot listen at 192.0.2.1")
 
 
 def test_while_the_worker_runs(instance: Instance, new_stack: NewStack) -> None:
@@ -237,10 +237,10 @@ def test_while_the_worker_runs(instance: Instance, new_stack: NewStack) -> None:
 
 
 def test_no_public_key(instance: Instance) -> None:
-    with ScriptedServer(listening=False) as nobody:
-        examined = instance.examine(REPORT_ADDR=nobody.url)
-        examined.expect("public key", f"FAIL {nobody.url}/pubkey/: cannot be reached")
-        examined.expect("clock", f"- not checked, because {nobody.url} cannot be reached")
+    with ScriptedServer(listening=False) as closed:
+        examined = instance.examine(REPORT_ADDR=closed.url)
+        examined.expect("public key", f"FAIL {closed.url}/pubkey/: cannot be reached")
+        examined.expect("clock", f"- not checked, because {closed.url} cannot be reached")
 
 
 def test_a_public_key_that_is_none(instance: Instance) -> None:
@@ -248,12 +248,12 @@ def test_a_public_key_that_is_none(instance: Instance) -> None:
     examined = instance.examine(REPORT_ADDR=instance.model.url)
     examined.expect("public key", f"FAIL {instance.model.url}/pubkey/ is no PEM of an RSA key")
     examined.expect("clock", "- not checked, because")
-    examined.expect("clock", "- does not say what time it is")
+    examined.expect("clock", "- sends no time of day")
 
 
 def test_one_of_two_autoscalers_gives_the_key(instance: Instance, local_autoscaler: Autoscaler) -> None:
-    with ScriptedServer(listening=False) as nobody:
-        examined = instance.examine(REPORT_ADDR=f"{nobody.url},{local_autoscaler.url}")
+    with ScriptedServer(listening=False) as closed:
+        examined = instance.examine(REPORT_ADDR=f"{closed.url},{local_autoscaler.url}")
         examined.expect("public key", "warn another address of REPORT_ADDR gives it")
 
 
@@ -264,9 +264,9 @@ def test_a_clock_that_is_wrong(instance: Instance) -> None:
 
 
 def test_no_model_server(instance: Instance) -> None:
-    with ScriptedServer(listening=False) as nobody:
-        examined = instance.examine(MODEL_SERVER_URL=nobody.url)
-        examined.expect("model server", f"FAIL {nobody.url} cannot be reached (the model server refused")
+    with ScriptedServer(listening=False) as closed:
+        examined = instance.examine(MODEL_SERVER_URL=closed.url)
+        examined.expect("model server", f"FAIL {closed.url} cannot be reached (the model server refused")
         examined.expect("health", "- not checked, because the check of the model server did not succeed")
 
 
@@ -372,7 +372,7 @@ def issue(
     address: str = "127.0.0.1",
     says_where: bool = False,
 ) -> bytes:
-    """A certificate in PEM, valid from and to so many days from now."""
+    """A certificate in PEM, valid from and until these days from now."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(name(subject))

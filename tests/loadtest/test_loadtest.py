@@ -115,7 +115,7 @@ def test_the_result_counts_workload_bytes_and_workers(
     status, result = run(tmp_path, *arguments(autoscaler, "-n", "10"))
     assert status == 0
     assert result["workload_rate"] == pytest.approx(70 / result["seconds"])
-    assert result["received"] == 10 * len(worker.answer)
+    assert result["received"] == 10 * len(worker.body)
     [only] = result["workers"]
     assert (only["url"], only["requests"], only["failed"]) == (worker.url, 10, 0)
 
@@ -138,7 +138,7 @@ def test_straight_to_a_worker_with_what_the_autoscaler_signed(stack: Stack, tmp_
     argv = ["--worker-url", stack.url, "--route", "/pass", "-n", "5", "-rps", "100"]
     assert run(tmp_path, *argv, "--auth-data", str(file))[0] == 0
     status, result = run(tmp_path, *argv)
-    assert status == 1, "nobody has signed these"
+    assert status == 1, "these are not signed"
     assert kinds(result) == {"4xx": 5}
 
 
@@ -153,7 +153,7 @@ def test_percentiles_are_those_of_the_workers_own_stamps(
 ) -> None:
     """And every request that was due in the stall waited for its end, not only those that were open.
 
-    A machine that is overloaded for a moment holds an answer back between the worker's stamp and the client,
+    A machine that is overloaded for a moment delays a response between the worker's stamp and the client,
     so one run of three has to be right.
     """
     deviations = [stalled_run(local_autoscaler, tmp_path)]
@@ -171,17 +171,17 @@ def stalled_run(autoscaler: Autoscaler, tmp_path: Path) -> float:
         status, result = run(tmp_path, *arguments(autoscaler, *argv))
     assert status == 0
 
-    # The worker knows when it answered, the schedule when each was due; only the start is to be found: no
+    # The worker knows when it responded, the schedule when each was due; only the start is to be found: no
     # request can have arrived before it was due.
     stamps = sorted(worker.stamps, key=lambda stamp: stamp.number)
     begin = min(stamp.arrived - stamp.number / RATE for stamp in stamps)
     due_in_stall = [n for n in range(COUNT) if 0 <= begin + n / RATE - worker.stall_begin < STALL - SERVICE]
     assert len(due_in_stall) >= (STALL - SERVICE) * RATE - 1
-    assert all(stamps[n].answered >= worker.stall_end for n in due_in_stall)
+    assert all(stamps[n].ended >= worker.stall_end for n in due_in_stall)
     slow = sum(step["due"] for step in result["steps"] if step["largest"] > 2 * SERVICE)
     assert slow >= len(due_in_stall)
 
-    true = sorted(stamp.answered - (begin + stamp.number / RATE) for stamp in stamps)
+    true = sorted(stamp.ended - (begin + stamp.number / RATE) for stamp in stamps)
     expected = {name: true[round(share * COUNT) - 1] for name, share in SHARES.items()}
     measured = result["times"]["total"]["percentiles"]
     return max(abs(measured[name] - value) / max(0.02 * value, 0.002) for name, value in expected.items())
@@ -251,7 +251,7 @@ def test_refusals_are_counted_by_kind(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     worker.status = status
-    worker.answer = '{"detail": "as told", "echo": "a prompt that must not show"}'
+    worker.body = '{"detail": "as told", "echo": "a prompt that must not show"}'
     ended, result = run(tmp_path, *arguments(autoscaler, "-n", "4"))
     assert (ended, kinds(result)) == (1, {kind: 4})
     assert result["failures"][0]["statuses"] == {str(status): 4}
@@ -321,7 +321,7 @@ def test_the_autoscaler_goes_away_in_the_middle(
     autoscaler: Autoscaler, worker: TimedWorker, tmp_path: Path
 ) -> None:
     def leave() -> None:
-        wait_until(lambda: len(worker.stamps) >= 10, "ten answers")
+        wait_until(lambda: len(worker.stamps) >= 10, "ten responses")
         autoscaler.stop()
 
     leaving = threading.Thread(target=leave)

@@ -133,7 +133,7 @@ def test_a_thread_that_has_ended_its_request_takes_the_next() -> None:
     engine = OpenLoop(send, one_by_one())
     engine.start()
     assert engine.wait(DEADLINE)
-    assert len(names) <= 2, "one, or two where it was asked before it had come back"
+    assert len(names) <= 2, "one, or two if a request was due before the first was free again"
 
 
 def open_loop(send: Send) -> Engine:
@@ -211,7 +211,8 @@ def test_a_broken_schedule_ends_the_test() -> None:
 
 def histogram(values: Sequence[float]) -> Histogram:
     made = Histogram()
-    made.add_all(values)
+    for value in values:
+        made.add(value)
     return made
 
 
@@ -285,7 +286,7 @@ FIELDS = {
 
 
 def test_the_schema_of_the_json_file_is_stable(tmp_path: Path) -> None:
-    """Who changes it changes the version as well, so that older files are refused in words."""
+    """A change of it needs a new version, so that older files are refused with a message."""
     made = result(normal(1, 40, 1), failures=2)
     raw = json.loads(made.to_json())
     assert set(raw) == FIELDS
@@ -398,7 +399,7 @@ def test_shares_are_not_rounded_to_nothing_nor_to_all() -> None:
 
 
 class Page(HTMLParser):
-    """Which tags there are; fails where they do not match or something would be fetched."""
+    """The tags of the page; fails if they do not match or something would be fetched."""
 
     def __init__(self) -> None:
         super().__init__()

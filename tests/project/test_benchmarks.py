@@ -23,7 +23,7 @@ SHORT = (
     Scenario("requests-new", "connections", [Load(2, new_connections=True)]),
     Scenario("streams-64", "streams", [Load(8, "/stream", tokens=5, gap_ms=10)]),
     Scenario("request-1mb", "large requests", [Load(1, prompt_bytes=10**6)]),
-    Scenario("response-1mb", "large responses", [Load(1, answer_bytes=10**6)]),
+    Scenario("response-1mb", "large responses", [Load(1, response_bytes=10**6)]),
     Scenario("mix", "both", [Load(4, "/stream", tokens=5, gap_ms=10), Load(2)]),
 )
 

@@ -24,7 +24,7 @@ from tests.support.waiting import DEADLINE
 SDK = "vastai==1.9.1"
 API_KEY = "api-key-of-the-user"
 ENDPOINT = "echo"
-_DRIVER = ROOT / "tests" / "sdk_scripts" / "driver.py"
+_DRIVER = ROOT / "tests" / "client" / "sdk_scripts" / "driver.py"
 _INSTALL_SECONDS = 600
 _LOOK = 0.5  # seconds between two looks whether the process still lives
 

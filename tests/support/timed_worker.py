@@ -21,22 +21,23 @@ class Stamp:
 
     number: int
     arrived: float
-    answered: float
+    ended: float
 
 
 class TimedWorker:
-    """Answers `/generate` after `service` seconds; from `stall_at` seconds after the first request, nothing
-    leaves it for `stall` seconds. A cleared `gate` holds every answer. Any thread may call any method."""
+    """Responds to `/generate` after `service` seconds. Sends none for `stall` seconds, beginning `stall_at`
+    seconds after the first request. A cleared `gate` holds every response. Any thread may call any method.
+    """
 
     def __init__(self, service: float = 0.0, stall_at: float = 0.0, stall: float = 0.0) -> None:
         self.status = 200
-        self.answer = '{"detail": "as told"}'
+        self.body = '{"detail": "as told"}'
         self.gate = threading.Event()
         self.gate.set()
         self._service = service
         self._stall_at = stall_at
         self._stall = stall
-        # Guards what is below.
+        # Guards the fields below.
         self._lock = threading.Lock()
         self._first: float | None = None
         self._open = 0
@@ -69,7 +70,7 @@ class TimedWorker:
         return self.stall_begin + self._stall
 
     def numbers(self) -> list[int]:
-        """The `number` of each payload, in the order in which they were answered."""
+        """The `number` of each payload, in the order in which they ended."""
         with self._lock:
             return [stamp.number for stamp in self.stamps]
 
@@ -90,8 +91,8 @@ class TimedWorker:
             self._open -= 1
             number = int(envelope["payload"].get("number", 0))
             self.stamps.append(Stamp(number, arrived, time.monotonic()))
-        return flask.Response(self.answer, self.status, mimetype="application/json")
+        return flask.Response(self.body, self.status, mimetype="application/json")
 
     def __repr__(self) -> str:
         with self._lock:
-            return f"<TimedWorker {self.url} [{self._open} open, {len(self.stamps)} answered]>"
+            return f"<TimedWorker {self.url} [{self._open} open, {len(self.stamps)} ended]>"

@@ -1,4 +1,4 @@
-/* A load generator that costs little: N clients, each asks again as soon as it was answered.
+/* A load generator that costs little: N clients, each sends its next request when the response has ended.
  *
  * usage: load --port N --path /route --body FILE --clients N --seconds S
  *             [--ramp S] [--new-connections] [--tls]
@@ -42,7 +42,7 @@ typedef struct {
 typedef struct {
     int fd, state, keeps, status, is_open, is_known;
     long long due, began;
-    char prefix[PREFIX]; /* of this client's request: head, and the beginning of the body */
+    char prefix[PREFIX]; /* of this client's request: header block, and the beginning of the body */
     size_t prefix_length, sent;
     char head[HEAD + 1];
     size_t head_length;
@@ -65,8 +65,8 @@ static Samples latencies, first_requests, first_tokens, token_times;
 static long long requests, errors, tokens, received, number = 1000000000LL;
 static char *body, buffer[BUFFER];
 static size_t body_length, body_in_prefix;
-static int poller;
-static long long last_answer;
+static int epoll_fd;
+static long long last_response;
 
 static long long now_ns(void) {
     struct timespec t;
@@ -128,7 +128,7 @@ static int connect_client(Client *c) {
     c->is_open = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     struct epoll_event event = {EPOLLIN | EPOLLOUT | EPOLLET, {.ptr = c}};
-    epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event);
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, c->fd, &event);
 #ifdef WITH_TLS
     if (options.tls) {
         c->tls = SSL_new(tls_context);
@@ -179,7 +179,7 @@ static void begin(Client *c) {
 }
 
 static void finish(Client *c) {
-    long long now = last_answer = now_ns();
+    long long now = last_response = now_ns();
     requests++;
     tokens += c->tokens;
     add(c->is_known || options.fresh ? &latencies : &first_requests, now - c->began);
@@ -225,7 +225,7 @@ static int hexadecimal(char digit) {
     return digit <= '9' ? digit - '0' : (digit | 32) - 'a' + 10;
 }
 
-/* Takes in what came; 0 where the answer is no good. */
+/* Consumes received data; 0 if the response is malformed. */
 static int take(Client *c, const char *data, size_t length) {
     received += length;
     while (length && c->state != WAITING) {
@@ -369,10 +369,10 @@ static int begin_due(Client *clients, long long now, long long end) {
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     read_options(argc, argv);
-    poller = epoll_create1(0);
+    epoll_fd = epoll_create1(0);
     Client *clients = calloc(options.clients, sizeof(Client));
     long long start = now_ns(), end = start + options.seconds * SECOND;
-    last_answer = start;
+    last_response = start;
     for (int i = 0; i < options.clients; i++)
         clients[i].due = start + options.ramp * SECOND * i / options.clients;
     struct epoll_event events[EVENTS];
@@ -381,10 +381,10 @@ int main(int argc, char **argv) {
         int at_work = begin_due(clients, now, end);
         if (now >= end && !at_work) break;
         if (now >= end + PATIENCE * SECOND) {
-            errors += at_work; /* never answered */
+            errors += at_work; /* no response */
             break;
         }
-        int count = epoll_wait(poller, events, EVENTS, 1);
+        int count = epoll_wait(epoll_fd, events, EVENTS, 1);
         for (int i = 0; i < count; i++) {
             Client *c = events[i].data.ptr;
             if (c->is_open) go_on(c);
@@ -395,7 +395,7 @@ int main(int argc, char **argv) {
         }
     }
     printf("{\"requests\": %lld, \"errors\": %lld, \"seconds\": %.6f, \"tokens\": %lld, \"bytes\": %lld",
-           requests, errors, (last_answer - start) / 1e9, tokens, received);
+           requests, errors, (last_response - start) / 1e9, tokens, received);
     print_times("latency", &latencies);
     print_times("first_request", &first_requests);
     print_times("first_token", &first_tokens);

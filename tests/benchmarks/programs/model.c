@@ -1,9 +1,9 @@
 /* A model server that costs next to nothing; with --pubkey it is the autoscaler as well.
  *
- * One thread, one epoll. What a POST answers is asked for in the first bytes of its body:
+ * One thread, one epoll. The response to a POST is described in the first bytes of its body:
  *
  *   "tokens": n       a stream of n tokens ("gap_ms" apart), each with the time of its writing
- *   "answer_bytes": n JSON of about n bytes; else a small answer
+ *   "response_bytes": n JSON of about n bytes; else a small response
  *
  * usage: model [--pubkey FILE]     prints "port N" and serves 127.0.0.1:N until it is ended
  */
@@ -26,11 +26,11 @@ enum { MAX_CONNECTIONS = 65536, KEPT = 16384, SINK = 1 << 20, EVENTS = 256, TICK
 
 typedef struct {
     int open;
-    char kept[KEPT + 1]; /* head, and the beginning of the body */
+    char kept[KEPT + 1]; /* header block, and the beginning of the body */
     int kept_length;
-    long body_left; /* -1 while the head is not complete */
+    long body_left; /* -1 while the header block is not complete */
     int close_after;
-    char head[4096]; /* of the answer */
+    char head[4096]; /* of the response */
     size_t head_length, head_sent, filler_left;
     long tokens_left; /* of the stream that goes on */
     long long gap, due;
@@ -40,7 +40,7 @@ typedef struct {
 static Connection *connections[MAX_CONNECTIONS];
 static int streams[MAX_CONNECTIONS], stream_count;
 static char sink[SINK], filler[SINK], pubkey[2048];
-static int poller;
+static int epoll_fd;
 
 static long long now_ns(void) {
     struct timespec t;
@@ -75,8 +75,8 @@ static void next_request(int fd) {
     if (c->close_after) hang_up(fd);
 }
 
-/* Sends what is left of a whole answer; the poller comes back where the socket is full. */
-static void send_answer(int fd) {
+/* Sends the rest of a whole response; epoll reports the socket again when it has room. */
+static void send_response(int fd) {
     Connection *c = connections[fd];
     while (c->head_sent < c->head_length || c->filler_left) {
         struct iovec parts[2] = {
@@ -117,7 +117,7 @@ static void send_tokens(int fd, long long now) {
     }
 }
 
-static void answer(int fd) {
+static void respond(int fd) {
     Connection *c = connections[fd];
     c->kept[c->kept_length] = 0;
     char *end = strstr(c->kept, "\r\n\r\n");
@@ -137,13 +137,13 @@ static void answer(int fd) {
         send_tokens(fd, c->due);
         return;
     }
-    const char *text = is_key ? pubkey : "{\"ok\": true, \"text\": \"an answer of a model\"}";
-    c->filler_left = number_after(body, "\"answer_bytes\":", 0); /* blanks after JSON are still JSON */
+    const char *text = is_key ? pubkey : "{\"ok\": true, \"text\": \"a response of a model\"}";
+    c->filler_left = number_after(body, "\"response_bytes\":", 0); /* blanks after JSON are still JSON */
     c->head_length = snprintf(c->head, sizeof c->head,
                               "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
                               "Content-Length: %zu\r\n\r\n%s",
                               strlen(text) + c->filler_left, text);
-    send_answer(fd);
+    send_response(fd);
 }
 
 static void read_request(int fd) {
@@ -165,7 +165,7 @@ static void read_request(int fd) {
             got = c->kept_length - (end + 4 - c->kept);
         }
         c->body_left -= got;
-        if (c->body_left <= 0) return answer(fd);
+        if (c->body_left <= 0) return respond(fd);
     }
 }
 
@@ -179,7 +179,7 @@ static void accept_all(int listener) {
         connections[fd]->open = 1;
         connections[fd]->body_left = -1;
         struct epoll_event event = {EPOLLIN | EPOLLOUT | EPOLLET, {.fd = fd}};
-        epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event);
     }
 }
 
@@ -209,11 +209,11 @@ int main(int argc, char **argv) {
         fclose(file);
     }
     int listener = listen_anywhere();
-    poller = epoll_create1(0);
+    epoll_fd = epoll_create1(0);
     struct epoll_event event = {EPOLLIN, {.fd = listener}}, events[EVENTS];
-    epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event);
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &event);
     for (;;) {
-        int count = epoll_wait(poller, events, EVENTS, stream_count ? TICK_MS : -1);
+        int count = epoll_wait(epoll_fd, events, EVENTS, stream_count ? TICK_MS : -1);
         for (int i = 0; i < count; i++) {
             int fd = events[i].data.fd;
             if (fd == listener) {
@@ -222,7 +222,7 @@ int main(int argc, char **argv) {
             }
             Connection *c = connections[fd];
             if (c->open && events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) read_request(fd);
-            if (c->open && c->head_length && !c->streaming) send_answer(fd);
+            if (c->open && c->head_length && !c->streaming) send_response(fd);
         }
         long long now = now_ns();
         for (int i = stream_count; i-- > 0;)

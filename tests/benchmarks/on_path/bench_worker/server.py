@@ -20,7 +20,7 @@ class BenchData(ApiPayload):
 
     tokens: int = 0
     gap_ms: int = 0
-    answer_bytes: int = 0
+    response_bytes: int = 0
     prompt: str = ""
 
     @classmethod
@@ -32,7 +32,7 @@ class BenchData(ApiPayload):
 
 
 class GenerateHandler(EndpointHandler[BenchData]):
-    """The whole answer."""
+    """The whole response."""
 
     @property
     def endpoint(self) -> str:
