@@ -44,7 +44,7 @@ HEADER_BLOCKS: dict[str, Callable[[int], bytes]] = {
 def test_header_blocks_of_the_model(case: str) -> None:
     def parse(raw: bytes) -> object:
         head = parse_head(raw)
-        return end_to_end_headers(head.fields.items())
+        return end_to_end_headers(head.fields)
 
     assert_linear(parse, HEADER_BLOCKS[case], MAX_HEADER_BLOCK // 3)
 
