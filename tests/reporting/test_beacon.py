@@ -22,7 +22,7 @@ from tests.support.process import ROOT, WorkerProcess
 from tests.support.scripted import Act, Received, ScriptedServer, whole
 from tests.support.waiting import DEADLINE, wait_until
 
-PROGRAM = ROOT / "pyworker" / "beacon.py"
+PROGRAM = ROOT / "pyworker" / "instance" / "beacon.py"
 TOKEN = "master-token-of-this-test"
 WORKER = {
     "CONTAINER_ID": "7",
