@@ -110,7 +110,7 @@ class HardenedThreadWorker(ThreadWorker):
             lambda: self._pool.is_behind,
         )
         self._heads = HeadCache(self.cfg, lambda: not self.alive)
-        # Not ThreadWorker's, which makes its own pool and event_loop.
+        # Not ThreadWorker's, which makes its own pool and poller.
         base.Worker.init_process(self)
 
     def run(self) -> None:
