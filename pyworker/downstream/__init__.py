@@ -7,7 +7,8 @@ loopback           the plain port for the model server on this machine
 tls                the certificate, reloaded when its files change
 connection         one client's connection, its stages, plain or TLS
 connection_table   all connections: registered with epoll, limited, closed without a mix-up
-room, ranking      limits for connections and memory; which connection is closed to make room
+room               limits for connections and for the memory of unfinished requests
+ranking            which connection is closed to make room
 framing            where a request ends
 request_reader     requests as they arrive, until a thread can work on each
 request            gunicorn's parser for one request

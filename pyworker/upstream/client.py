@@ -26,7 +26,8 @@ _CACHED_PATHS = 64
 class ModelSession(requests.Session):
     """A `requests.Session` whose relative URLs go to the model server; thread-safe for plain calls.
 
-    It follows no redirects, keeps no cookies, and takes no proxy from the environment.
+    It follows no redirects unless a call asks for it, keeps no cookies, and takes no proxy from the
+    environment.
     """
 
     def __init__(self, base_url: str, adapter: ModelAdapter) -> None:
@@ -38,11 +39,17 @@ class ModelSession(requests.Session):
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """As `requests.Session.request`; a URL without a host belongs to the model server."""
+        kwargs.setdefault("allow_redirects", False)
         text = url.decode() if isinstance(url, bytes) else url
         return super().request(method, self.absolute(text), *args, **kwargs)
 
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """No redirect is followed."""
+    def get(self, url: str | bytes, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.get`, which would follow redirects."""
+        return self.request("GET", url, **kwargs)
+
+    def options(self, url: str | bytes, **kwargs: Any) -> requests.Response:
+        """As `requests.Session.options`, which would follow redirects."""
+        return self.request("OPTIONS", url, **kwargs)
 
     def send(
         self, request: requests.PreparedRequest, *, timeout: Any = None, **kwargs: Any
