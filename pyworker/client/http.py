@@ -116,12 +116,12 @@ def read(response: requests.Response) -> None:
 
 def read_route(response: requests.Response) -> bytes:
     """The body of the autoscaler's response; raises errors of requests."""
-    content = b""
+    content = bytearray()  # grows in place
     for piece in response.iter_content(READ_SIZE):
         content += piece
         if len(content) > MAX_ROUTE:
             raise requests.exceptions.ContentDecodingError(f"answered with more than {MAX_ROUTE} bytes")
-    return content
+    return bytes(content)
 
 
 def lines(response: requests.Response) -> Iterator[str]:

@@ -188,16 +188,14 @@ class Benchmark:
             with response:
                 for piece in iterate(response):
                     sampler.feed(piece)
-        except Aborted:
-            if self._stopping.is_set():
+        except (Aborted, RequestError, ModelBroken) as error:
+            if isinstance(error, Aborted) and self._stopping.is_set():
                 return Attempt(workload, "aborted")
-            missing = "response" if sampler is None else "complete response"
-            return Attempt(workload, f"no {missing} in {self._timeout:g} s", late=True)
-        except (RequestError, ModelBroken) as error:
-            late = time.monotonic() - started >= self._timeout
-            problem = f"no complete response in {self._timeout:g} s" if late else str(error)
-            refused = isinstance(error, RequestError) and error.status == 502 and not late
-            return Attempt(workload, problem, refused, late)
+            if isinstance(error, Aborted) or time.monotonic() - started >= self._timeout:
+                missing = "response" if sampler is None else "complete response"
+                return Attempt(workload, f"no {missing} in {self._timeout:g} s", late=True)
+            refused = isinstance(error, RequestError) and error.status == 502
+            return Attempt(workload, str(error), refused)
         return Attempt(workload, _failure(self._handler, sampler.sample()))
 
 

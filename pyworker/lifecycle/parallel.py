@@ -15,10 +15,10 @@ T = TypeVar("T")
 _GRACE = 2.0
 
 
-def start(call: Callable[[], T], name: str) -> Future[T]:
+def start(call: Callable[[], T], name: str) -> tuple[Future[T], threading.Thread]:
     """Call it on a thread of this name, which does not delay the end of the process.
 
-    `cancel` wakes the threads that wait for the result; it does not end the call.
+    The future's `cancel` wakes the threads that wait for the result; it does not end the call.
     """
     future: Future[T] = Future()
 
@@ -30,8 +30,9 @@ def start(call: Callable[[], T], name: str) -> Future[T]:
         with contextlib.suppress(InvalidStateError):  # it was cancelled
             finish()
 
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return future, thread
 
 
 def run_all(
@@ -39,10 +40,20 @@ def run_all(
 ) -> Sequence[T | BaseException | None]:
     """What each call returned or raised; None if it did not end in time.
 
-    After `timeout` seconds `abort` is called, which should end the calls.
+    After `timeout` seconds `abort` is called, which should end the calls. Threads whose call has ended are
+    joined.
     """
     running = [start(call, f"pyworker-benchmark-{number}") for number, call in enumerate(calls)]
-    if wait(running, timeout).not_done:
+    futures = [future for future, _ in running]
+    if wait(futures, timeout).not_done:
         abort()
-        wait(running, _GRACE)
-    return [(one.exception() or one.result()) if one.done() else None for one in running]
+        wait(futures, _GRACE)
+    return [_outcome(future, thread) for future, thread in running]
+
+
+def _outcome(future: Future[T], thread: threading.Thread) -> T | BaseException | None:
+    if not future.done():
+        return None
+    thread.join()
+    error = future.exception()
+    return future.result() if error is None else error

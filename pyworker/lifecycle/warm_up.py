@@ -105,7 +105,7 @@ class WarmUp:
             # A call that is stuck is waited for again, not repeated: that would be stuck as well.
             if self._preparation is None:
                 call = functools.partial(payload_class.prepare, self._settings)
-                self._preparation = parallel.start(call, "pyworker-prepare")
+                self._preparation, _ = parallel.start(call, "pyworker-prepare")
             if self._stopping.is_set():
                 self._preparation.cancel()
             try:

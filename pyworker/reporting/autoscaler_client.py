@@ -79,13 +79,13 @@ class AutoscalerClient:
 
 def _read(response: requests.Response) -> bytes:
     """The body, up to the maximum; a server that drips it runs into the deadline of the request."""
-    content = b""
+    content = bytearray()  # grows in place: a server may send any number of small pieces
     while len(content) < _MAX_RESPONSE:
         piece = response.raw.read1(_MAX_RESPONSE, decode_content=True)
         if not piece:
             break
         content += piece
-    return content
+    return bytes(content)
 
 
 def _brief(error: Exception) -> str:

@@ -36,7 +36,7 @@ class Fields(tuple[tuple[str, str], ...]):
     def tokens(self, name: str) -> list[str]:
         """The members of a comma-separated field, in lower case."""
         values = self.get_all(name, [])
-        return [token.strip(" \t").lower() for value in values for token in value.split(",")]
+        return [token.strip(" \t") for value in values for token in value.lower().split(",")]
 
 
 class ResponseHead(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 import sys
@@ -284,8 +283,7 @@ def test_who_accepts_a_connection_has_to_answer_too(
     check = benchmark(handler, client)
     assert check.problem() == ""
     scripted_model.script(PATH, Act.HANG)
-    # Either the call has timed out, or the check has aborted it.
-    assert re.search(f"{PATH}: no (complete )?response in 1 s", check.problem())
+    assert f"{PATH}: no response in 1 s" in check.problem()
     scripted_model.close()
     assert "cannot be reached" in check.problem()
 

@@ -135,8 +135,8 @@ def test_what_an_autoscaler_answers(what: str) -> None:
                 client.close()
 
     small = measured(30_000)
-    assert any(measured(60_000) <= LIMIT * small for _ in range(_TRIES))
-    assert any(measured(3_000_000) <= 4 * LIMIT * small for _ in range(_TRIES)), "it is read beyond the limit"
+    assert min(measured(60_000) for _ in range(3)) <= LIMIT * small
+    assert min(measured(3_000_000) for _ in range(3)) <= 4 * LIMIT * small, "no more than the limit is read"
 
 
 # -- the journal -----------------------------------------------------------------------------------------

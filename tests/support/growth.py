@@ -13,8 +13,8 @@ Input = TypeVar("Input")
 
 #: Twice the input may take this many times as long: 2 if it is linear, 4 if it is quadratic.
 LIMIT = 2.5
-_ROUNDS = 3
-_TRIES = 10
+_ROUNDS = 8
+_TRIES = 4
 _LEAST_SECONDS = 0.002
 
 
