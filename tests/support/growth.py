@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,21 +19,25 @@ _LEAST_SECONDS = 0.002
 
 
 def assert_linear(act: Callable[[Input], object], make: Callable[[int], Input], size: int) -> None:
-    """AssertionError unless `act(make(2 * size))` takes at most `LIMIT` times as long as `act(make(size))`.
+    """AssertionError unless the time of `act` grows at most `LIMIT` times with each doubling of its input.
 
-    Counted is the CPU time of this thread, the least of several rounds, so that a busy machine changes
-    little. What `act` raises is a result as any other: to refuse an input takes its time as well.
+    Measured over two doublings, from `make(size // 2)` to `make(2 * size)`: a busy machine makes a single
+    one look up to twice as long. Counted is the CPU time of this thread, the least of several rounds. What
+    `act` raises is a result as any other: to refuse an input takes its time as well.
     """
-    small, large = make(size), make(2 * size)
+    small, large = make(size // 2), make(2 * size)
     repeats = 1
     while cpu_seconds(lambda: act(small), repeats) < _LEAST_SECONDS:
         repeats *= 2  # so that the clock can measure it
-    ratio = 0.0
+    growth = 0.0
     for _ in range(_TRIES):
         ratio = cpu_seconds(lambda: act(large), repeats) / cpu_seconds(lambda: act(small), repeats)
-        if ratio <= LIMIT:
+        growth = math.sqrt(ratio)
+        if growth <= LIMIT:
             return
-    raise AssertionError(f"twice the input ({2 * size} instead of {size}) takes {ratio:.1f} times as long")
+    raise AssertionError(
+        f"each doubling of the input, from {size // 2} to {2 * size}, takes {growth:.1f} times as long"
+    )
 
 
 def cpu_seconds(act: Callable[[], object], repeats: int = 1) -> float:
