@@ -15,13 +15,16 @@ from pyworker.local.serving import LocalServer
 from tests.support.waiting import DEADLINE
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stamp:
-    """Monotonic moments of one request."""
+    """Monotonic moments of one request. ended: when its response was ready, then when it was written."""
 
     number: int
     arrived: float
     ended: float
+
+    def written(self) -> None:
+        self.ended = time.monotonic()
 
 
 class TimedWorker:
@@ -90,8 +93,11 @@ class TimedWorker:
         with self._lock:
             self._open -= 1
             number = int(envelope["payload"].get("number", 0))
-            self.stamps.append(Stamp(number, arrived, time.monotonic()))
-        return flask.Response(self.body, self.status, mimetype="application/json")
+            stamp = Stamp(number, arrived, time.monotonic())
+            self.stamps.append(stamp)
+        response = flask.Response(self.body, self.status, mimetype="application/json")
+        response.call_on_close(stamp.written)
+        return response
 
     def __repr__(self) -> str:
         with self._lock:
