@@ -12,6 +12,8 @@ model_server        the routes, queue and log of an inference server
 model_options       its command line
 generation          one response while it is generated
 language_model      the n-gram model behind it
+llama_engine        llama.cpp's server with a very small model, if its package is there
+tiny_llama          that model's file
 model_log           its log
 serving             an HTTP/1.1 server for both, within a process
 """
