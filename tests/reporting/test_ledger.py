@@ -252,6 +252,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert counts == Counts(**self.counts, in_hand=len(self.in_hand))
         ended = counts.served + counts.errored + counts.cancelled + counts.rejected
         assert counts.received == ended + counts.in_hand
+        assert self.ledger.served == sum(event.served for event in self.events)
         assert self.changes == self.expected_changes
         assert self.ledger.changed == (self.expected_changes != self.reported_changes)
         told = [(record.request_idx, record.status, record.success) for record in self.delivered]
