@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
+from pyworker.reporting.figures import Counts, Limits
 from pyworker.reporting.tracker import Clock, Kind, RequestTracker
 from pyworker.reporting.wire import (
     PROTOCOL_VERSION,
@@ -22,33 +23,6 @@ from pyworker.reporting.wire import (
 
 #: Number of recent indices that are remembered, to distinguish a retried request from a new one.
 _REMEMBERED_INDICES = 10_000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that may be in hand, entries and workload, for one more to be admitted; None: no limit."""
-
-    entries: int | None = None
-    load: float | None = None
-
-    def allow(self, load: float, entries: int) -> bool:
-        """Whether one more may come, with this much in hand."""
-        return (self.entries is None or entries < self.entries) and (self.load is None or load <= self.load)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Number of entries by outcome, including sessions and the requests in them.
-
-    received is the sum of the others.
-    """
-
-    received: int = 0
-    served: int = 0
-    errored: int = 0
-    cancelled: int = 0
-    rejected: int = 0
-    in_hand: int = 0
 
 
 @dataclass

@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
+from pyworker.reporting.figures import Counts, Limits
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Counts, Ledger, Limits, Snapshot
+from pyworker.reporting.ledger import Ledger, Snapshot
 from pyworker.reporting.tracker import Clock, Kind, RequestTracker
 from pyworker.reporting.wire import FinishedRequest, Identity, ModelFigures, Outcome, StatusReport
 
