@@ -122,10 +122,10 @@ def test_a_fault_of_the_model_server_has_the_shape_too(plain: Stack) -> None:
     assert error_of(answer)["type"] == "server_error"
 
 
-FORM = Form(
-    [("model", "m"), ("text", "é\r\n--x")],
-    [("image", Upload(b"\x00\r\n--" * 40_000, 'a"b.png', "image/png"))],
-)
+PICTURE = Upload(b"\x00\r\n--" * 10_000, 'a"b.png', "image/png")
+FORM = Form([("model", "m"), ("text", "é\r\n--x")], [("image", PICTURE)])
+IS_FORM = "multipart/form-data; boundary=b"
+MANY = b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n" * 300 + b"--b--"
 
 
 def test_a_form_with_a_file_reaches_the_model(plain: Stack) -> None:
@@ -141,15 +141,7 @@ def test_a_form_with_a_file_reaches_the_model(plain: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("body", "content_type"),
-    [
-        (b"", "multipart/form-data; boundary=b"),
-        (b"--b", "multipart/form-data; boundary=b"),
-        (b"--b\r\n\r\n", "multipart/form-data"),
-        (
-            b"--b\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n" * 300 + b"--b--",
-            "multipart/form-data; boundary=b",
-        ),
-    ],
+    [(b"", IS_FORM), (b"--b", IS_FORM), (b"--b\r\n\r\n", "multipart/form-data"), (MANY, IS_FORM)],
 )
 def test_a_malformed_form_is_named(plain: Stack, body: bytes, content_type: str) -> None:
     answer = ask(plain.url, "POST", "/picture", body, {**KEYED, "Content-Type": content_type})
