@@ -46,7 +46,7 @@ def execute(target: Target, argv: Sequence[str]) -> int:
     route = plan.route or (target.stream_route if plan.stream else target.route)
     measurement = Measurement(plan.objective)
     with client:
-        name = f"{options.worker_url or options.endpoint or 'the local endpoint'}{route}"
+        name = f"{options.worker_url or options.openai or options.endpoint or 'the local endpoint'}{route}"
         sender = Sender(client, payloads, route, measurement, stream=plan.stream)
         engine = _engine(plan, sender)
         with view_for(plan, f"load test of {name}") as view:
