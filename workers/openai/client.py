@@ -67,9 +67,9 @@ def _request(options: argparse.Namespace) -> tuple[str, dict[str, Any], float]:
         fields["model"] = options.model
     if options.completions:
         completion = Completion.from_json_msg({"prompt": options.prompt, **fields})
-        return COMPLETIONS, completion.to_json_msg(), completion.count_workload()
+        return COMPLETIONS, completion.generate_payload_json(), completion.count_workload()
     chat = Chat.from_json_msg({"messages": [{"role": "user", "content": options.prompt}], **fields})
-    return CHAT, chat.to_json_msg(), chat.count_workload()
+    return CHAT, chat.generate_payload_json(), chat.count_workload()
 
 
 def _whole(client: Client, options: argparse.Namespace) -> Iterator[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from pyworker.multipart import Form, Upload
+from pyworker.data_types import Form, Upload
 from pyworker.validation import MISSING_PARAMETER
 from workers.openai.faults import Fault, Faults
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from typing_extensions import Self
 
-from pyworker.multipart import Form, Upload
+from pyworker.data_types import Form, Upload
 from pyworker.words import random_words
 from workers.openai.data_types.base import UNIT, scaled
 from workers.openai.data_types.images import picture_workload, pixels

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self
 
-from pyworker.data_types import ApiPayload
-from pyworker.multipart import Form
+from pyworker.data_types import Form, OpenPayload
 from workers.openai.data_types.base import unwrapped
 from workers.openai.faults import Fault, Faults
 from workers.openai.settings import OpenAISettings
@@ -21,7 +20,7 @@ _MAX_DIGITS = 12
 
 
 @dataclass(kw_only=True)
-class UploadPayload(ApiPayload):
+class UploadPayload(OpenPayload):
     """A form: files, and texts that travel on untouched.
 
     files: the fields that hold files, the main one first. references: those that hold addresses of files.
@@ -64,7 +63,7 @@ class UploadPayload(ApiPayload):
     def generate_payload_multipart(self) -> Form:
         return self.form
 
-    def to_json_msg(self) -> dict[str, Any]:
+    def generate_payload_json(self) -> dict[str, Any]:
         """As a client sends it: files as base64, each with its name."""
         msg: dict[str, Any] = {}
         for name, text in self.form.fields:

@@ -22,8 +22,8 @@ ESTIMATED_TOKENS = 500
 _BENCHMARK_WORDS = 250
 _TEMPERATURE = 0.7
 
-#: A limit in tokens. Servers have negative values that mean "no limit", so they are let through.
-Limit = Annotated[int, Field(le=10**9)] | None
+#: A limit in tokens. -1 means "no limit" to some servers.
+Limit = Annotated[int, Field(ge=-1, le=10**9)] | None
 
 
 def limit_of(*limits: int | None) -> int:
