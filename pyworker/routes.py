@@ -24,7 +24,7 @@ import requests
 from pyworker import responses
 from pyworker.backend import Backend
 from pyworker.config import Settings
-from pyworker.data_types import ApiPayload, EndpointHandler, NoPayload
+from pyworker.data_types import ApiPayload, EndpointHandler, NoPayload, Payload
 from pyworker.errors import ConfigError
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.runtime.sample import ResponseSample
@@ -121,8 +121,19 @@ def blueprint_of(backend: Backend, handlers: Iterable[EndpointHandler[Any]]) -> 
     return blueprint
 
 
+class _PassingHandler(EndpointHandler[Payload]):
+    """The client gets what the model server sends."""
+
+    def generate_client_response(
+        self,
+        client_request: flask.Request,  # noqa: ARG002
+        model_response: requests.Response,
+    ) -> flask.Response:
+        return responses.pass_through(model_response)
+
+
 def _post_handler(route: Post) -> EndpointHandler[Any]:
-    class PostHandler(EndpointHandler[Any]):
+    class PostHandler(_PassingHandler[Any]):
         @property
         def endpoint(self) -> str:
             return route.path
@@ -138,10 +149,6 @@ def _post_handler(route: Post) -> EndpointHandler[Any]:
                 return route.benchmark()
             return route.payload_cls.from_json_msg(route.benchmark)
 
-        def generate_client_response(
-     -> flask.Response:
-            return responses.pass_through(model_response)
-
         def find_failure(self, response: ResponseSample) -> str:
             return responses.error_in(response)
 
@@ -154,7 +161,7 @@ def _post_handler(route: Post) -> EndpointHandler[Any]:
 
 
 def _get_handler(path: str) -> EndpointHandler[Any]:
-    class GetHandler(EndpointHandler[NoPayload]):
+    class GetHandler(_PassingHandler[NoPayload]):
         method = "GET"
 
         @property
@@ -167,9 +174,5 @@ def _get_handler(path: str) -> EndpointHandler[Any]:
 
         def make_benchmark_payload(self) -> NoPayload:
             return NoPayload()
-
-        def generate_client_response(
-     -> flask.Response:
-            return responses.pass_through(model_response)
 
     return GetHandler(allow_parallel_requests=True)

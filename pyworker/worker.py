@@ -19,6 +19,7 @@ from pyworker.lifecycle.log_tail import LogTailer
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.suspicion import FailureStreak
+from pyworker.lifecycle.throughput_watch import Load, ThroughputWatch
 from pyworker.lifecycle.warm_up import WarmUp
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
@@ -148,6 +149,12 @@ class Worker:
             memory=memory,
         )
 
+        throughput = ThroughputWatch(
+            lambda: Load(self.ledger.served, self.ledger.in_hand()[1]),
+            lambda: self._figures().max_perf,
+            backend.benchmark_concurrency,
+        )
+
         # -- the path of a request
         self.watcher = DisconnectWatcher()
         self._callbacks = Callbacks(client, on_add=wake_callbacks)
@@ -190,6 +197,7 @@ class Worker:
                 wake=wake_loading,
             ),
             Loop("pyworker-benchmark", self._warm_up.step),
+            Loop("pyworker-throughput", lambda: throughput.step(time.monotonic())),
             Loop("pyworker-disconnect", self.watcher.step),
             Loop(
                 "pyworker-report",

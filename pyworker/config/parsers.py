@@ -160,8 +160,8 @@ def key_digests(text: str) -> tuple[str, ...]:
     digests = tuple(line.strip().lower() for line in lines if line.strip())
     if not digests or not all(_SHA256.fullmatch(digest) for digest in digests):
         raise ValueError(
-            "expected SHA-256 digests of 64 hexadecimal digits each (printf %s KEY | sha256sum), separated by "
-            "commas, or the path of a file with one on each line"
+            "expected SHA-256 digests (printf %s KEY | sha256sum) separated by commas, or the path of a file "
+            "with one on each line"
         )
     return digests
 

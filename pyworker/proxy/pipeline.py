@@ -31,7 +31,8 @@ from pyworker.proxy.envelope import Envelope
 from pyworker.proxy.exchange import Exchange, OpenExchanges
 from pyworker.proxy.reception import Reception
 from pyworker.proxy.verdict import NO_WORK, JobVerdict, Judge, ResponseVerdict
-from pyworker.reporting.ledger import Ledger, Limits
+from pyworker.reporting.figures import Limits
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.tracker import Kind, RequestTracker
 from pyworker.reporting.wire import Outcome
 from pyworker.runtime.log_limit import LogLimit

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
+from pyworker.reporting.figures import Counts, Limits
 from pyworker.reporting.tracker import Clock, Kind, RequestTracker
 from pyworker.reporting.wire import (
     PROTOCOL_VERSION,
@@ -22,33 +23,6 @@ from pyworker.reporting.wire import (
 
 #: Number of recent indices that are remembered, to distinguish a retried request from a new one.
 _REMEMBERED_INDICES = 10_000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that may be in hand, entries and workload, for one more to be admitted; None: no limit."""
-
-    entries: int | None = None
-    load: float | None = None
-
-    def allow(self, load: float, entries: int) -> bool:
-        """Whether one more may come, with this much in hand."""
-        return (self.entries is None or entries < self.entries) and (self.load is None or load <= self.load)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Number of entries by outcome, including sessions and the requests in them.
-
-    received is the sum of the others.
-    """
-
-    received: int = 0
-    served: int = 0
-    errored: int = 0
-    cancelled: int = 0
-    rejected: int = 0
-    in_hand: int = 0
 
 
 @dataclass
@@ -130,6 +104,7 @@ class Ledger:
         self._received = 0
         self._ended = dict.fromkeys(Outcome, 0)
         self._since = _Since()
+        self._served = 0.0
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._distinct = 0
         self._ready_before = False
@@ -188,15 +163,19 @@ class Ledger:
     def _count_end(self, tracker: RequestTracker, outcome: Outcome, work: float | None) -> None:
         tracker.outcome = outcome
         self._ended[outcome] += 1
+        if outcome is Outcome.REJECTED:
+            done = 0.0
+        elif work is None:
+            done = tracker.workload if outcome is Outcome.SUCCESS else 0.0
+        else:
+            done = work
+        self._served += done
+        self._since.served += done
         if outcome is Outcome.SUCCESS:
-            self._since.served += tracker.workload if work is None else work
             # A refusal of the model server (4xx) is no work, but it was received.
-            self._since.settled += work - tracker.workload if work else 0.0
+            self._since.settled += done - tracker.workload if done else 0.0
         elif outcome is Outcome.CANCELLED:
-            self._since.served += work or 0.0
-            self._since.cancelled += tracker.workload - (work or 0.0)
-        elif outcome is Outcome.ERROR:
-            self._since.served += work or 0.0
+            self._since.cancelled += tracker.workload - done
         elif outcome is Outcome.REJECTED:
             self._since.rejected += tracker.workload
             if tracker.admitted:  # it was counted as received, and is not this worker's after all
@@ -216,6 +195,12 @@ class Ledger:
         self._recent[request_idx] = None
         if len(self._recent) > _REMEMBERED_INDICES:
             self._recent.popitem(last=False)
+
+    @property
+    def served(self) -> float:
+        """The workload done since the start."""
+        with self._lock:
+            return self._served
 
     def in_hand(self) -> tuple[float, int]:
         """The workload and the number of the requests that are queued or working."""

@@ -20,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
+from pyworker.reporting.figures import Counts, Limits
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Counts, Ledger, Limits, Snapshot
+from pyworker.reporting.ledger import Ledger, Snapshot
 from pyworker.reporting.tracker import Clock, Kind, RequestTracker
 from pyworker.reporting.wire import FinishedRequest, Identity, ModelFigures, Outcome, StatusReport
 
@@ -252,6 +253,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert counts == Counts(**self.counts, in_hand=len(self.in_hand))
         ended = counts.served + counts.errored + counts.cancelled + counts.rejected
         assert counts.received == ended + counts.in_hand
+        assert self.ledger.served == sum(event.served for event in self.events)
         assert self.changes == self.expected_changes
         assert self.ledger.changed == (self.expected_changes != self.reported_changes)
         told = [(record.request_idx, record.status, record.success) for record in self.delivered]
