@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyworker.loadtest import run
-from workers.openai.data_types.text import Completion
+from workers.openai.data_types.text import Completion, StreamedCompletion
 
 if __name__ == "__main__":
-    run(Completion, endpoint="/v1/completions")
+    run(Completion, endpoint="/v1/completions", stream_payload=StreamedCompletion)

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from pyworker.client import Client, ClientError
 from pyworker.client.options import add_client_options, add_door_option, client_from
-from workers.openai.data_types.text import Chat, Completion
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
@@ -62,14 +61,12 @@ def _parser(worker: str) -> argparse.ArgumentParser:
 
 def _request(options: argparse.Namespace) -> tuple[str, dict[str, Any], float]:
     """Route, payload and workload."""
-    fields: dict[str, Any] = {"max_tokens": options.max_tokens, "stream": options.stream}
+    limits: dict[str, Any] = {"max_tokens": options.max_tokens, "stream": options.stream}
     if options.model:
-        fields["model"] = options.model
+        limits["model"] = options.model
     if options.completions:
-        completion = Completion.from_json_msg({"prompt": options.prompt, **fields})
-        return COMPLETIONS, completion.generate_payload_json(), completion.count_workload()
-    chat = Chat.from_json_msg({"messages": [{"role": "user", "content": options.prompt}], **fields})
-    return CHAT, chat.generate_payload_json(), chat.count_workload()
+        return COMPLETIONS, {"prompt": options.prompt, **limits}, options.max_tokens
+    return CHAT, {"messages": [{"role": "user", "content": options.prompt}], **limits}, options.max_tokens
 
 
 def _whole(client: Client, options: argparse.Namespace) -> Iterator[str]:

@@ -80,6 +80,15 @@ class Completion(UsagePayload):
 
 
 @dataclass(kw_only=True)
+class StreamedCompletion(Completion):
+    """As the load test sends it with --stream."""
+
+    @classmethod
+    def for_benchmark(cls, options: OpenAISettings) -> Self:
+        return cls.from_json_msg({**Completion.for_benchmark(options).sent, "stream": True})
+
+
+@dataclass(kw_only=True)
 class Chat(UsagePayload):
     """`chat/completions`."""
 
