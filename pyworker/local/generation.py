@@ -49,7 +49,7 @@ class Generation(Generic[Item]):
     count: int = 0
 
     def items(self) -> Generator[Item]:
-        """The items, once the request has a slot. A consumer that stops early closes it, which frees the slot.
+        """The items, once the request has a slot. A consumer that stops early closes it, which frees that.
 
         Raises `ConnectionAbortedError` if the client disconnects, `EngineFailure` if a test ordered that.
         """

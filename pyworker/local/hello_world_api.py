@@ -12,7 +12,7 @@ import flask
 from pydantic import ConfigDict, Field
 
 from pyworker.errors import Unprocessable
-from pyworker.local.generation import EngineFailure, Ending, Generation
+from pyworker.local.generation import Ending, EngineFailure, Generation
 from pyworker.local.model_api import ModelApi
 from pyworker.local.model_engine import Engine
 from pyworker.local.model_log import json_line

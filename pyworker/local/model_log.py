@@ -47,9 +47,7 @@ class ModelLog:
 def json_line(message: str, *, level: str = "INFO", **more: object) -> str:
     """A line of JSON, as inference servers write it; `more` are further fields."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    return json.dumps(
-        {"timestamp": now, "level": level, "message": message, **more}, separators=(",", ":")
-    )
+    return json.dumps({"timestamp": now, "level": level, "message": message, **more}, separators=(",", ":"))
 
 
 def _begin_file(path: Path) -> TextIO:

@@ -1,7 +1,7 @@
 """A stand-in for an inference server: `python -m pyworker.local.model_server`.
 
-It has the routes, log lines and queue of a real one, by `--api` those of hello_world's, of an OpenAI-compatible
-engine or of TGI, but its model is a small n-gram model on the CPU.
+It has the routes, log lines and queue of a real one, by `--api` those of hello_world's, of vLLM or SGLang, or of
+TGI, but its model is a small n-gram model on the CPU.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ModelServer:
     def __post_init__(self) -> None:
         self.queue = RequestQueue(self.parallel)
         self._stopping = threading.Event()
-        self._loaded = threading.Event()  # loading is over: the engine's model and `_failure` stay as they are
+        self._loaded = threading.Event()  # loading is over: model and `_failure` do not change any more
         self._engine = Engine(
             queue=self.queue,
             pace=1 / self.tokens_per_second if self.tokens_per_second else 0.0,

@@ -24,9 +24,7 @@ class ApiError(PyworkerError):
 
 def unknown_model(name: str) -> ApiError:
     """The request names a model that is not served."""
-    return ApiError(
-        f"The model `{name}` does not exist.", status=404, kind="NotFoundError", param="model"
-    )
+    return ApiError(f"The model `{name}` does not exist.", status=404, kind="NotFoundError", param="model")
 
 
 def engine_failed(message: str) -> ApiError:

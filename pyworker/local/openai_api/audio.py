@@ -1,4 +1,4 @@
-"""Speech and transcriptions. What is said is a tone, and what is heard are the words of the language model."""
+"""Speech and transcriptions. What is said is a tone, and what is heard are words of the language model."""
 
 from __future__ import annotations
 
@@ -216,9 +216,7 @@ def _verbose(heard: Heard, task: str, text: str) -> Mapping[str, Any]:
     }
 
 
-def _transcription_events(
-    service: Service, job: TextJob, task: str, *, wants_usage: bool
-) -> Generator[str]:
+def _transcription_events(service: Service, job: TextJob, task: str, *, wants_usage: bool) -> Generator[str]:
     kind = "transcription.chunk" if task == "transcribe" else "translation.chunk"
     head = {"id": new_id("trsc"), "object": kind, "created": int(time.time()), "model": service.model}
     try:

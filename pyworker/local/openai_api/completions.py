@@ -129,7 +129,7 @@ class Completion(Texts):
     def choice(self, choice: Choice) -> Mapping[str, Any]:
         return {"index": choice.index, "text": choice.text, "logprobs": None, **_end(choice)}
 
-    def opening(self, choice: Choice) -> None:
+    def opening(self, choice: Choice) -> None:  # noqa: ARG002
         return None
 
     def delta(self, step: Step) -> Mapping[str, Any]:

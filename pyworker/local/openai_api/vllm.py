@@ -43,8 +43,8 @@ class Vllm(Face):
             raise ApiError(
                 f"This model's maximum context length is {context} tokens. However, you requested {wanted} "
                 f"output tokens and your prompt contains {prompt_tokens} input tokens, for a total of "
-                f"{prompt_tokens + wanted} tokens. Please reduce the length of the input prompt or the number "
-                "of requested output tokens.",
+                f"{prompt_tokens + wanted} tokens. Please reduce the length of the input prompt or the "
+                "number of requested output tokens.",
                 param="input_tokens",
             )
 
