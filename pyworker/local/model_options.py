@@ -38,7 +38,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pyworker.local.model_server",
         description="A stand-in for an inference server. It has the routes and the log of hello_world's "
-        "server, of an OpenAI-compatible engine or of TGI, and the words of a small language model. GET /stats tells what was asked and generated.",
+        "server, of an OpenAI-compatible engine or of TGI, and the words of a small language model. "
+        "GET /stats tells what was asked and generated.",
     )
     add = parser.add_argument
     add("--api", choices=APIS, default=APIS[0], help="whose routes and log (default: %(default)s)")

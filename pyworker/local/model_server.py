@@ -1,7 +1,7 @@
 """A stand-in for an inference server: `python -m pyworker.local.model_server`.
 
-It has the routes, log lines and queue of a real one, by `--api` those of hello_world's, of vLLM or SGLang, or of
-TGI, but its model is a small n-gram model on the CPU.
+It has the routes, log lines and queue of a real one, by `--api` those of hello_world's, of vLLM or SGLang, or
+of TGI, but its model is a small n-gram model on the CPU.
 """
 
 from __future__ import annotations

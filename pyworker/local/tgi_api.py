@@ -61,7 +61,7 @@ class TgiApi(ModelApi):
         )[step]
         return [json_line(text, target=LAUNCHER)]
 
-    def loaded_lines(self, url: str) -> Sequence[str]:
+    def loaded_lines(self, url: str) -> Sequence[str]:  # noqa: ARG002
         return [
             json_line("Starting Webserver", target=LAUNCHER),
             json_line("Connected", target=ROUTER),

@@ -50,7 +50,7 @@ def endless_wav_header() -> bytes:
 
 
 def audio_seconds(data: bytes) -> float | None:
-    """The length of an audio file: of a WAV file exactly, of others by a usual rate; None for a broken one."""
+    """The length of an audio file: of a WAV file exactly, of others by a usual rate; None if it is broken."""
     if not data:
         return None
     if not data.startswith(b"RIFF"):
