@@ -71,9 +71,11 @@ def test_a_log_is_replayed_as_it_was(tmp_path: Path, name: str, arguments: list[
 
 @pytest.mark.parametrize(
     "name",
-    ["vllm", "vllm_out_of_memory", "vllm_supervised", "vllm_older"]
-    + ["sglang", "sglang_child_fails", "sglang_supervised"]
-    + ["llama_cpp", "llama_cpp_wrong_file", "llama_cpp_supervised"],
+    [
+        *("vllm", "vllm_out_of_memory", "vllm_supervised", "vllm_older"),
+        *("sglang", "sglang_child_fails", "sglang_supervised"),
+        *("llama_cpp", "llama_cpp_wrong_file", "llama_cpp_supervised"),
+    ],
 )
 def test_the_worker_of_an_engine_reads_its_log_alike(tmp_path: Path, name: str) -> None:
     [[_, engine]] = [arguments for case, arguments, _ in CASES if case == name]

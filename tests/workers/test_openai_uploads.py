@@ -37,11 +37,9 @@ def form_of(cls: type[UploadPayload], json_msg: Mapping[str, Any]) -> Form:
 
 
 def faults_of(cls: type[UploadPayload], msg: Mapping[str, Any] | Form) -> dict[str, Any]:
+    parse: Any = cls.from_form if isinstance(msg, Form) else cls.from_json_msg
     with pytest.raises(JsonDataException) as raised:
-        if isinstance(msg, Form):
-            cls.from_form(msg)
-        else:
-            cls.from_json_msg(msg)
+        parse(msg)
     return dict(raised.value.json_msg)
 
 
@@ -50,8 +48,10 @@ def faults_of(cls: type[UploadPayload], msg: Mapping[str, Any] | Form) -> dict[s
 
 @pytest.mark.parametrize(
     "value",
-    [b64(WAV), uri(WAV), uri(WAV, "audio/x-wav"), uri(WAV, ""), uri(WAV, "audio/wav;codecs=1")]
-    + [f" {b64(WAV)[:40]}\n{b64(WAV)[40:]}\r\n", uri(WAV).replace("data:", "DATA:")],
+    [
+        *(b64(WAV), uri(WAV), uri(WAV, "audio/x-wav"), uri(WAV, ""), uri(WAV, "audio/wav;codecs=1")),
+        *(f" {b64(WAV)[:40]}\n{b64(WAV)[40:]}\r\n", uri(WAV).replace("data:", "DATA:")),
+    ],
 )
 def test_base64_becomes_a_file(value: str) -> None:
     form = form_of(Transcription, {"file": value})

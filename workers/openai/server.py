@@ -51,7 +51,7 @@ class Engine:
 
 @dataclass(kw_only=True)
 class OpenAIHandler(EndpointHandler[Any]):
-    """One route. name: that in `routes`; model: put into requests that name none; empty: they stay as they are."""
+    """One route. name: that in `routes`; model: put into requests that name none, unless it is empty."""
 
     dialect = Dialect.OPENAI
 
@@ -137,7 +137,7 @@ def handler_of(name: str, engine: Engine, options: OpenAISettings) -> OpenAIHand
 def worker_of(
     engine_of: Callable[[OpenAISettings], Engine],
 ) -> tuple[Callable[[Settings], Backend], Callable[[Backend], flask.Blueprint]]:
-    """The functions `create_backend` and `create_blueprint` of a worker. engine_of: chosen by its settings."""
+    """The functions `create_backend` and `create_blueprint` of a worker. engine_of: may look at its settings."""
 
     def create_backend(settings: Settings) -> Backend:
         """Where the model server is, and what its log lines mean."""
