@@ -137,7 +137,7 @@ def handler_of(name: str, engine: Engine, options: OpenAISettings) -> OpenAIHand
 def worker_of(
     engine_of: Callable[[OpenAISettings], Engine],
 ) -> tuple[Callable[[Settings], Backend], Callable[[Backend], flask.Blueprint]]:
-    """The functions `create_backend` and `create_blueprint` of a worker. engine_of: may look at its settings."""
+    """The functions `create_backend` and `create_blueprint` of a worker. engine_of: by its settings."""
 
     def create_backend(settings: Settings) -> Backend:
         """Where the model server is, and what its log lines mean."""
