@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import flask
-import requests
 
 from pyworker import responses
 from pyworker.backend import Backend
@@ -50,7 +49,7 @@ class Engine:
 
 
 @dataclass(kw_only=True)
-class OpenAIHandler(EndpointHandler[Any]):
+class OpenAIHandler(responses.PassThrough, EndpointHandler[Any]):
     """One route. name: that in `routes`; model: put into requests that name none, unless it is empty."""
 
     dialect = Dialect.OPENAI
@@ -87,11 +86,6 @@ class OpenAIHandler(EndpointHandler[Any]):
         if isinstance(payload, UsagePayload) and payload.stream and not payload.asks_for_usage:
             return USAGE_EVENT
         return None
-
-    def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
-    ) -> flask.Response:
-        return responses.pass_through(model_response)
 
     def count_work(self, response: ResponseSample) -> float | None:
         if not self.route.payload.in_tokens:
