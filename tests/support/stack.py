@@ -16,6 +16,7 @@ from tests.support.scripted import ScriptedServer
 from tests.support.waiting import DEADLINE, wait_until
 
 ECHO_WORKER = "pyworker:create_app('tests.support.echo_worker')"
+BOTH_WAYS = "pyworker:create_app('tests.support.both_ways')"
 PLAIN_WORKER = "pyworker:create_app('tests.support.plain_worker')"
 #: Of a client outside the fleet, for the plain worker.
 API_KEY = "sk-key-of-this-test"
