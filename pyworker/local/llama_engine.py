@@ -90,7 +90,7 @@ def _parameters(xllamacpp: Any, options: argparse.Namespace, model: Path) -> Any
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(model)
     parameters.model_alias = {MODEL_NAME}
-    parameters.hostname = options.host
+    parameters.hostnames = [options.host]
     parameters.port = options.port
     parameters.n_ctx = options.context * options.parallel
     parameters.n_parallel = options.parallel

@@ -28,6 +28,7 @@ CHAT_TEMPLATE = (
 )
 
 _SPECIAL = ("<unk>", "<s>", "</s>")
+_END_TOKEN = 2
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _SPACE = "\u2581"  # stands for a space in the vocabulary
 _WORD = re.compile(r"[^\W_]+|[.,;:?!]")
@@ -91,7 +92,7 @@ def _add_vocabulary(writer: Any, kind: Any, tokens: Sequence[str]) -> None:
     writer.add_token_types([*kinds, *[kind.NORMAL] * (len(tokens) - len(kinds))])
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_eos_token_id(_END_TOKEN)
     writer.add_add_bos_token(True)
     writer.add_chat_template(CHAT_TEMPLATE)
 
@@ -124,10 +125,11 @@ def _logits(numpy: Any, tokens: Sequence[str], words: Iterable[str]) -> Any:
     """The output matrix. Normalized, a unit vector of n dimensions is √n long, hence the division."""
     number = {token: index for index, token in enumerate(tokens)}
     following = _following(number, words)
+    openings = {after: count for after, count in following[number["."]].items() if after != _END_TOKEN}
     matrix = numpy.full((len(tokens), len(tokens)), _NEVER, numpy.float32)
     for before in range(len(tokens)):
         # What is no word of the text, such as the last character of a prompt, is followed by an opening.
-        counts = following.get(before) or following[number["."]]
+        counts = following.get(before) or openings
         total = sum(counts.values())
         for after, count in counts.items():
             matrix[after, before] = math.log(count / total)
@@ -135,7 +137,10 @@ def _logits(numpy: Any, tokens: Sequence[str], words: Iterable[str]) -> Any:
 
 
 def _following(number: Mapping[str, int], words: Iterable[str]) -> Mapping[int, Mapping[int, float]]:
-    """How often which token followed which one. Every end of a sentence counts as a full stop."""
+    """How often which token followed which one. Every end of a sentence counts as a full stop.
+
+    A response ends only behind a full stop, since most prompts end with a question mark.
+    """
     counts: defaultdict[int, Counter[int]] = defaultdict(Counter)
     stop = number["."]
     before = stop
@@ -145,5 +150,5 @@ def _following(number: Mapping[str, int], words: Iterable[str]) -> Mapping[int, 
             counts[before][after] += 1
             before = stop if word in _ENDS else after
     openings = counts[stop]
-    end = {2: _LAST / (1 - _LAST) * sum(openings.values())}
-    return {**counts, **{number[mark]: {**openings, **end} for mark in _ENDS}}
+    end = {_END_TOKEN: _LAST / (1 - _LAST) * sum(openings.values())}
+    return {**counts, stop: {**openings, **end}}

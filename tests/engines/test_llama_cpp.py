@@ -37,7 +37,7 @@ def stack(
 def served_before(stack: EngineStack) -> float:
     """The work reported as served once everything before has ended."""
     stack.wait_in_hand(0)
-    return stack.served
+    return stack.reported
 
 
 def generated(engine: Engine) -> int:
@@ -75,6 +75,16 @@ def test_what_is_reported_is_what_the_server_counted(
     counted = generated(stack.model) - before
     assert 0 < counted <= 5 * 40
     stack.wait_served(served_before + counted)
+
+
+def test_a_request_without_max_tokens_is_settled_by_what_it_took(
+    stack: EngineStack, served_before: float
+) -> None:
+    """The model ends by itself, after some sentences."""
+    body = stack.call("/v1/completions", {"prompt": PROMPT}).object()
+
+    assert body["usage"]["completion_tokens"] > 0
+    stack.wait_served(served_before + body["usage"]["completion_tokens"])
 
 
 def test_fields_that_the_worker_does_not_know_reach_the_server(stack: EngineStack) -> None:
@@ -122,7 +132,7 @@ def test_a_client_that_leaves_ends_the_generation(stack: EngineStack, served_bef
     made = generated(engine) - counted
     assert made < 15_000
     stack.wait_in_hand(0)
-    assert 20 <= stack.served - served_before <= made
+    assert 20 <= stack.reported - served_before <= made
 
 
 def test_engines_of_more_than_one_api(stack: EngineStack, served_before: float) -> None:
@@ -156,7 +166,7 @@ def test_embeddings(llama_cpp_embeddings: Engine, tmp_path: Path, signing_key: S
     variables = {"OPENAI_ROUTES": "embeddings", "BENCHMARK_ROUTE": "embeddings"}
     payload = {"input": ["a patient clerk", "a busy counter"], "model": "any"}
     with engine_stack(tmp_path, signing_key, llama_cpp_embeddings, "llama", variables) as stack:
-        served = stack.served
+        served = stack.reported
         answer = stack.call("/v1/embeddings", payload)
 
         assert answer.status == 200

@@ -33,7 +33,7 @@ def stack(
 def served_before(stack: EngineStack) -> float:
     """The work reported as served once everything before has ended."""
     stack.wait_in_hand(0)
-    return stack.served
+    return stack.reported
 
 
 def test_a_prompt_above_the_context_is_an_error(stack: EngineStack, served_before: float) -> None:

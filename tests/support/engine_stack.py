@@ -84,14 +84,14 @@ class EngineStack(Stack[Engine]):
         return self.variables.get("OPENAI_ROUTES") == "embeddings"
 
     @property
-    def served(self) -> float:
+    def reported(self) -> float:
         """The work that the reports so far call served."""
         return sum(report["cur_perf"] for report in self.reports)
 
     def wait_served(self, work: float) -> None:
         """Until the reports call so much work served, exactly."""
-        found = self.autoscaler.fleet.wait_for(lambda _: self.served == work, DEADLINE)
-        assert found, f"{self.served} were reported as served, not {work}"
+        found = self.autoscaler.fleet.wait_for(lambda _: self.reported == work, DEADLINE)
+        assert found, f"{self.reported} were reported as served, not {work}"
 
     def call(self, path: str, payload: Mapping[str, Any], request_idx: int | None = None) -> Answer:
         """One good request in an envelope, answered."""

@@ -25,7 +25,7 @@ from tests.support.waiting import DEADLINE, wait_until
 REQUIREMENTS = "tests/engines/requirements.txt"
 _HOME = ROOT / ".venv-engines"
 #: Seconds until one serves; the first import of a large package takes most of them.
-START_DEADLINE = 120.0
+START_DEADLINE = 240.0
 
 #: Those that run now, for the report of a failed test.
 running: list[Engine] = []
