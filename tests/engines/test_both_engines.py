@@ -42,9 +42,8 @@ def stack(
 
 @pytest.fixture
 def served_before(stack: EngineStack) -> float:
-    """The work reported as served once everything before has ended."""
-    stack.wait_in_hand(0)
-    return stack.reported
+    """The work of everything before this test."""
+    return stack.settled()
 
 
 def completion(**fields: Any) -> tuple[str, dict[str, Any]]:
@@ -75,7 +74,7 @@ def test_a_whole_response_is_settled_by_its_usage(
     assert 0 < tokens <= 12
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + tokens
     assert stack.outcome(request_idx) == "Success"
-    stack.wait_served(served_before + tokens)
+    assert stack.settled() == served_before + tokens
 
 
 @ROUTES
@@ -94,7 +93,7 @@ def test_a_stream_ends_as_the_engine_ends_it(stack: EngineStack, served_before: 
     assert len(events.usages) == (stack.model.name == TRANSFORMERS)
     assert stack.outcome(request_idx) == "Success"
     for usage in events.usages:
-        stack.wait_served(served_before + usage["completion_tokens"])
+        assert stack.settled() == served_before + usage["completion_tokens"]
 
 
 @ROUTES
@@ -108,7 +107,7 @@ def test_a_client_that_asks_for_the_usage_gets_it(
     [usage] = events.usages
     assert usage == events.objects[-1]["usage"]
     assert 0 < usage["completion_tokens"] <= 12
-    stack.wait_served(served_before + usage["completion_tokens"])
+    assert stack.settled() == served_before + usage["completion_tokens"]
 
 
 def test_an_error_of_the_engine_is_passed_on_as_it_is(stack: EngineStack, served_before: float) -> None:
@@ -124,7 +123,7 @@ def test_an_error_of_the_engine_is_passed_on_as_it_is(stack: EngineStack, served
 
     assert (answer.status, answer.body) == (direct.status, direct.body)
     assert stack.outcome(request_idx) == "Success"
-    stack.wait_served(served_before)
+    assert stack.settled() == served_before
 
 
 def test_a_request_that_needs_no_envelope(stack: EngineStack, served_before: float) -> None:
@@ -135,7 +134,7 @@ def test_a_request_that_needs_no_envelope(stack: EngineStack, served_before: flo
     )
 
     assert answer.status == 200
-    stack.wait_served(served_before + answer.object()["usage"]["completion_tokens"])
+    assert stack.settled() == served_before + answer.object()["usage"]["completion_tokens"]
 
 
 def test_the_models_are_the_engine_s(stack: EngineStack) -> None:

@@ -35,9 +35,8 @@ def stack(
 
 @pytest.fixture
 def served_before(stack: EngineStack) -> float:
-    """The work reported as served once everything before has ended."""
-    stack.wait_in_hand(0)
-    return stack.reported
+    """The work of everything before this test."""
+    return stack.settled()
 
 
 def generated(engine: Engine) -> int:
@@ -71,10 +70,9 @@ def test_what_is_reported_is_what_the_server_counted(
     answers = [stack.call(path, payload) for _ in range(5)]
 
     assert {answer.status for answer in answers} == {200}
-    stack.wait_in_hand(0)
     counted = generated(stack.model) - before
     assert 0 < counted <= 5 * 40
-    stack.wait_served(served_before + counted)
+    assert stack.settled() == served_before + counted
 
 
 def test_a_request_without_max_tokens_is_settled_by_what_it_took(
@@ -84,7 +82,7 @@ def test_a_request_without_max_tokens_is_settled_by_what_it_took(
     body = stack.call("/v1/completions", {"prompt": PROMPT}).object()
 
     assert body["usage"]["completion_tokens"] > 0
-    stack.wait_served(served_before + body["usage"]["completion_tokens"])
+    assert stack.settled() == served_before + body["usage"]["completion_tokens"]
 
 
 def test_fields_that_the_worker_does_not_know_reach_the_server(stack: EngineStack) -> None:
@@ -110,7 +108,7 @@ def test_a_prompt_above_the_context(stack: EngineStack, served_before: float, st
     assert error == direct.object()["error"]
     assert (error["type"], error["n_ctx"]) == ("exceed_context_size_error", CONTEXT)
     assert stack.outcome(request_idx) == "Success"
-    stack.wait_served(served_before)
+    assert stack.settled() == served_before
 
 
 def test_a_client_that_leaves_ends_the_generation(stack: EngineStack, served_before: float) -> None:
@@ -131,8 +129,7 @@ def test_a_client_that_leaves_ends_the_generation(stack: EngineStack, served_bef
     wait_until(lambda: generated(engine) > counted, "the server's count of a task that was ended")
     made = generated(engine) - counted
     assert made < 15_000
-    stack.wait_in_hand(0)
-    assert 20 <= stack.reported - served_before <= made
+    assert 20 <= stack.settled() - served_before <= made
 
 
 def test_engines_of_more_than_one_api(stack: EngineStack, served_before: float) -> None:
@@ -147,7 +144,7 @@ def test_engines_of_more_than_one_api(stack: EngineStack, served_before: float) 
     tokens += body["usage"]["output_tokens"]
 
     assert 0 < tokens <= 24
-    stack.wait_served(served_before + tokens)
+    assert stack.settled() == served_before + tokens
 
 
 def test_four_at_once_and_the_rest_in_line(stack: EngineStack, served_before: float) -> None:
@@ -159,21 +156,21 @@ def test_four_at_once_and_the_rest_in_line(stack: EngineStack, served_before: fl
     for client in clients:
         client.close()
     assert all(Events.of(answer).done for answer in answers)
-    stack.wait_served(served_before + 1200)
+    assert stack.settled() == served_before + 1200
 
 
 def test_embeddings(llama_cpp_embeddings: Engine, tmp_path: Path, signing_key: Signer) -> None:
     variables = {"OPENAI_ROUTES": "embeddings", "BENCHMARK_ROUTE": "embeddings"}
     payload = {"input": ["a patient clerk", "a busy counter"], "model": "any"}
     with engine_stack(tmp_path, signing_key, llama_cpp_embeddings, "llama", variables) as stack:
-        served = stack.reported
+        served = stack.settled()
         answer = stack.call("/v1/embeddings", payload)
 
         assert answer.status == 200
         body = answer.object()
         assert [entry["index"] for entry in body["data"]] == [0, 1]
         assert {len(entry["embedding"]) for entry in body["data"]} == {1024}
-        stack.wait_served(served + 500 * 0.1)  # 29 characters are less than the least there is
+        assert stack.settled() == served + 500 * 0.1  # 29 characters are less than the least there is
 
 
 def test_the_benchmark_measures_it(llama_cpp: Engine, tmp_path: Path, signing_key: Signer) -> None:

@@ -41,9 +41,8 @@ def client(stack: EngineStack) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def served_before(stack: EngineStack) -> float:
-    """The work reported as served once everything before has ended."""
-    stack.wait_in_hand(0)
-    return stack.reported
+    """The work of everything before this test."""
+    return stack.settled()
 
 
 def test_a_whole_chat(client: openai.OpenAI, stack: EngineStack, served_before: float) -> None:
@@ -53,7 +52,7 @@ def test_a_whole_chat(client: openai.OpenAI, stack: EngineStack, served_before: 
 
     assert response.choices[0].message.content
     assert response.usage
-    stack.wait_served(served_before + response.usage.completion_tokens)
+    assert stack.settled() == served_before + response.usage.completion_tokens
 
 
 def test_a_whole_completion(client: openai.OpenAI, stack: EngineStack, served_before: float) -> None:
@@ -64,7 +63,7 @@ def test_a_whole_completion(client: openai.OpenAI, stack: EngineStack, served_be
     assert response.choices[0].text
     assert response.usage
     assert response.usage.completion_tokens == 20
-    stack.wait_served(served_before + 20)
+    assert stack.settled() == served_before + 20
 
 
 def test_a_stream_without_usage(client: openai.OpenAI) -> None:
@@ -90,7 +89,7 @@ def test_a_stream_with_usage(client: openai.OpenAI, stack: EngineStack, served_b
 
     assert not any(chunk.usage for chunk in chunks)
     assert last.usage
-    stack.wait_served(served_before + last.usage.completion_tokens)
+    assert stack.settled() == served_before + last.usage.completion_tokens
 
 
 def test_a_stream_that_is_left(client: openai.OpenAI, stack: EngineStack) -> None:
@@ -103,7 +102,6 @@ def test_a_stream_that_is_left(client: openai.OpenAI, stack: EngineStack) -> Non
     stream.close()
 
     stack.model.wait_for_log("cancel task", since=seen)
-    stack.wait_in_hand(0)
 
 
 def test_embeddings(
@@ -136,7 +134,7 @@ def test_a_wrong_key(stack: EngineStack, served_before: float, key: str) -> None
     assert raised.value.status_code == 401
     assert key not in raised.value.message
     assert key not in stack.worker.log
-    stack.wait_served(served_before)
+    assert stack.settled() == served_before
 
 
 def test_an_error_of_the_engine_is_that_of_the_client(client: openai.OpenAI) -> None:
@@ -186,7 +184,6 @@ def test_a_client_that_waits_no_longer(stack: EngineStack) -> None:
         )
 
     stack.model.wait_for_log("cancel task", since=seen)
-    stack.wait_in_hand(0)
 
 
 def test_a_worker_that_is_gone(stack: EngineStack) -> None:

@@ -31,9 +31,8 @@ def stack(
 
 @pytest.fixture
 def served_before(stack: EngineStack) -> float:
-    """The work reported as served once everything before has ended."""
-    stack.wait_in_hand(0)
-    return stack.reported
+    """The work of everything before this test."""
+    return stack.settled()
 
 
 def test_a_prompt_above_the_context_is_an_error(stack: EngineStack, served_before: float) -> None:
@@ -43,7 +42,7 @@ def test_a_prompt_above_the_context_is_an_error(stack: EngineStack, served_befor
 
     assert answer.status == 500
     assert stack.outcome(request_idx) == "Error"
-    stack.wait_served(served_before)
+    assert stack.settled() == served_before
 
 
 def test_an_error_within_a_stream_of_status_200_is_an_error(stack: EngineStack, served_before: float) -> None:
@@ -54,7 +53,7 @@ def test_an_error_within_a_stream_of_status_200_is_an_error(stack: EngineStack, 
     assert (answer.status, answer.complete) == (200, True)
     assert "index out of range" in json.loads(answer.body.decode().removeprefix("data: "))["error"]
     assert stack.outcome(request_idx) == "Error"
-    stack.wait_served(served_before)
+    assert stack.settled() == served_before
 
 
 def test_a_client_that_leaves_makes_way_for_the_next(stack: EngineStack) -> None:
@@ -71,7 +70,6 @@ def test_a_client_that_leaves_makes_way_for_the_next(stack: EngineStack) -> None
 
     assert stack.outcome(request_idx) == "Cancelled"
     assert Events.of(stack.call("/v1/completions", {"prompt": "go", "max_tokens": 3, "stream": True})).text
-    stack.wait_in_hand(0)
 
 
 def test_a_model_by_another_name(stack: EngineStack) -> None:

@@ -83,15 +83,33 @@ class EngineStack(Stack[Engine]):
     def _serves_embeddings(self) -> bool:
         return self.variables.get("OPENAI_ROUTES") == "embeddings"
 
-    @property
-    def reported(self) -> float:
-        """The work that the reports so far call served."""
-        return sum(report["cur_perf"] for report in self.reports)
+    def settled(self) -> float:
+        """The work of all that has ended, as reported.
 
-    def wait_served(self, work: float) -> None:
-        """Until the reports call so much work served, exactly."""
-        found = self.autoscaler.fleet.wait_for(lambda _: self.reported == work, DEADLINE)
-        assert found, f"{self.reported} were reported as served, not {work}"
+        A session that costs nothing is opened: the report that has it alone in hand comes after everything.
+        """
+        auth_data = self.auth_data(cost=0.0)
+        session = self._ask("/session/create", {"auth_data": auth_data, "payload": {"lifetime": 60}})
+        alone: list[float] = []
+
+        def is_alone() -> bool:
+            served = 0.0
+            for report in self.reports:
+                served += report["cur_perf"]
+                if report["working_request_idxs"] == [auth_data["request_idx"]]:
+                    alone.append(served)
+                    return True
+            return False
+
+        found = self.autoscaler.fleet.wait_for(lambda _: is_alone(), DEADLINE)
+        assert found, f"something is still in hand: {self.reports[-1:]}"
+        self._ask("/session/end", {"session_id": session["session_id"], "session_auth": auth_data})
+        return alone[0]
+
+    def _ask(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        answer = ask(self.url, "POST", path, json.dumps(body).encode())
+        assert answer.status in (200, 201), answer
+        return answer.object()
 
     def call(self, path: str, payload: Mapping[str, Any], request_idx: int | None = None) -> Answer:
         """One good request in an envelope, answered."""
