@@ -68,8 +68,9 @@ def serve(options: argparse.Namespace, model: Path) -> int:
     xllamacpp: Any = importlib.import_module("xllamacpp")
     try:
         server = xllamacpp.Server(_parameters(xllamacpp, options, model))
-    except RuntimeError as error:
-        sys.stderr.write(f"pyworker.local.llama_engine: {error}\n")
+    except (AttributeError, RuntimeError) as error:
+        newer = " (pip install --upgrade xllamacpp)" if isinstance(error, AttributeError) else ""
+        sys.stderr.write(f"pyworker.local.llama_engine: {error}{newer}\n")
         return 1
     _wait_for(signal.SIGTERM, signal.SIGINT)
     del server  # ends its threads

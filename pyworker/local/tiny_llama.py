@@ -65,7 +65,8 @@ def _vocabulary(words: Sequence[str]) -> list[str]:
     characters = [character for character in string.printable if character.isprintable() and character != " "]
     begun = [*_SPECIAL, *_BYTES, _SPACE, *characters]
     frequent = (_SPACE + word for word, _ in Counter(words).most_common() if word[0].isalnum())
-    return [*begun, *list(frequent)[: VOCABULARY - len(begun)]]
+    known = [*begun, *list(frequent)[: VOCABULARY - len(begun)]]
+    return [*known, *(f"<unused{number}>" for number in range(VOCABULARY - len(known)))]
 
 
 def _add_shape(writer: Any) -> None:
@@ -86,10 +87,13 @@ def _add_shape(writer: Any) -> None:
 
 def _add_vocabulary(writer: Any, kind: Any, tokens: Sequence[str]) -> None:
     kinds = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, *[kind.BYTE] * len(_BYTES)]
+    rest = tokens[len(kinds) :]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * len(tokens))
-    writer.add_token_types([*kinds, *[kind.NORMAL] * (len(tokens) - len(kinds))])
+    writer.add_token_types(
+        [*kinds, *(kind.UNUSED if token.startswith("<unused") else kind.NORMAL for token in rest)]
+    )
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(_END_TOKEN)

@@ -78,19 +78,21 @@ def test_a_whole_response_is_settled_by_its_usage(
 
 
 @ROUTES
-def test_a_stream_ends_as_the_engine_ends_it(stack: EngineStack, served_before: float, route: Any) -> None:
+def test_a_stream_is_the_engine_s(stack: EngineStack, served_before: float, route: Any) -> None:
+    """The worker asks for the usage, and takes what it got for that out again."""
     path, payload = route(stream=True)
+    direct = Events.of(stack.model.post(path, json.dumps(payload).encode()))
     request_idx = next_request_idx()
 
     answer = stack.call(path, payload, request_idx)
 
     assert (answer.status, answer.complete) == (200, True)
     events = Events.of(answer)
-    assert events.done == (stack.model.name == LLAMA_CPP)
+    assert events.done == direct.done == (stack.model.name == LLAMA_CPP)
     assert events.text.strip()
-    # What the worker asked for itself is for itself.
+    assert len(events.usages) == len(direct.usages)
+    assert [set(event) for event in events.objects[-1:]] == [set(event) for event in direct.objects[-1:]]
     assert all(event["choices"] for event in events.objects)
-    assert len(events.usages) == (stack.model.name == TRANSFORMERS)
     assert stack.outcome(request_idx) == "Success"
     for usage in events.usages:
         assert stack.settled() == served_before + usage["completion_tokens"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from tests.support import engines
 from tests.support.engine_stack import EngineStack, Events, engine_stack
 from tests.support.engines import Engine
 from tests.support.http import next_request_idx
+from tests.support.process import ROOT
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
@@ -205,6 +208,31 @@ def test_a_worker_reports_a_bad_start(tmp_path: Path, signing_key: Signer) -> No
         )
 
 
+def test_the_model_says_what_it_learned(tmp_path: Path) -> None:
+    """Its most likely words are those of the text."""
+    model = tmp_path / "learned.gguf"
+    program = "import sys, pathlib\nfrom pyworker.local.tiny_llama import write_model\n"
+    program += f"write_model(pathlib.Path({str(model)!r}), text='a patient clerk counts, and rests. ' * 9)"
+    subprocess.run([str(engines.engines_python()), "-c", program], cwd=ROOT, check=True)
+    engine = engines.llama_cpp(tmp_path, "--model", str(model)).start()
+    try:
+        ask = {"prompt": "What?", "temperature": 0, "max_tokens": 7, "ignore_eos": True}
+        answer = engine.post("/v1/completions", json.dumps(ask).encode()).object()
+        assert answer["choices"][0]["text"] == " a patient clerk counts, and rests"
+    finally:
+        engine.stop()
+
+
 def test_it_ends_when_it_is_told(tmp_path: Path) -> None:
+    """Once it serves; while it loads it just dies."""
     engine = engines.llama_cpp(tmp_path).start()
+    wait_until(lambda: _catches(engine, signal.SIGTERM), "its handler of SIGTERM")
+
     assert engine.stop() == 0
+    assert "main loop exited" in engine.log
+
+
+def _catches(engine: Engine, number: signal.Signals) -> bool:
+    lines = Path(f"/proc/{engine.pid}/status").read_text("utf-8").splitlines()
+    [mask] = [line.split()[1] for line in lines if line.startswith("SigCgt")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
