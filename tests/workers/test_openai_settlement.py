@@ -54,7 +54,8 @@ def delta(text: str, **more: object) -> dict[str, object]:
 def test_a_whole_response_says_it(size: int, indent: int | None, is_last: bool) -> None:
     text: dict[str, Any] = {"choices": [{"message": {"content": "é" + "x" * size}}]}
     usage = {"usage": USAGE, "system_fingerprint": None, "kv_transfer_params": {"a": [1]}}
-    body = json.dumps({**text, **usage} if is_last or size > KEPT else {**usage, **text}, indent=indent)
+    # Behind the text, unless all of it is kept.
+    body = json.dumps({**text, **usage} if is_last or size > 10 else {**usage, **text}, indent=indent)
     assert tokens_of(sample(body.encode())) == 17
 
 
