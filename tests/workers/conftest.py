@@ -72,9 +72,9 @@ class OpenAIStack(Stack):
         """The same, once every request so far has ended and was reported."""
 
         def is_settled(_: object) -> bool:
-            last = self.reports[-1] if self.reports else {}
-            received, working = last.get("num_requests_recieved", 0), last.get("num_requests_working")
-            return received >= self._admitted and working == 0 and last["cur_load"] == 0
+            last = self.reports[-1]
+            is_idle = last["num_requests_working"] == last["cur_load"] == 0
+            return bool(is_idle and last["num_requests_recieved"] >= self._admitted)
 
         found = self.autoscaler.fleet.wait_for(is_settled, DEADLINE)
         assert found, f"{self._admitted} requests are not settled by {self.reports[-1:]}"
