@@ -301,10 +301,13 @@ def test_thousands_of_faults_are_counted() -> None:
     assert raised.value.more == 4980
 
 
-@pytest.mark.parametrize(
-    "kind", [lambda n: "a" * n, lambda n: "\n" * n, lambda n: "data:" + ";" * n, lambda n: "{" * n]
-)
+@pytest.mark.parametrize("kind", ["a", "\n", ";", "{", "data:", "data:;base64,\n"])
 @pytest.mark.parametrize("field", ["file", "filename", "url"])
-def test_time_grows_with_the_length_alone(field: str, kind: Any) -> None:
+def test_time_grows_with_the_length_alone(field: str, kind: str) -> None:
     cls = ImageEdit if field == "url" else Transcription
-    assert_linear(lambda text: cls.from_json_msg({"file": b64(WAV), field: text}), kind, 50_000)
+
+    def parse(text: str) -> UploadPayload:
+        return cls.from_json_msg({"file": b64(WAV), field: text})
+
+    assert_linear(parse, lambda size: f"data:{kind * size}", 50_000)
+    assert_linear(parse, lambda size: kind * size, 50_000)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import flask
 
@@ -100,10 +100,11 @@ def _has_usage_alone(event: bytes) -> bool:
     """Whether an event is what `include_usage` adds to a stream: `usage`, and no choices."""
     data = b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
     try:
-        chunk: Any = json.loads(data)
+        chunk: object = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)  # pyright: ignore[reportUnknownMemberType]
+    fields = cast("dict[str, object]", chunk) if isinstance(chunk, dict) else {}
+    return fields.get("choices") == [] and isinstance(fields.get("usage"), dict)
 
 
 #: No other event of a stream has this key: within a text its quotes would be escaped.
