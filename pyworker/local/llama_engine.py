@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pyworker.local.tiny_llama import CONTEXT, write_model
@@ -83,8 +84,12 @@ def _wait_for(*signals: signal.Signals) -> None:
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)
     for number in signals:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, _note)
     os.read(reader, 1)
+
+
+def _note(_number: int, _frame: FrameType | None) -> None:
+    """That a signal came is seen at the descriptor."""
 
 
 def _parameters(xllamacpp: Any, options: argparse.Namespace, model: Path) -> Any:
