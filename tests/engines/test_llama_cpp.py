@@ -25,6 +25,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 PROMPT = "What is a tide?"
 #: Of the engine of this file.
 CONTEXT = 16_384
+#: Until the probes have noticed that the server is gone, or back.
+HEALTH_SECONDS = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +208,32 @@ def test_a_worker_reports_a_bad_start(tmp_path: Path, signing_key: Signer) -> No
         stack.wait_for_report(
             lambda report: "failed to load model" in report["error_msg"], "the server's last words"
         )
+
+
+def test_a_server_that_dies_in_mid_stream_and_comes_back(tmp_path: Path, signing_key: Signer) -> None:
+    engine = engines.llama_cpp(tmp_path, "--context", str(CONTEXT)).start()
+    with engine_stack(tmp_path, signing_key, engine, "llama", {"HEALTH_FAILURES": "1"}) as stack:
+        request_idx = next_request_idx()
+        payload = {"prompt": PROMPT, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
+        with stack.begin("/v1/completions", payload, request_idx) as client:
+            assert client.head() == 200
+            client.until(b"\n\n")
+            engine.kill()
+            with pytest.raises((EOFError, ConnectionResetError)):
+                client.until(b"[DONE]")
+        assert stack.outcome(request_idx) == "Error"
+        stack.wait_for_report(lambda report: report["error_msg"], "its death", HEALTH_SECONDS)
+
+        engine.start()
+        try:
+            stack.wait_for_next_report(
+                lambda report: report["max_perf"] > 0 and not report["error_msg"],
+                "its return",
+                HEALTH_SECONDS,
+            )
+            assert stack.call("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}).status == 200
+        finally:
+            engine.stop()
 
 
 def test_the_model_says_what_it_learned(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -112,6 +111,12 @@ class Engine:
             running.remove(self)
         return status
 
+    def kill(self) -> int:
+        """End it without a word; its exit status."""
+        assert self._process is not None
+        self._process.kill()
+        return self.wait()
+
     def stop(self) -> int:
         """End it, by force if it takes too long; its exit status."""
         assert self._process is not None
@@ -119,8 +124,7 @@ class Engine:
         try:
             return self.wait()
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
-            return self.wait()
+            return self.kill()
 
     def get(self, path: str) -> Answer:
         """A request past the worker."""
