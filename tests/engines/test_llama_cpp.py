@@ -6,7 +6,7 @@ import json
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +258,10 @@ def test_it_ends_when_it_is_told(tmp_path: Path) -> None:
 
     assert engine.stop() == 0
     assert "main loop exited" in engine.log
+
+
+def _is_ready(report: Mapping[str, Any]) -> bool:
+    return report["max_perf"] > 0 and not report["error_msg"]
 
 
 def _catches(engine: Engine, number: signal.Signals) -> bool:
