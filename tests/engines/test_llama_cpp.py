@@ -226,11 +226,7 @@ def test_a_server_that_dies_in_mid_stream_and_comes_back(tmp_path: Path, signing
 
         engine.start()
         try:
-            stack.wait_for_next_report(
-                lambda report: report["max_perf"] > 0 and not report["error_msg"],
-                "its return",
-                HEALTH_SECONDS,
-            )
+            stack.wait_for_next_report(_is_ready, "its return", HEALTH_SECONDS)
             assert stack.call("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}).status == 200
         finally:
             engine.stop()
