@@ -61,11 +61,6 @@ class Engine:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
     def log(self) -> str:
         """Everything that it has written so far."""
         return self.log_file.read_text("utf-8", "replace") if self.log_file.exists() else ""
