@@ -44,6 +44,8 @@ CASES: list[tuple[str, list[str], bool]] = [
     ("tei_json", ["--engine", "tei"], True),
     ("tei_no_backend", ["--engine", "tei"], False),
     ("unknown_phrase", ["--engine", "vllm"], False),
+    ("tgi_worker", ["--worker", "tgi"], True),
+    ("tgi_worker_port_taken", ["--worker", "tgi"], False),
 ]
 
 
