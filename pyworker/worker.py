@@ -25,7 +25,7 @@ from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.door import Door
-from pyworker.proxy.exchange import SHUTDOWN
+from pyworker.proxy.open_exchanges import SHUTDOWN
 from pyworker.proxy.pipeline import Pipeline
 from pyworker.proxy.reception import Reception
 from pyworker.reporting.autoscaler_client import AutoscalerClient
@@ -214,7 +214,12 @@ class Worker:
         self.runtime = Runtime(loops)
 
     def _new_probe(self, url: str) -> HealthProbe:
-        return HealthProbe(url, self.settings.model_api_key, ca_file=self.settings.model_ca_file)
+        return HealthProbe(
+            url,
+            self.settings.model_api_key,
+            ca_file=self.settings.model_ca_file,
+            timeout=self.backend.health_timeout,
+        )
 
     def _figures(self) -> ModelFigures:
         status = self.lifecycle.status
