@@ -71,7 +71,9 @@ def test_a_text_ends_by_itself_unless_it_must_not(server: ModelServer) -> None:
     assert (longer["choices"][0]["finish_reason"], longer["usage"]["completion_tokens"]) == ("stop", 601)
 
 
-def test_a_streamed_completion_is_the_whole_one_and_tells_its_usage_only_if_asked(server: ModelServer) -> None:
+def test_a_streamed_completion_is_the_whole_one_and_tells_its_usage_only_if_asked(
+    server: ModelServer,
+) -> None:
     fields = {"prompt": "the sea is", "max_tokens": 9, "ignore_eos": True}
     whole = good(server, "/v1/completions", **fields)
     plain = stream(server, "/v1/completions", **fields, stream=True)
@@ -104,9 +106,7 @@ def test_several_prompts_and_several_texts_for_each(server: ModelServer) -> None
     assert whole["usage"]["completion_tokens"] == 20
     assert len({choice["text"] for choice in whole["choices"]}) > 2, "texts for one prompt differ"
     for choice in whole["choices"]:
-        chunks = [
-            chunk for chunk in events.data[:-1] if chunk["choices"][0]["index"] == choice["index"]
-        ]
+        chunks = [chunk for chunk in events.data[:-1] if chunk["choices"][0]["index"] == choice["index"]]
         assert text_of(chunks) == choice["text"]
 
 
@@ -170,9 +170,7 @@ def test_a_streamed_chat_begins_with_the_role(server: ModelServer) -> None:
 
 def test_the_parts_of_a_content_that_are_text_count(server: ModelServer) -> None:
     parts = [{"type": "text", "text": "two words"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
-    body = good(
-        server, "/v1/chat/completions", messages=[{"role": "user", "content": parts}], max_tokens=1
-    )
+    body = good(server, "/v1/chat/completions", messages=[{"role": "user", "content": parts}], max_tokens=1)
     assert body["usage"]["prompt_tokens"] == 7
 
 

@@ -45,7 +45,9 @@ def test_a_whole_text(client: InferenceClient) -> None:
 def test_a_stream(client: InferenceClient, streaming: InferenceClient) -> None:
     whole = client.text_generation("the sea is", max_new_tokens=9, seed=3)
     pieces = list(streaming.text_generation("the sea is", max_new_tokens=9, seed=3, stream=True))
-    events = list(streaming.text_generation("the sea is", max_new_tokens=9, seed=3, stream=True, details=True))
+    events = list(
+        streaming.text_generation("the sea is", max_new_tokens=9, seed=3, stream=True, details=True)
+    )
     assert "".join(pieces) == whole == events[-1].generated_text
     assert [event.index for event in events] == list(range(1, 10))
     assert events[-1].details is not None

@@ -234,7 +234,9 @@ def test_a_stream_that_its_client_leaves_counts_so_far(stack: TgiStack) -> None:
 # --- the count of tokens, by itself ----------------------------------------------------------------------
 
 
-def sample(body: bytes, content_type: str = "application/json", *, is_complete: bool = True) -> ResponseSample:
+def sample(
+    body: bytes, content_type: str = "application/json", *, is_complete: bool = True
+) -> ResponseSample:
     sampler = Sampler(200, content_type)
     sampler.feed(body)
     return sampler.sample(is_complete=is_complete)
@@ -263,7 +265,9 @@ def test_the_tokens_of_a_whole_text(body: bytes, tokens: float | None) -> None:
 
 
 EVENT = b'data:{"index":1,"token":{"id":1,"text":"x"},"generated_text":null,"details":null}\n\n'
-LAST = b'data: {"index":3,"token":{"id":1},"generated_text":"' + b"x" * 40_000 + b'",' + DETAILS % 30 + b"\n\n"
+LAST = (
+    b'data: {"index":3,"token":{"id":1},"generated_text":"' + b"x" * 40_000 + b'",' + DETAILS % 30 + b"\n\n"
+)
 ERROR = b'data:{"error":"Request failed during generation","error_type":"generation"}\n\n'
 
 
