@@ -71,11 +71,7 @@ OPENAI_TARGETS = tuple(
     Target(name, "cpu_ms_per_1000_tokens", 1.3, server="openai", rival="ours")
     for name in ("streams-64", "streams-256")
 )
-TARGETS = (
-    *PLAIN_TARGETS,
-    *OPENAI_TARGETS,
-    *(target.over_tls() for target in PLAIN_TARGETS if not target.absolute),
-)
+TARGETS = (*PLAIN_TARGETS, *OPENAI_TARGETS, *(target.over_tls() for target in PLAIN_TARGETS if not target.absolute))
 
 
 @dataclass(frozen=True)
@@ -140,11 +136,7 @@ def targets_table(results: Sequence[Result]) -> Iterator[str]:
     for verdict in verdicts(results):
         target = verdict.target
         kind = KIND[target.figure]
-        what = (
-            kind.title
-            if target.absolute
-            else f"{kind.title.partition(',')[0]}, ratio to {_RIVALS[target.rival]}"
-        )
+        what = kind.title if target.absolute else f"{kind.title.partition(',')[0]}, ratio to {_RIVALS[target.rival]}"
         what += ", relative to the plain one" if target.relative_to else ""
         sign = "≥" if kind.more_is_better else "≤"
         yield (

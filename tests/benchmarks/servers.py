@@ -71,11 +71,7 @@ class Server(ABC):
     def wait_ready(self, load: Load, envelope: bytes) -> None:
         """Wait until this request succeeds."""
         try:
-            wait_until(
-                lambda: self._responds(self.path(load), envelope),
-                f"a good response of {self.name}",
-                _READY_WITHIN,
-            )
+            wait_until(lambda: self._responds(self.path(load), envelope), f"a good response of {self.name}", _READY_WITHIN)
         except AssertionError as error:
             raise ConfigError(f"{error}\n{self.log}") from error
 

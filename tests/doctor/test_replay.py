@@ -73,10 +73,12 @@ def test_a_log_is_replayed_as_it_was(tmp_path: Path, name: str, arguments: list[
 
 @pytest.mark.parametrize(
     "name",
-    ["vllm", "vllm_out_of_memory", "vllm_supervised", "vllm_older"]
-    + ["sglang", "sglang_child_fails", "sglang_supervised"]
-    + ["llama_cpp", "llama_cpp_wrong_file", "llama_cpp_supervised"]
-    + ["tgi", "tgi_shard_fails", "tgi_text_cached", "tgi_text_port_taken"],
+    [
+        *("vllm", "vllm_out_of_memory", "vllm_supervised", "vllm_older"),
+        *("sglang", "sglang_child_fails", "sglang_supervised"),
+        *("llama_cpp", "llama_cpp_wrong_file", "llama_cpp_supervised"),
+        *("tgi", "tgi_shard_fails", "tgi_text_cached", "tgi_text_port_taken"),
+    ],
 )
 def test_the_worker_of_an_engine_reads_its_log_alike(tmp_path: Path, name: str) -> None:
     [[_, engine]] = [arguments for case, arguments, _ in CASES if case == name]

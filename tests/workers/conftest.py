@@ -81,10 +81,7 @@ def openai_stack(
 ) -> Generator[OpenAIStack]:
     """A ready worker, which several tests may share."""
     with Autoscaler(signer=signer) as autoscaler, ScriptedServer() as model:
-        ports = {
-            urlsplit(autoscaler.url).port or 0: "pyworker-autoscaler",
-            model.port: f"scripted-{model.port}",
-        }
+        ports = {urlsplit(autoscaler.url).port or 0: "pyworker-autoscaler", model.port: f"scripted-{model.port}"}
         for port, prefix in ports.items():
             share_port(port, prefix)
         digest = hashlib.sha256(DOOR_KEY.encode()).hexdigest()

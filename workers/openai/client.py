@@ -44,9 +44,7 @@ def _parser(worker: str) -> argparse.ArgumentParser:
         prog=f"python -m workers.{worker}.client", description="Ask a worker of an LLM server for a text."
     )
     parser.add_argument("--prompt", default="Tell me a story.", metavar="TEXT", help="what to ask the model")
-    parser.add_argument(
-        "--model", metavar="NAME", help="model to ask (default: the one that the worker names)"
-    )
+    parser.add_argument("--model", metavar="NAME", help="model to ask (default: the one that the worker names)")
     parser.add_argument(
         "--max-tokens", type=int, default=128, metavar="N", help="longest response (default: %(default)s)"
     )
