@@ -1,4 +1,4 @@
-"""The local engine's texts: completions, chats, responses and messages, whole and streamed, counted exactly."""
+"""The local engine's texts: completions, chats, responses and messages, whole and streamed, and counted."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_text_ends_by_itself_unless_it_must_not(server: ModelServer) -> None:
     assert (longer["choices"][0]["finish_reason"], longer["usage"]["completion_tokens"]) == ("stop", 601)
 
 
-def test_a_streamed_completion_is_the_whole_one_and_tells_its_usage_only_if_asked(
+def test_a_streamed_completion_tells_its_usage_only_if_asked(
     server: ModelServer,
 ) -> None:
     fields = {"prompt": "the sea is", "max_tokens": 9, "ignore_eos": True}

@@ -1,4 +1,4 @@
-"""The stand-in for TGI is one to the client that Hugging Face publishes: each shape is parsed, each error known."""
+"""The client that Hugging Face publishes takes the stand-in for TGI: its shapes and its errors."""
 
 from __future__ import annotations
 

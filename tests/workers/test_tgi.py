@@ -1,4 +1,4 @@
-"""The worker of TGI in front of the stand-in: byte for byte what TGI says, and settled by what it generated."""
+"""The worker of TGI in front of the stand-in: byte for byte what that says, settled by what it generated."""
 
 from __future__ import annotations
 
@@ -112,20 +112,23 @@ def shared(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Ite
     """One worker for the tests of this file, which has measured TGI's speed."""
     folder = tmp_path_factory.mktemp("tgi")
     log = folder / "model.log"
-    with Autoscaler(signer=signing_key) as autoscaler:
-        with ModelServer(api=TgiApi(), seed=1, log_file=log, tokens_per_second=400, parallel=10) as model:
-            ports = [(autoscaler.url, "pyworker-autoscaler"), (model.url, "pyworker-model")]
-            for url, threads in ports:
-                share_port(urlsplit(url).port or 0, threads)
-            stack = TgiStack(folder, autoscaler, model, log)
-            try:
-                stack.worker.start()
-                stack.wait_ready()
-                yield stack
-            finally:
-                stack.worker.stop()
-                for url, _ in ports:
-                    unshare_port(urlsplit(url).port or 0)
+    api = TgiApi()
+    with (
+        Autoscaler(signer=signing_key) as autoscaler,
+        ModelServer(api=api, seed=1, log_file=log, tokens_per_second=400, parallel=10) as model,
+    ):
+        ports = [(autoscaler.url, "pyworker-autoscaler"), (model.url, "pyworker-model")]
+        for url, threads in ports:
+            share_port(urlsplit(url).port or 0, threads)
+        stack = TgiStack(folder, autoscaler, model, log)
+        try:
+            stack.worker.start()
+            stack.wait_ready()
+            yield stack
+        finally:
+            stack.worker.stop()
+            for url, _ in ports:
+                unshare_port(urlsplit(url).port or 0)
 
 
 @pytest.fixture
