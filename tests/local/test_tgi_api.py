@@ -133,10 +133,11 @@ def test_a_body_that_cannot_be_read_is_422(server: ModelServer, path: str, data:
 
 def test_a_generation_that_fails(server: ModelServer) -> None:
     server.break_next(after=2)
-    whole = post(server, "/generate", inputs="x")
+    parameters = {"max_new_tokens": 9}
+    whole = post(server, "/generate", inputs="x", parameters=parameters)
     assert (whole.status_code, whole.json()["error_type"]) == (424, "generation")
     server.break_next(after=2)
-    events = stream(server, "/generate_stream", inputs="x")
+    events = stream(server, "/generate_stream", inputs="x", parameters=parameters)
     assert [event.get("index") for event in events.data] == [1, 2, None]
     assert events.data[-1] == whole.json()
     assert server.stats.completion_tokens == 4

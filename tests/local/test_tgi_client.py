@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import InferenceClient, close_session
 from huggingface_hub.errors import GenerationError, ValidationError
 
 from pyworker.local.model_server import ModelServer
@@ -17,6 +17,13 @@ from tests.support.waiting import DEADLINE
 def server() -> Iterator[ModelServer]:
     with ModelServer(api=TgiApi(), seed=1) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def own_connections() -> Iterator[None]:
+    """All clients share a pool."""
+    yield
+    close_session()
 
 
 @pytest.fixture(params=["", "/generate"])
