@@ -141,6 +141,13 @@ def test_a_body_that_is_no_json_object_is_refused(server: ModelServer, data: byt
     assert error_of(server, response)["message"]
 
 
+def test_parts_of_a_content_may_be_anything(server: ModelServer) -> None:
+    body = good(
+        server, "/v1/responses", input=[{"content": [5, None, {"text": 5}, {"text": "two words"}]}, {}]
+    )
+    assert body["usage"]["input_tokens"] == 3 + 2 * 4
+
+
 def test_half_a_character_is_refused(server: ModelServer) -> None:
     response = post(server, "/v1/completions", prompt="half \ud800 a pair")
     assert response.status_code == 400

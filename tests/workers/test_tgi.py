@@ -133,9 +133,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Ite
 
 @pytest.fixture
 def stack(shared: TgiStack) -> TgiStack:
-    """Everything before has ended."""
-    shared.wait_idle()
+    """The worker, alive."""
+    assert shared.worker.is_alive, shared.worker.log
     return shared
+
+
+@pytest.fixture
+def settled(stack: TgiStack) -> TgiStack:
+    """Everything before has ended and is reported."""
+    stack.wait_idle()
+    return stack
 
 
 # --- what passes through ---------------------------------------------------------------------------------
@@ -153,7 +160,7 @@ def test_the_client_gets_what_tgi_says_byte_for_byte(stack: TgiStack, path: str,
 
 
 def test_unknown_fields_travel_on_as_they_are(stack: TgiStack) -> None:
-    payload = {
+    payload: dict[str, Any] = {
         "inputs": "x",
         "parameters": {"max_new_tokens": 1, "temperature": 0.70, "grammar": {"type": "json", "value": {}}},
         "stream": False,
@@ -199,38 +206,38 @@ def test_an_error_within_a_stream_is_an_error(stack: TgiStack) -> None:
     assert [stack.outcome(number) for number in (invalid, broken, good)] == ["Error", "Error", "Success"]
 
 
-def test_what_was_generated_is_what_is_reported(stack: TgiStack) -> None:
+def test_what_was_generated_is_what_is_reported(settled: TgiStack) -> None:
     """TGI ends a text by itself long before the limit."""
     parameters = {"max_new_tokens": 3000, "seed": 4}
     for path, details in (("/generate", True), ("/generate_stream", True), ("/generate_stream", False)):
-        before = stack.served
-        made = stack.model.stats.completion_tokens
-        answer = stack.post(path, inputs="rain", parameters={**parameters, "details": details})
+        before = settled.served
+        made = settled.model.stats.completion_tokens
+        answer = settled.post(path, inputs="rain", parameters={**parameters, "details": details})
         assert answer.status == 200
-        made = stack.model.stats.completion_tokens - made
+        made = settled.model.stats.completion_tokens - made
         assert made < 300
-        stack.wait_served(before + made)
+        settled.wait_served(before + made)
 
 
-def test_a_whole_text_without_details_counts_as_it_was_estimated(stack: TgiStack) -> None:
-    before = stack.served
-    stack.post("/generate", inputs="rain", parameters={"max_new_tokens": 700, "seed": 4})
-    stack.wait_served(before + 700)
+def test_a_whole_text_without_details_counts_as_it_was_estimated(settled: TgiStack) -> None:
+    before = settled.served
+    settled.post("/generate", inputs="rain", parameters={"max_new_tokens": 700, "seed": 4})
+    settled.wait_served(before + 700)
 
 
-def test_a_stream_that_its_client_leaves_counts_so_far(stack: TgiStack) -> None:
-    before, request_idx = stack.served, next_request_idx()
+def test_a_stream_that_its_client_leaves_counts_so_far(settled: TgiStack) -> None:
+    before, request_idx = settled.served, next_request_idx()
     payload = {"inputs": "rain", "parameters": {"max_new_tokens": 3000, "seed": 4}}
-    with RawClient(stack.worker.url) as client:
-        client.post("/generate_stream", stack.envelope(payload, request_idx))
+    with RawClient(settled.worker.url) as client:
+        client.post("/generate_stream", settled.envelope(payload, request_idx))
         assert client.head() == 200
         for _ in range(3):
             client.until(b'"details":null}\n\n')
-    assert stack.outcome(request_idx) == "Cancelled"
-    request = stack.model.stats.requests("/generate_stream")[-1]
+    assert settled.outcome(request_idx) == "Cancelled"
+    request = settled.model.stats.requests("/generate_stream")[-1]
     wait_until(lambda: request.ending, "the end of the generation")
-    stack.wait_idle()
-    assert before + 3 <= stack.served <= before + request.completion_tokens
+    settled.wait_idle()
+    assert before + 3 <= settled.served <= before + request.completion_tokens
     assert request.ending == "cut"
 
 
