@@ -128,7 +128,7 @@ class Demo:
         self._spawn(f"The worker {self._worker}", _WORKER_LOG.name, *gunicorn(self._worker))
         self._await(f"waiting for the worker on port {self._worker_port}", self._worker_responds)
         health = f"waiting for {engine.name.replace('The ', 'the ')} on port {self._model_port}"
-        self._await(health, lambda: _get(self._model_port, engine.health))
+        self._await(health, lambda: _get(self._model_port, engine.health) is not None)
         self._await("waiting for the worker to measure the model's speed", self._worker_is_ready)
 
     def _spawn(self, name: str, log: str, *module: str) -> None:
