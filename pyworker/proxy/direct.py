@@ -25,7 +25,7 @@ class DirectRoutes:
     """Serves POST requests to the routes that pass the response on. Thread-safe."""
 
     def __init__(
-        self, app: flask.Flask, pipeline: Pipeline, views: Mapping[Callable[[], flask.Response], Route]
+        self, app: flask.Flask, pipeline: Pipeline, views: Mapping[Callable[..., Any], Route]
     ) -> None:
         """views: those of a `Backend`. Only one that is registered as it is, not wrapped, counts."""
         self._app = app
@@ -77,7 +77,7 @@ class DirectRoutes:
 
 def _is_plain(rule: Rule) -> bool:
     """Whether its path alone decides, and it is for POST."""
-    return not (rule.arguments or rule.defaults or rule.redirect_to or rule.alias or rule.host) and (
+    return not ("<" in rule.rule or rule.defaults or rule.redirect_to or rule.alias or rule.host) and (
         not rule.subdomain and not rule.websocket and "POST" in (rule.methods or ())
     )
 

@@ -14,7 +14,7 @@ from tests.benchmarks.figures import KIND, KINDS, MEMORY, Result
 _ORDER = ("bare", "nginx", "peer", "other", "ours", "openai")
 #: Over TLS each ratio may be worse by this factor.
 _TLS_ALLOWANCE = 1.3
-_RIVALS = {"peer": "the peer", "ours": "a worker without judging and settlement"}
+_RIVALS = {"peer": "the peer", "ours": "a worker without settlement"}
 _FIRST_TOKEN = "first_token_p50_ms"
 
 
@@ -71,7 +71,11 @@ OPENAI_TARGETS = tuple(
     Target(name, "cpu_ms_per_1000_tokens", 1.3, server="openai", rival="ours")
     for name in ("streams-64", "streams-256")
 )
-TARGETS = (*PLAIN_TARGETS, *OPENAI_TARGETS, *(target.over_tls() for target in PLAIN_TARGETS if not target.absolute))
+TARGETS = (
+    *PLAIN_TARGETS,
+    *OPENAI_TARGETS,
+    *(target.over_tls() for target in PLAIN_TARGETS if not target.absolute),
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,11 @@ def targets_table(results: Sequence[Result]) -> Iterator[str]:
     for verdict in verdicts(results):
         target = verdict.target
         kind = KIND[target.figure]
-        what = kind.title if target.absolute else f"{kind.title.partition(',')[0]}, ratio to {_RIVALS[target.rival]}"
+        what = (
+            kind.title
+            if target.absolute
+            else f"{kind.title.partition(',')[0]}, ratio to {_RIVALS[target.rival]}"
+        )
         what += ", relative to the plain one" if target.relative_to else ""
         sign = "≥" if kind.more_is_better else "≤"
         yield (

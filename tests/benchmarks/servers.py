@@ -71,7 +71,11 @@ class Server(ABC):
     def wait_ready(self, load: Load, envelope: bytes) -> None:
         """Wait until this request succeeds."""
         try:
-            wait_until(lambda: self._responds(self.path(load), envelope), f"a good response of {self.name}", _READY_WITHIN)
+            wait_until(
+                lambda: self._responds(self.path(load), envelope),
+                f"a good response of {self.name}",
+                _READY_WITHIN,
+            )
         except AssertionError as error:
             raise ConfigError(f"{error}\n{self.log}") from error
 
@@ -202,7 +206,8 @@ class Ours(_Worker):
         return [sys.executable, "-m", "gunicorn", "-c", str(self._checkout / "gunicorn.conf.py"), app]
 
     def variables(self, folder: Path) -> Mapping[str, str]:
-        path = f"{self._checkout}:{Path(__file__).with_name('on_path')}"
+        # Each checkout has a worker that is written for it.
+        path = f"{self._checkout}:{self._checkout / 'tests' / 'benchmarks' / 'on_path'}"
         return {**super().variables(folder), "PYTHONPATH": path}
 
 

@@ -61,7 +61,14 @@ def upload(data: bytes, name: str) -> Form:
 @pytest.mark.parametrize("route", LEAST)
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_unknown_fields_nulls_and_order_travel_on(route: str, wrapped: bool) -> None:
-    sent = {"z": None, "a": {"b": [1.5, None, "é", True]}, **LEAST[route], "model": "m", "0": 10**30, "seed": None}
+    sent = {
+        "z": None,
+        "a": {"b": [1.5, None, "é", True]},
+        **LEAST[route],
+        "model": "m",
+        "0": 10**30,
+        "seed": None,
+    }
     payload = ROUTES[route].payload.from_json_msg({"input": sent} if wrapped else sent)
     assert json.dumps(payload.generate_payload_json()) == json.dumps(sent)
 
@@ -177,7 +184,11 @@ def test_the_newer_limit_of_a_chat_wins() -> None:
         ("embeddings", {"input": [[1] * 75, [2] * 75]}, 500),
         ("embeddings", {"input": "x"}, 50),
         ("embeddings", {"input": "x" * 10**5}, 4000),
-        ("embeddings", {"input": None, "messages": [{"content": [{"text": "x" * 600, "image_url": "y"}]}]}, 500),
+        (
+            "embeddings",
+            {"input": None, "messages": [{"content": [{"text": "x" * 600, "image_url": "y"}]}]},
+            500,
+        ),
         # 500 × clamp(characters / 4,960)
         ("rerank", {"query": "x" * 960, "documents": ["y" * 2000, {"text": "z" * 2000}]}, 500),
         ("rerank", {"query": {"content": [{"text": "x" * 4960}]}, "documents": []}, 500),
@@ -297,13 +308,18 @@ def test_the_benchmark_has_its_variables() -> None:
     ],
 )
 def test_which_routes_are_served(options: dict[str, Any], routes: tuple[str, ...], benchmark: str) -> None:
-    assert (tuple(served(OpenAISettings(**options))), benchmarked(OpenAISettings(**options))) == (routes, benchmark)
+    assert (tuple(served(OpenAISettings(**options))), benchmarked(OpenAISettings(**options))) == (
+        routes,
+        benchmark,
+    )
 
 
 @pytest.mark.parametrize("variable", ["openai_routes", "benchmark_route"])
 def test_a_wrong_name_lists_the_right_ones(variable: str) -> None:
     wrong: Any = ("chat",) if variable == "openai_routes" else "chat"
-    with pytest.raises(ConfigError, match=f"{variable.upper()}: there is no route 'chat'; expected completions, "):
+    with pytest.raises(
+        ConfigError, match=f"{variable.upper()}: there is no route 'chat'; expected completions, "
+    ):
         served(OpenAISettings(**{variable: wrong}))
 
 

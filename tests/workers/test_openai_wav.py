@@ -38,7 +38,10 @@ def fmt(tag: int = 1, channels: int = 1, rate: int = 8000, byte_rate: int = 16_0
 
 
 @given(
-    st.integers(0, 5000), st.sampled_from([8000, 16_000, 44_100]), st.integers(1, 3), st.sampled_from([1, 2, 4])
+    st.integers(0, 5000),
+    st.sampled_from([8000, 16_000, 44_100]),
+    st.integers(1, 3),
+    st.sampled_from([1, 2, 4]),
 )
 def test_it_is_what_the_writer_says(frames: int, rate: int, channels: int, width: int) -> None:
     assert wav_seconds(wav(frames, rate, channels, width)) == frames / rate

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from pyworker.config import Settings
 from pyworker.data_types import LogAction
+from pyworker.errors import ConfigError
 from pyworker.loadtest import execute
 from pyworker.registry import load_worker
-from pyworker.config import Settings
-from pyworker.errors import ConfigError
 from tests.support.http import next_request_idx
 from tests.support.process import ROOT, environment
 from tests.support.scripted import Act, chunk, head, whole
@@ -62,7 +62,9 @@ def test_a_request_without_a_model_gets_the_worker_s(raw: OpenAIStack, model: An
     named = {} if model is ... else {"model": model}
     body = json.loads(sent(raw, "completions", {"prompt": "x", **named}))
     assert body == {"prompt": "x", "model": MODEL}
-    assert b'name="model"\r\n\r\n' + MODEL.encode() in sent(raw, "audio/transcriptions", {"file": b64(WAV), **named})
+    assert b'name="model"\r\n\r\n' + MODEL.encode() in sent(
+        raw, "audio/transcriptions", {"file": b64(WAV), **named}
+    )
 
 
 def test_a_request_with_a_model_keeps_it(raw: OpenAIStack) -> None:
@@ -77,8 +79,7 @@ def test_a_stream_is_asked_for_its_usage(raw: OpenAIStack) -> None:
 
 
 def test_a_client_that_hangs_up_has_cost_what_came(raw: OpenAIStack) -> None:
-    raw.wait_in_hand(0)
-    before = raw.work
+    before = raw.settled_work()
     first = event("", role="assistant")
     raw.model.once("/v1/chat/completions", head(*EVENTS), *map(chunk, [first, *[event("w")] * 4]), Act.HANG)
     request_idx = next_request_idx()
@@ -86,7 +87,7 @@ def test_a_client_that_hangs_up_has_cost_what_came(raw: OpenAIStack) -> None:
         for _ in range(5):
             client.until(b"\n\n")
     assert raw.outcome(request_idx) == "Cancelled"
-    raw.wait_work(before + 4)
+    assert raw.settled_work() - before == 4
 
 
 def test_a_whole_request_that_is_left_keeps_its_estimate_until_it_ends(raw: OpenAIStack) -> None:
@@ -125,7 +126,11 @@ def test_the_worker_of_an_engine(name: str) -> None:
         assert (LogAction.ModelError, f"exited: {name}") in backend.log_actions
         assert backend.benchmark_handler.generate_payload_json(Completion.for_test())["model"] == "the-model"
         assert backend.health_url == "http://127.0.0.1:18000/health"
-        assert (backend.max_queue_time, backend.health_timeout, backend.benchmark_concurrency) == (600, 30, 10)
+        assert (backend.max_queue_time, backend.health_timeout, backend.benchmark_concurrency) == (
+            600,
+            30,
+            10,
+        )
     finally:
         backend.client.close()
 
@@ -139,7 +144,9 @@ def test_the_worker_of_an_engine(name: str) -> None:
         ({"LLAMA_MODEL": "c", "MODEL_NAME": "d"}, "d", THIN["llama"][1]),
     ],
 )
-def test_the_openai_worker_goes_by_the_variable(variables: dict[str, str], model: str | None, loaded: str) -> None:
+def test_the_openai_worker_goes_by_the_variable(
+    variables: dict[str, str], model: str | None, loaded: str
+) -> None:
     backend = load_worker("openai").create_backend(Settings.from_env(variables))
     try:
         assert backend.model_log_file is None
@@ -151,7 +158,9 @@ def test_the_openai_worker_goes_by_the_variable(variables: dict[str, str], model
 
 @pytest.mark.parametrize("variable", ["OPENAI_ROUTES", "BENCHMARK_ROUTE"])
 def test_a_wrong_route_stops_the_start(variable: str) -> None:
-    with pytest.raises(ConfigError, match=f"{variable}: there is no route 'chat'; expected completions, chat/"):
+    with pytest.raises(
+        ConfigError, match=f"{variable}: there is no route 'chat'; expected completions, chat/"
+    ):
         load_worker("vllm").create_backend(Settings.from_env({variable: "chat"}))
 
 
@@ -235,7 +244,9 @@ def test_the_load_test_goes_through_the_door(raw: OpenAIStack, tmp_path: Path, s
     assert request.json()["temperature"] == 0.7
 
 
-def test_the_load_test_calls_one_worker_in_one_way(raw: OpenAIStack, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_load_test_calls_one_worker_in_one_way(
+    raw: OpenAIStack, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         execute(Completion, "/x", [*door(raw), "-n", "1", "--worker-url", raw.url])
     with pytest.raises(SystemExit):

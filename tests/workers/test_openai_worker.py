@@ -100,7 +100,9 @@ def test_a_request_without_a_limit_is_settled_by_what_it_took(
     payload = {key: value for key, value in WHOLE[route][0].items() if key not in LIMIT}
     before = engine.stats.completion_tokens
     answer, work = served.settled(route, payload)
-    assert 0 < work == answer.object()["usage"]["completion_tokens"] == engine.stats.completion_tokens - before
+    assert (
+        0 < work == answer.object()["usage"]["completion_tokens"] == engine.stats.completion_tokens - before
+    )
 
 
 def test_a_large_whole_response_is_settled_too(served: OpenAIStack) -> None:
@@ -160,7 +162,13 @@ def test_a_generation_that_breaks_is_an_error(served: OpenAIStack, engine: Model
 
 
 def test_files_arrive_as_they_were_sent(served: OpenAIStack, engine: ModelServer) -> None:
-    payload = {"file": b64(SPEECH), "filename": "über uns.wav", "language": "de", "temperature": 0.5, "x": None}
+    payload = {
+        "file": b64(SPEECH),
+        "filename": "über uns.wav",
+        "language": "de",
+        "temperature": 0.5,
+        "x": None,
+    }
     assert served.call("audio/transcriptions", payload).status == 200
     [*_, request] = engine.stats.requests("/v1/audio/transcriptions")
     [file] = request.files
@@ -203,7 +211,10 @@ def test_a_file_at_fault_is_named(served: OpenAIStack) -> None:
 
 def test_a_plain_client_gets_what_the_others_get(served: OpenAIStack) -> None:
     payload = {"prompt": PROMPT, "seed": 3, "temperature": 0, **LIMIT}
-    enveloped, plain = served.call("completions", payload), served.call_plain("completions", json.dumps(payload).encode())
+    enveloped, plain = (
+        served.call("completions", payload),
+        served.call_plain("completions", json.dumps(payload).encode()),
+    )
     assert enveloped.object()["choices"] == plain.object()["choices"]
 
 
@@ -225,6 +236,8 @@ def test_an_error_of_the_engine_is_passed_on(served: OpenAIStack, engine: ModelS
 
 
 def test_a_route_that_the_engine_lacks_is_its_404(raw: OpenAIStack) -> None:
-    raw.model.script("/v1/messages", b'HTTP/1.1 404 Not Found\r\nContent-Length: 22\r\n\r\n{"detail":"Not Found"}')
+    raw.model.script(
+        "/v1/messages", b'HTTP/1.1 404 Not Found\r\nContent-Length: 22\r\n\r\n{"detail":"Not Found"}'
+    )
     answer = raw.call("messages", {"messages": CHAT, "max_tokens": 5})
     assert (answer.status, answer.body) == (404, b'{"detail":"Not Found"}')

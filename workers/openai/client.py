@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 from pyworker.client import Client, ClientError
 from pyworker.client.options import add_client_options, add_door_option, client_from
@@ -44,7 +44,9 @@ def _parser(worker: str) -> argparse.ArgumentParser:
         prog=f"python -m workers.{worker}.client", description="Ask a worker of an LLM server for a text."
     )
     parser.add_argument("--prompt", default="Tell me a story.", metavar="TEXT", help="what to ask the model")
-    parser.add_argument("--model", metavar="NAME", help="model to ask (default: the one that the worker names)")
+    parser.add_argument(
+        "--model", metavar="NAME", help="model to ask (default: the one that the worker names)"
+    )
     parser.add_argument(
         "--max-tokens", type=int, default=128, metavar="N", help="longest response (default: %(default)s)"
     )
@@ -85,12 +87,13 @@ def _streamed(client: Client, options: argparse.Namespace) -> Iterator[str]:
 def text_of(item: str) -> str:
     """The text of a response, or of a chunk of a stream; the item itself if its format is unknown."""
     try:
-        [choice, *_] = json.loads(item)["choices"] or [{}]
+        choices: list[Any] = json.loads(item)["choices"]
+        choice: dict[str, Any] = choices[0] if choices else {}
         said: dict[str, Any] = choice.get("message") or choice.get("delta") or {}
         text: object = choice.get("text") or said.get("content") or said.get("reasoning_content") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
         return item
-    return cast("str", text) if isinstance(text, str) else item
+    return text if isinstance(text, str) else item
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import flask
-import requests
 
 from pyworker import responses
 from pyworker.backend import Backend
@@ -50,8 +49,8 @@ class Engine:
 
 
 @dataclass(kw_only=True)
-class OpenAIHandler(EndpointHandler[Any]):
-    """One route. name: that in `routes`; model: put into requests that name none; empty: they stay as they are."""
+class OpenAIHandler(responses.PassThrough, EndpointHandler[Any]):
+    """One route. name: that in `routes`; model: put into requests that name none, unless it is empty."""
 
     dialect = Dialect.OPENAI
 
@@ -88,11 +87,6 @@ class OpenAIHandler(EndpointHandler[Any]):
             return USAGE_EVENT
         return None
 
-    def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
-    ) -> flask.Response:
-        return responses.pass_through(model_response)
-
     def count_work(self, response: ResponseSample) -> float | None:
         if not self.route.payload.in_tokens:
             return None
@@ -106,10 +100,11 @@ def _has_usage_alone(event: bytes) -> bool:
     """Whether an event is what `include_usage` adds to a stream: `usage`, and no choices."""
     data = b"\n".join(line[5:] for line in event.splitlines() if line.startswith(b"data:"))
     try:
-        chunk: Any = json.loads(data)
+        chunk: object = json.loads(data)
     except (ValueError, RecursionError):
         return False
-    return isinstance(chunk, dict) and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict)  # pyright: ignore[reportUnknownMemberType]
+    fields = cast("dict[str, object]", chunk) if isinstance(chunk, dict) else {}
+    return fields.get("choices") == [] and isinstance(fields.get("usage"), dict)
 
 
 #: No other event of a stream has this key: within a text its quotes would be escaped.
@@ -137,7 +132,7 @@ def handler_of(name: str, engine: Engine, options: OpenAISettings) -> OpenAIHand
 def worker_of(
     engine_of: Callable[[OpenAISettings], Engine],
 ) -> tuple[Callable[[Settings], Backend], Callable[[Backend], flask.Blueprint]]:
-    """The functions `create_backend` and `create_blueprint` of a worker. engine_of: chosen by its settings."""
+    """The functions `create_backend` and `create_blueprint` of a worker. engine_of: by its settings."""
 
     def create_backend(settings: Settings) -> Backend:
         """Where the model server is, and what its log lines mean."""

@@ -10,8 +10,8 @@ from typing_extensions import Self
 from pyworker.data_types import Form, Upload
 from pyworker.words import random_words
 from workers.openai.data_types.base import UNIT, scaled
-from workers.openai.data_types.images import picture_workload, pixels
 from workers.openai.data_types.forms import UploadPayload, number, whole_number
+from workers.openai.data_types.images import picture_workload, pixels
 from workers.openai.samples import noisy_picture, spoken
 from workers.openai.settings import OpenAISettings
 from workers.openai.uploads import AUDIO, IMAGE, VIDEO, FileField

@@ -58,7 +58,9 @@ class UploadPayload(OpenPayload):
 
     def text(self, name: str) -> str | None:
         """The value of a field; None if it is not there, or empty."""
-        return next((text.strip() for field, text in self.form.fields if field == name and text.strip()), None)
+        return next(
+            (text.strip() for field, text in self.form.fields if field == name and text.strip()), None
+        )
 
     def generate_payload_multipart(self) -> Form:
         return self.form
