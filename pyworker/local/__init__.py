@@ -20,6 +20,8 @@ model_engine        what the routes generate with
 model_stats         what was asked and generated
 generation          one response while it is generated
 language_model      the n-gram model behind it
+llama_engine        llama.cpp's server with a very small model, if its package is there
+tiny_llama          that model's file
 model_log           its log
 serving             an HTTP/1.1 server for both, within a process
 """
