@@ -1,6 +1,7 @@
 """A local autoscaler and a stand-in model server for development and tests, and the demo of both.
 
 demo                `start_server.sh demo`
+demo_engines        which model server stands behind the worker
 autoscaler          routes, signs and collects reports over HTTP
 autoscaler_options  its command line
 fleet               its workers, routed and finished requests

@@ -49,8 +49,10 @@ CASES: list[tuple[str, list[str], bool]] = [
     ("unknown_phrase", ["--engine", "vllm"], False),
     ("vllm_older", ["--engine", "vllm"], False),
     ("sglang_supervised", ["--engine", "sglang"], False),
+    ("tgi_text_cached", ["--engine", "tgi"], True),
+    ("tgi_text_port_taken", ["--engine", "tgi"], False),
 ]
-WORKERS = {"vllm": "vllm", "sglang": "sglang", "llama.cpp": "llama"}
+WORKERS = {"vllm": "vllm", "sglang": "sglang", "llama.cpp": "llama", "tgi": "tgi"}
 
 
 def replay(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +80,7 @@ def test_a_log_is_replayed_as_it_was(tmp_path: Path, name: str, arguments: list[
         *("vllm", "vllm_out_of_memory", "vllm_supervised", "vllm_older"),
         *("sglang", "sglang_child_fails", "sglang_supervised"),
         *("llama_cpp", "llama_cpp_wrong_file", "llama_cpp_supervised"),
+        *("tgi", "tgi_shard_fails", "tgi_text_cached", "tgi_text_port_taken"),
     ],
 )
 def test_the_worker_of_an_engine_reads_its_log_alike(tmp_path: Path, name: str) -> None:
