@@ -17,7 +17,9 @@ def environment(examination: Examination) -> Finding:
         settings = examination.known_settings = Settings.from_env()
     except ConfigError as error:
         return fail("; ".join(error.problems))
-    return ok(f"every variable that is set is valid; MODEL_READINESS={settings.model_readiness.value}")
+    chosen = settings.model_readiness
+    readiness = "not set" if chosen is None else chosen.value
+    return ok(f"every variable that is set is valid; MODEL_READINESS={readiness}")
 
 
 def identity(examination: Examination) -> Finding:

@@ -37,7 +37,7 @@ LAYERS = (
 )
 #: What stands beside the layers, and what of the package each may import.
 BESIDE = {
-    "server": {"errors"},
+    "server": {"config", "errors"},
     "resources": set[str](),
     "tokenizer": {"resources"},
     "words": {"resources"},
