@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
+from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.proxy.pipeline import Route, pipeline_of
 from pyworker.runtime.request_queue import Admission, RequestQueue, Unlimited
+from pyworker.runtime.services import Loop
 from pyworker.upstream.client import ModelClient
 
 
@@ -96,6 +98,10 @@ class Backend:
                 f"MODEL_READINESS={source.value} needs a health endpoint: set MODEL_HEALTH_ENDPOINT to a "
                 "path or URL of the model server that answers 2xx once the model is loaded"
             )
+
+    def loops(self, lifecycle: ModelLifecycle) -> Sequence[Loop]:  # noqa: ARG002
+        """Background loops of this backend's own, beside those of the worker."""
+        return ()
 
     def _best_readiness(self) -> ReadinessSource:
         """All that there is: the log, the health endpoint, or whichever of them comes first."""

@@ -210,7 +210,7 @@ class Worker:
             loops.insert(0, Loop("pyworker-pubkey", key_fetcher.fetch_once, wake=wake_key))
         if tailer is not None:
             loops.insert(0, Loop("pyworker-tail", tailer.step, on_end=tailer.close))
-        self.runtime = Runtime(loops)
+        self.runtime = Runtime([*backend.loops(self.lifecycle), *loops])
 
     def _new_probe(self, url: str) -> HealthProbe:
         return HealthProbe(url, self.settings.model_api_key, ca_file=self.settings.model_ca_file)

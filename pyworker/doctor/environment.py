@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyworker.config import Settings
+from pyworker.discovery.waiting import AUTO, choose
 from pyworker.doctor.finding import Examination, Finding, fail, ok, warn
 from pyworker.errors import ConfigError
 from pyworker.registry import load_worker
@@ -53,6 +54,8 @@ def worker(examination: Examination) -> Finding:
     settings = examination.settings
     name = examination.worker or settings.backend or DEFAULT_WORKER
     try:
+        if name == AUTO:
+            name, settings = choose(settings)
         module = load_worker(name)
         backend = module.create_backend(settings)
         module.create_blueprint(backend)

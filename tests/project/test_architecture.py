@@ -33,6 +33,7 @@ LAYERS = (
     {"engines", "proxy"},
     {"sessions", "backend"},
     {"registry", "worker"},
+    {"discovery"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
@@ -72,10 +73,11 @@ CORE = (
 
 #: Which wing (or module beside the wings) may import which third-party package.
 ALLOWED = {
-    "flask": {"app", "backend", "local", "proxy", "responses", "sessions"},
+    "flask": {"app", "backend", "discovery", "local", "proxy", "responses", "sessions"},
     "werkzeug": {"app", "local", "proxy", "responses"},
     "requests": {
         "client",
+        "discovery",
         "doctor",
         "lifecycle",
         "proxy",
@@ -90,7 +92,7 @@ ALLOWED = {
     "Crypto": {"proxy", "local"},
     "cryptography": {"doctor", "local", "downstream"},
     "pydantic": {"data_types", "loadtest", "local", "proxy", "sessions", "validation"},
-    "pydantic_core": {"data_types", "proxy", "reporting", "sessions", "upstream", "validation"},
+    "pydantic_core": {"data_types", "discovery", "proxy", "reporting", "sessions", "upstream", "validation"},
     "hdrh": {"loadtest"},
     "rich": {"loadtest"},
     "gunicorn": {"downstream"},
