@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from pyworker.local.autoscaler import Autoscaler
 from tests.support.console import Console
@@ -43,7 +44,7 @@ VERSIONS = """
 import importlib.metadata, importlib.util, json
 print(json.dumps({
     "pip": importlib.util.find_spec("pip") is not None,
-    **{found.name.lower(): found.version for found in importlib.metadata.distributions()},
+    **{found.name.lower().replace("_", "-"): found.version for found in importlib.metadata.distributions()},
 }))
 """
 
@@ -214,6 +215,10 @@ def test_the_first_start_and_a_restart(rented: Rented) -> None:
     versions = rented.installation.versions()
     assert not versions["pip"]
     assert (versions["cryptography"], versions["pillow"]) == ("49.0.0", "12.2.0")
+    for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines():
+        if text := line.partition("#")[0].strip():
+            wanted = Requirement(text)
+            assert wanted.specifier.contains(str(versions[wanted.name.replace("_", "-")])), text
     checked = subprocess.run(
         ["uv", "pip", "check", "--python", rented.installation.environment / "bin" / "python"],
         env={**os.environ, **uv_settings(rented.installation.folder)},
