@@ -58,6 +58,8 @@ def is_recorded(log: Path) -> bool:
     terminal to it.
     """
     group, own = os.getpgrp(), os.getpid()
+    if not group:
+        return False  # it began outside of this container, like all others that say 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             # The fields after the name in parentheses: state, parent, process group.
