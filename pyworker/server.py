@@ -15,14 +15,16 @@ from pyworker.errors import ConfigError
 _DESCRIPTION = """
 Serve the worker {name}. Its settings are environment variables; README.md lists them.
 
-If BACKEND is {name} and CONTAINER_ID is set, as the bootstrap of an instance has them, this is the whole start
-of an instance, as start_server.sh does it: one start at a time, logs in WORKSPACE_DIR, USE_SSL=true unless it is
-set, a certificate that is kept or signed, a report if the worker cannot start or ends by itself. Python packages
-and the version of the checkout are left as they are. CERTIFICATE_TIMEOUT is 20 and DRAIN_TIMEOUT is 7 unless
-they are set: an instance's supervisor sends SIGTERM, and SIGKILL 10 s later, by when the last report has to be
-sent; and it expects the port to listen within 60 s.
+If BACKEND is {name} and CONTAINER_ID is set, as the bootstrap of an instance has them, this is
+the whole start of an instance, as start_server.sh does it: one start at a time, logs in
+WORKSPACE_DIR, USE_SSL=true unless it is set, a certificate that is kept or signed, a report if the
+worker cannot start or ends by itself. Python packages and the version of the checkout are left as
+they are. CERTIFICATE_TIMEOUT is 20 and DRAIN_TIMEOUT is 7 unless they are set: an instance's
+supervisor sends SIGTERM, and SIGKILL 10 s later, by when the last report has to be sent; and it
+expects the port to listen within 60 s.
 
-Otherwise this becomes gunicorn, with the settings as they are: for a terminal, or a supervisor of your own.
+Otherwise this becomes gunicorn, with the settings as they are: for a terminal, or a supervisor of
+your own.
 """
 
 

@@ -191,9 +191,7 @@ class Worker:
             ),
             Loop(
                 "pyworker-loading",
-                lambda: _earlier(
-                    memory.step(), old_lines.step(now := time.monotonic()), loading.step(now)
-                ),
+                lambda: _earlier(memory.step(), old_lines.step(now := time.monotonic()), loading.step(now)),
                 wake=wake_loading,
             ),
             Loop("pyworker-benchmark", self._warm_up.step),

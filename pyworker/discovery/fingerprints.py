@@ -96,7 +96,9 @@ def _models(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     models = content.get("data")
     if not isinstance(models, list):
         return
-    entries = [cast("dict[str, Any]", entry) for entry in cast("list[Any]", models) if isinstance(entry, dict)]
+    entries = [
+        cast("dict[str, Any]", entry) for entry in cast("list[Any]", models) if isinstance(entry, dict)
+    ]
     owners = {owner for entry in entries if isinstance(owner := entry.get("owned_by"), str)}
     known = {_OWNERS[owner]: owner for owner in owners if owner in _OWNERS}
     for worker, owner in known.items():

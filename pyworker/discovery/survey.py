@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyworker.config import Settings
-from pyworker.discovery.fingerprints import GENERIC, Answer, NewProbe, ask, new_probe
+from pyworker.discovery.fingerprints import GENERIC, Answer, ask, new_probe
 from pyworker.discovery.log_evidence import USUAL_LOGS, written_by
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.runtime.redaction import redacted
@@ -16,7 +16,7 @@ from pyworker.runtime.redaction import redacted
 COMFYUI, WRAPPER = "comfyui", "comfyui-json"
 #: Where the images of the service have their model servers.
 USUAL_PORTS = (18000, 5001, 18188, 8188, 18288)
-_HAVE_OPENAI_ROUTES = ("vllm", "sglang", "llama")
+_HAVE_OPENAI_ROUTES = {"vllm", "sglang", "llama"}
 _ADVICE = "set BACKEND to the worker, or MODEL_SERVER_URL to the server that is meant"
 
 
@@ -107,12 +107,14 @@ def decide(
         return _by_logs(told, answers, given)
     reasons = [f"{redacted(url)}{why if why.startswith('/') else f': {why}'}" for _, url, why in found]
     if len(found) > 1:
-        return Finding(None, f"more than one may be meant: {'; '.join(reasons)}. {_ADVICE}", is_ambiguous=True)
+        return Finding(
+            None, f"more than one may be meant: {'; '.join(reasons)}. {_ADVICE}", is_ambiguous=True
+        )
     [(worker, url, _)], [reason] = found, reasons
     if worker == COMFYUI and not given and (wrapper_is_near or WRAPPER in told):
         return Finding(None, f"{reason}; its wrapper has not answered yet", is_ambiguous=True)
     others = {} if given else {name: why for name, why in told.items() if name not in (worker, COMFYUI)}
-    if worker == GENERIC and len(others) == 1 and [*others][0] in _HAVE_OPENAI_ROUTES:
+    if worker == GENERIC and len(others) == 1 and others.keys() <= _HAVE_OPENAI_ROUTES:
         [(worker, why)] = others.items()
         return Finding(worker, f"{reason}, and {why}", url)
     if others:
@@ -129,7 +131,9 @@ def _by_logs(told: Mapping[str, str], answers: Sequence[Answer], given: bool) ->
         [(worker, why)] = told.items()
         return Finding(worker, why)
     if told:
-        return Finding(None, f"logs of more than one: {'; '.join(told.values())}. {_ADVICE}", is_ambiguous=True)
+        return Finding(
+            None, f"logs of more than one: {'; '.join(told.values())}. {_ADVICE}", is_ambiguous=True
+        )
     heard = [f"{redacted(one.url)}: {one.trouble}" for one in answers if one.trouble and not _refused(one)]
     silent = ", ".join(redacted(one.url) for one in answers if _refused(one))
     unknown = [f"{redacted(one.url)}: not a server that is known" for one in answers if not one.trouble]

@@ -1,7 +1,7 @@
-"""The worker that stands in until the model server is known: it listens, reports that it is loading, answers 503.
+"""The worker that stands in until the model server is known: it listens, reports that it loads, responds 503.
 
-Once the server is known, the process ends, and gunicorn's master forks the next one, which makes the app of the
-worker that was found. Nothing else is kept between the two: the next process looks again, and finds the same.
+Once the server is known, the process ends, and gunicorn's master forks the next one, which makes the app of
+the worker that was found. Nothing is kept between the two: the next process looks again, and finds the same.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ class _NoHandler(EndpointHandler[_Nothing]):
         return _Nothing()
 
     def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
+        self,
+        client_request: flask.Request,  # noqa: ARG002
+        model_response: requests.Response,  # noqa: ARG002
     ) -> NoReturn:
         raise _not_known()
 

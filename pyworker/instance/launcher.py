@@ -35,8 +35,8 @@ _LOCK_MARGIN = 15.0
 
 @dataclass(frozen=True)
 class Way:
-    """A way to start a worker. program: its name in messages; python: what runs the worker; defaults: settings
-    that are not set; owns_environment: .venv and the version of the checkout are for this start to keep.
+    """A way to start a worker. program: its name in messages; python: what runs the worker; defaults: values
+    of settings that are not set; owns_environment: .venv and the checkout's version are for this start to keep.
     """
 
     program: str

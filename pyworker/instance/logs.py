@@ -64,9 +64,9 @@ def is_recorded(log: Path) -> bool:
         with contextlib.suppress(OSError, ValueError, IndexError):
             # The fields after the name in parentheses: state, parent, process group.
             fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-            if int(fields[2]) == group and int(folder.name) != own:
-                if str(log.resolve()) in open_files(int(folder.name)):
-                    return True
+            is_beside = int(fields[2]) == group and int(folder.name) != own
+            if is_beside and str(log.resolve()) in open_files(int(folder.name)):
+                return True
     return False
 
 

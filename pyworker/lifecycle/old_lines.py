@@ -1,7 +1,7 @@
 """What the model's log said before the worker started, and whether it still counts.
 
-The log is read as it is, and may begin with lines of earlier runs of the model. So an old line is only a hint,
-for the model server or newer lines to decide.
+The log is read as it is, and may begin with lines of earlier runs of the model. So an old line is only a
+hint, for the model server or newer lines to decide.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class OldLines:
     """Acts on loaded and error lines from before the start. Thread-safe; `step` belongs to one thread.
 
     A loaded line counts once the model server confirms it: otherwise the model is loading anew, which is no
-    error. An error line counts if it was the model's last word: nothing follows it for `PATIENCE` seconds, and
-    no loaded line before it is confirmed.
+    error. An error line counts if it was the model's last word: nothing follows it for `PATIENCE` seconds,
+    and no loaded line before it is confirmed.
 
     check: why the model server does not listen, empty if it does; check_strictly: why it cannot serve, asked
     if there is an error line too. tailer: reads the log, if there is one.
@@ -107,4 +107,5 @@ class OldLines:
                 self._error = ""
 
     def __repr__(self) -> str:
-        return f"<OldLines {'loaded' if self._loaded else 'not loaded'} {'error' if self._error else 'no error'}>"
+        loaded, error = "loaded" if self._loaded else "not loaded", "error" if self._error else "no error"
+        return f"<OldLines {loaded}, {error}>"

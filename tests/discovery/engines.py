@@ -29,7 +29,10 @@ ROUTES: Mapping[str, Mapping[str, Any]] = {
         "/v1/models": {"object": "list", "data": [{"id": "m", "object": "model", "owned_by": "m"}]},
     },
     "comfyui": {
-        "/system_stats": {"system": {"os": "posix", "comfyui_version": "0.3.64"}, "devices": [{"type": "cuda"}]}
+        "/system_stats": {
+            "system": {"os": "posix", "comfyui_version": "0.3.64"},
+            "devices": [{"type": "cuda"}],
+        }
     },
     "comfyui-json": {"/openapi.json": {"openapi": "3.1.0", "paths": {"/generate/sync": {}, "/health": {}}}},
     "openai": {"/v1/models": {"object": "list", "data": [{"id": "m", "owned_by": "library"}]}},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -42,7 +42,7 @@ def case(scripted_model: ScriptedServer) -> Case:
 
 
 @pytest.fixture(autouse=True)
-def fitting_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fitting_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package for the server that has OpenAI's routes, if the project has none of that name."""
     if not (ROOT / "workers" / "openai" / "server.py").exists():
         package = tmp_path / "path" / "openai"
@@ -51,7 +51,6 @@ def fitting_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         source = "from workers.hello_world.server import create_backend, create_blueprint\n"
         (package / "server.py").write_text(source)
         monkeypatch.syspath_prepend(package.parent)
-    yield
 
 
 def test_it_waits_until_one_fits(case: Case, caplog: pytest.LogCaptureFixture) -> None:
@@ -112,7 +111,9 @@ def test_a_model_server_that_comes_late(new_stack: NewStack, tmp_path: Path) -> 
 
         answer_as(late, "openai")
         late.listen()
-        stack.worker.wait_for_log(f"BACKEND=auto: the worker is openai, since {late.url}/v1/models lists 1 models")
+        stack.worker.wait_for_log(
+            f"BACKEND=auto: the worker is openai, since {late.url}/v1/models lists 1 models"
+        )
         wait_until(lambda: stack.worker.children not in ([], [before]), "the next process")
         wait_until(stack.worker.answers_ping, "an answer of the worker that was found")
         assert {report["error_msg"] for report in stack.reports} == {""}

@@ -46,7 +46,9 @@ def test_the_wrapper_of_comfyui(tmp_path: Path) -> None:
 
 def test_only_the_end_of_a_log_counts(tmp_path: Path) -> None:
     log = tmp_path / "model.log"
-    log.write_text("The server is fired up and ready to roll!\n" + "x" * 100 * 2**10 * 10 + "\nModel loading took 3\n")
+    log.write_text(
+        "The server is fired up and ready to roll!\n" + "x" * 100 * 2**10 * 10 + "\nModel loading took 3\n"
+    )
     assert list(written_by(log)) == ["vllm"]
 
 

@@ -1,4 +1,4 @@
-"""The log is read as it is: lines of an earlier run of the model neither make it loaded nor errored by themselves."""
+"""The log is read as it is: lines of an earlier run of the model neither make it loaded nor errored."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_old_part(case: Case) -> None:
 
 def test_nothing_said_is_nothing_to_do(case: Case) -> None:
     assert case.old_lines.step(START) is None
-    assert repr(case.old_lines) == "<OldLines not loaded no error>"
+    assert repr(case.old_lines) == "<OldLines not loaded, no error>"
 
 
 def test_a_loaded_line_waits_for_the_log_and_the_model(case: Case, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,7 +155,9 @@ def test_a_model_that_loads_anew_is_neither_loaded_nor_errored(new_stack: NewSta
         stack.keep_benchmark(500.0)
         stack.worker.say(f"{LOADED_LINE}\n{ERROR_LINE}: the instance was restarted")
         stack.worker.start()
-        stack.worker.wait_for_log("old error line in the model's log; it counts if nothing follows within 60 s")
+        stack.worker.wait_for_log(
+            "old error line in the model's log; it counts if nothing follows within 60 s"
+        )
         stack.worker.say(f"{INFO_LINE} it loads")
         stack.worker.wait_for_log("goes on after an error line from before this start")
         assert "cannot serve now: loading" in stack.post("/pass").object()["error"]

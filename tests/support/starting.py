@@ -40,8 +40,8 @@ class Run:
         stdin: Path = Path(os.devnull),
         **settings: str,
     ) -> None:
-        """`inside`: the command that leads into another root, for which `folder` need not be there; `program`:
-        what is run in place of the script.
+        """`inside`: the command that leads into another root, for which `folder` need not be there.
+        `program`: what is run in place of the script.
         """
         self.mark = uuid.uuid4().hex
         environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), MARK: self.mark}

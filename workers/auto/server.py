@@ -1,4 +1,4 @@
-"""The worker that stands in until the model server is known; `create_app("auto")` then takes the one that fits."""
+"""The worker that stands in until the model server is known; then `create_app("auto")` takes what fits."""
 
 from __future__ import annotations
 
