@@ -105,7 +105,7 @@ def decide(
         found = [one for one in found if one[0] != COMFYUI]
     if not found:
         return _by_logs(told, answers, given)
-    reasons = [f"{redacted(url)}{why if why.startswith('/') else f': {why}'}" for _, url, why in found]
+    reasons = [f"{redacted(url)}{why}" for _, url, why in found]
     if len(found) > 1:
         return Finding(
             None, f"more than one may be meant: {'; '.join(reasons)}. {_ADVICE}", is_ambiguous=True
@@ -113,7 +113,8 @@ def decide(
     [(worker, url, _)], [reason] = found, reasons
     if worker == COMFYUI and not given and (wrapper_is_near or WRAPPER in told):
         return Finding(None, f"{reason}; its wrapper has not answered yet", is_ambiguous=True)
-    others = {} if given else {name: why for name, why in told.items() if name not in (worker, COMFYUI)}
+    own = {WRAPPER, COMFYUI} if worker == WRAPPER else {worker}
+    others = {} if given else {name: why for name, why in told.items() if name not in own}
     if worker == GENERIC and len(others) == 1 and others.keys() <= _HAVE_OPENAI_ROUTES:
         [(worker, why)] = others.items()
         return Finding(worker, f"{reason}, and {why}", url)

@@ -35,8 +35,10 @@ _LOCK_MARGIN = 15.0
 
 @dataclass(frozen=True)
 class Way:
-    """A way to start a worker. program: its name in messages; python: what runs the worker; defaults: values
-    of settings that are not set; owns_environment: .venv and the checkout's version are for this start to keep.
+    """A way to start a worker.
+
+    program: its name in messages; python: what runs the worker; owns_environment: whether it is for this start
+    to keep .venv and the version of the checkout; defaults: values of settings that are not set.
     """
 
     program: str

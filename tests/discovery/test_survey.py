@@ -70,6 +70,7 @@ def test_a_log_of_another_server_is_a_contradiction() -> None:
     assert (finding.worker, finding.is_ambiguous) == (None, True)
     assert "but /var/log/vllm.log says 'Model loading took'" in finding.reason
     assert decide([at(1, "openai")], {"vllm": "one", "sglang": "two"}).worker is None
+    assert decide([at(1, "vllm")], {"comfyui": "a log says it"}).worker is None
     # Unless the server was named.
     assert decide([at(1, "tgi")], {"vllm": "a log says it"}, given=True).worker == "tgi"
     assert decide([at(1, "vllm")], {"vllm": "a log says it"}).worker == "vllm"

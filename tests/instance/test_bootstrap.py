@@ -1,6 +1,6 @@
 """The way of the public service: its bootstrap clones, makes an environment by uv, installs a package that
-pins other versions, and runs `python3 -m workers.NAME.server` under a supervisor that allows 10 s from SIGTERM
-to SIGKILL.
+pins other versions, and runs `python3 -m workers.NAME.server` under a supervisor that allows 10 s from
+SIGTERM to SIGKILL.
 
 In a throw-away root, with real uv and real packages; the first start installs them for all that follow.
 """
