@@ -30,7 +30,7 @@ NewProbe = Callable[[str], HealthProbe]
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found at a URL. workers: by name, the path and what is there; trouble: why there may be more."""
+    """What was found at a URL. workers: by name, where and how; trouble: why there may be more."""
 
     url: str
     workers: Mapping[str, str]

@@ -37,8 +37,8 @@ _LOCK_MARGIN = 15.0
 class Way:
     """A way to start a worker.
 
-    program: its name in messages; python: what runs the worker; owns_environment: whether it is for this start
-    to keep .venv and the version of the checkout; defaults: values of settings that are not set.
+    program: its name in messages; python: what runs the worker; owns_environment: whether this start keeps
+    .venv and the version of the checkout; defaults: values of settings that are not set.
     """
 
     program: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def fitting_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (package / "__init__.py").touch()
         source = "from workers.hello_world.server import create_backend, create_blueprint\n"
         (package / "server.py").write_text(source)
-        monkeypatch.syspath_prepend(package.parent)
+        monkeypatch.setattr(sys, "path", [str(package.parent), *sys.path])
 
 
 def test_it_waits_until_one_fits(case: Case, caplog: pytest.LogCaptureFixture) -> None:

@@ -133,7 +133,7 @@ class Rented:
         }
         program = ("setsid", "bash")
         return self._start(
-            Path("/"), inside=self.sandbox.inside, program=program, stdin=BOOTSTRAP, **settings
+            Path("/"), inside=self.sandbox.inside, program=program, stdin=str(BOOTSTRAP), **settings
         )
 
     def wait_launched(self, run: Run) -> None:
@@ -331,13 +331,11 @@ def test_sigterm_with_a_stream_in_hand(rented: Rented, tmp_path: Path, completes
         client.post("/generate_stream", stack.envelope(request_idx=index))
         client.until(b"data: one")
         stack.wait_in_hand(1)
-        if completes:
-            timer = threading.Timer(1.0, go_on.set)
-            timer.start()
+        timer = threading.Timer(1.0, go_on.set)
+        timer.start()
         taken = rented.stop(run)
         rest = client.rest()
-        if completes:
-            timer.join()
+        timer.join()
     assert taken < KILL_SECONDS, "nothing was left to kill"
     assert rest.endswith(b"0\r\n\r\n") == completes, "a cut stream does not look complete"
     assert (b"data: two" in rest) == completes

@@ -28,7 +28,7 @@ class Case:
         self.problem = "it does not listen"
         self.strict_problem = ""
         self.woken = 0
-        self.tailer = LogTailer(log, [(LogAction.Info, "x")], lambda *_: None)
+        self.tailer = LogTailer(log, [(LogAction.Info, "x")], lambda _action, _line, _is_old: None)
         self.old_lines = OldLines(
             self.lifecycle,
             check=lambda: self.problem,

@@ -37,7 +37,7 @@ class Run:
         *arguments: str,
         inside: Sequence[str] = (),
         program: Sequence[str] = ("./start_server.sh",),
-        stdin: Path = Path(os.devnull),
+        stdin: str = os.devnull,
         **settings: str,
     ) -> None:
         """`inside`: the command that leads into another root, for which `folder` need not be there.
@@ -53,7 +53,7 @@ class Run:
         environ.update(settings)
         # Bash cannot trap a signal that was ignored when it started, as it is in some CI systems.
         command = [*inside, "env", "--default-signal=INT,TERM", "-C", str(folder), *program]
-        with stdin.open("rb") as read:
+        with Path(stdin).open("rb") as read:
             self.process = subprocess.Popen(
                 [*command, *arguments],
                 env=environ,
