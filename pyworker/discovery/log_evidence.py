@@ -33,6 +33,7 @@ _ANYBODY = {
     *("] Exit code: ", "crashed with exit code", "Error: Address already in use", "Error: Could not "),
     *("Found no NVIDIA driver on your system", "Torch not compiled with CUDA enabled"),
     *("error while attempting to bind on address", "Error: could not create directory"),
+    '"message":"Download',
 }
 
 

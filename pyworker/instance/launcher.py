@@ -5,6 +5,7 @@ Two programs end up here, `start_server.sh` and `python -m workers.NAME.server`;
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
@@ -250,9 +251,15 @@ class Launcher:
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The program; its exit status. arguments: the worker of `module_way`, or none for `start_server.sh`."""
-    way = module_way(arguments[0]) if arguments else SCRIPT
-    return Launcher(environ, way).run()
+    """The program; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pyworker.instance.launcher",
+        description="What start_server.sh ends in; with WORKER, what python -m workers.WORKER.server does on "
+        "an instance. Everything else is set by the environment.",
+    )
+    parser.add_argument("worker", nargs="?", metavar="WORKER")
+    worker = parser.parse_args(arguments).worker
+    return Launcher(environ, SCRIPT if worker is None else module_way(worker)).run()
 
 
 if __name__ == "__main__":
