@@ -91,7 +91,8 @@ class Backend:
         if source.by_log and self.model_log_file is None:
             raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
         problem = "" if self.model_log_file is None else unfollowable(self.model_log_file)
-        if problem and not source.by_health:
+        chosen = self.settings.model_readiness
+        if problem and (chosen is None or not chosen.by_health):
             raise ConfigError(f"MODEL_LOG={self.model_log_file} {problem}")
         if source.by_health and self.health_url is None:
             raise ConfigError(

@@ -191,7 +191,8 @@ class Worker:
             ),
             Loop(
                 "pyworker-loading",
-                lambda: _earlier(memory.step(), old_lines.step(now := time.monotonic()), loading.step(now)),
+                # Lines of the log first: the memory may have to ask the model server for more.
+                lambda: _earlier(old_lines.step(now := time.monotonic()), memory.step(), loading.step(now)),
                 wake=wake_loading,
             ),
             Loop("pyworker-benchmark", self._warm_up.step),
