@@ -12,7 +12,8 @@
     sessions/    requests that belong together, and their routes
     discovery/   BACKEND=auto: which worker fits the model server found here
 
-Beside them, for authors: `data_types`, `backend`, `responses`, `engines`, `tokenizer`, `words`, `server`.
+Beside them, for authors: `data_types`, `routes`, `backend`, `responses`, `jobs`, `engines`, `tokenizer`,
+`words`, `server`.
 `worker` wires everything together and `app` is the Flask app; `registry` finds a worker by name.
 
     client/      SDK for callers

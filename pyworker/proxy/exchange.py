@@ -6,17 +6,19 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import flask
 import requests
+from werkzeug.wsgi import ClosingIterator
 
-from pyworker.errors import NotReady, PyworkerError, RequestError
+from pyworker.errors import PyworkerError
 from pyworker.proxy.disconnect import DisconnectWatcher
+from pyworker.proxy.open_exchanges import AbortReason, OpenExchanges
 from pyworker.proxy.verdict import Verdict
 from pyworker.reporting.tracker import RequestTracker
 from pyworker.reporting.wire import Outcome
+from pyworker.responses import Passed
 from pyworker.runtime.log_limit import LogLimit
 from pyworker.runtime.request_queue import Slot
 from pyworker.upstream.call import Aborted, ModelCall
@@ -30,56 +32,6 @@ logger = logging.getLogger(__name__)
 #: that never notices must not block the queue for good.
 MAX_LINGER = 30.0
 _abort_lines = LogLimit()
-
-
-@dataclass(frozen=True)
-class AbortReason:
-    """Why requests in hand are aborted: their outcome, and the error response if none has begun.
-
-    is_final: no request comes after them, so the model server's end of the call need not be awaited.
-    """
-
-    outcome: Outcome
-    error: Callable[[], RequestError]
-    is_final: bool = False
-
-
-SHUTDOWN = AbortReason(Outcome.ERROR, lambda: NotReady("the worker is shutting down"), is_final=True)
-
-
-class OpenExchanges:
-    """The exchanges of the worker, or of a session, which can be aborted together. Thread-safe."""
-
-    def __init__(self) -> None:
-        # Guards _open and _aborted.
-        self._lock = threading.Lock()
-        self._open: set[Exchange] = set()
-        self._aborted: AbortReason | None = None
-
-    def add(self, exchange: Exchange) -> None:
-        """Register an admitted exchange. After `abort` it is aborted immediately."""
-        with self._lock:
-            self._open.add(exchange)
-            aborted = self._aborted
-        if aborted is not None:
-            exchange.abort(aborted)
-
-    def discard(self, exchange: Exchange) -> None:
-        """Forget an exchange that has ended."""
-        with self._lock:
-            self._open.discard(exchange)
-
-    def abort(self, reason: AbortReason) -> int:
-        """Abort every open exchange and every later one. Returns how many were open."""
-        with self._lock:
-            self._aborted = reason
-            exchanges = list(self._open)
-        for exchange in exchanges:
-            exchange.abort(reason)
-        return len(exchanges)
-
-    def __repr__(self) -> str:
-        return f"<OpenExchanges [{len(self._open)} open]>"
 
 
 class Exchange:
@@ -96,10 +48,11 @@ class Exchange:
         slot: Slot,
         watcher: DisconnectWatcher,
         registers: Sequence[OpenExchanges],
+        call: ModelCall,
     ) -> None:
         self.tracker = tracker
         self.slot = slot
-        self.call = ModelCall()
+        self.call = call
         self._watcher = watcher
         self._presence: Presence | None = None
         self._model_response: requests.Response | None = None
@@ -112,6 +65,7 @@ class Exchange:
         # Aborts the call if the model server has not ended it within MAX_LINGER.
         self._limit: threading.Timer | None = None
         self._is_closed = False
+        self._on_end: Callable[[], None] | None = None
         self._registers = registers
         for register in registers:
             register.add(self)
@@ -124,14 +78,14 @@ class Exchange:
     def client_gone(self) -> None:
         """The client hung up: leave the queue and end the call to the model server."""
         self.gone = True
-        if self.tracker.end(Outcome.CANCELLED):
+        if self._end_early(Outcome.CANCELLED):
             logger.info("499 request %d: the client hung up", self.tracker.request_idx)
         self._end_call()
 
     def abort(self, reason: AbortReason) -> None:
         """End the request now. A response that has begun is truncated visibly."""
         self.aborted = reason
-        self.tracker.end(reason.outcome)
+        self._end_early(reason.outcome)
         if reason.is_final:
             self.call.abort()
             self.slot.release()
@@ -151,15 +105,44 @@ class Exchange:
         with self._lock:
             if self._is_closed or self._limit is not None:
                 return
-            limit = self._limit = threading.Timer(MAX_LINGER, self.call.abort)
+            limit = self._limit = threading.Timer(MAX_LINGER, self._stop_waiting)
             limit.name = "pyworker-hang-up-limit"
             limit.daemon = True
             limit.start()
 
-    def hold(self, model_response: requests.Response, verdict: Verdict) -> None:
-        """Keep the model server's response until the exchange ends. `verdict` makes the outcome from it."""
+    def _stop_waiting(self) -> None:
+        self.call.abort()
+        self.slot.release()
+
+    def _end_early(self, outcome: Outcome) -> bool:
+        """The response is not complete. The work done for it counts, as far as it is known."""
+        verdict = self._verdict
+        return self.tracker.end(outcome, work=None if verdict is None else verdict.work_so_far())
+
+    def hold(self, model_response: requests.Response | None, verdict: Verdict) -> None:
+        """Keep the model server's response, if there is one, until the exchange ends. `verdict` decides the
+        outcome.
+        """
         self._model_response = model_response
         self._verdict = verdict
+
+    def call_at_end(self, on_end: Callable[[], None]) -> None:
+        """Call this once, after everything was released and the outcome is set."""
+        self._on_end = on_end
+
+    def pass_on(self, passed: Passed) -> Iterable[bytes]:
+        """As `deliver`, for a response with a body that is not an object: what the server iterates."""
+        body = passed.body
+        if isinstance(body, bytes):
+            whole = self._until_last_byte(body, iter(()), passed.length, passed.status)
+            return ClosingIterator(whole, self.close)
+        pieces = iter(body)
+        delivered = self._until_last_byte(next(pieces, None), pieces, passed.length, passed.status)
+        if not isinstance(body, PollableBody):
+            return ClosingIterator(delivered, self.close)
+        polled = PollableBody(delivered, body.source)
+        polled.call_on_close(self.close)
+        return polled
 
     def deliver(self, response: flask.Response) -> flask.Response:
         """Tie the exchange to the client's response. The outcome is decided at its last byte.
@@ -204,26 +187,26 @@ class Exchange:
                 yield piece
                 part = next(others, None)
         except Exception as error:
-            self.tracker.end(Outcome.ERROR)
+            self._end_early(Outcome.ERROR)
             reason = str(error) if isinstance(error, PyworkerError) else type(error).__name__
             if not self.call.aborted and (more := _abort_lines.suffix(reason)) is not None:
                 logger.warning("request %d: response aborted: %s%s", self.tracker.request_idx, reason, more)
             # Makes the server close the connection without a proper end of the body.
             raise ConnectionResetError(errno.ECONNRESET, reason) from error
         except (SystemExit, KeyboardInterrupt):
-            self.tracker.end(Outcome.ERROR)
+            self._end_early(Outcome.ERROR)
             raise
         self._end(status)
 
     def _end(self, status: int) -> None:
         """The response with this status is complete."""
         assert self._verdict is not None, "delivered without a response of the model server"
-        outcome, worked = self._verdict.of(status, self.tracker.request_idx)
-        self.tracker.end(outcome, worked=worked)
+        outcome, work = self._verdict.of(status, self.tracker.request_idx)
+        self.tracker.end(outcome, work=work)
 
     def fail(self) -> None:
         """The request ended with an error response of the worker."""
-        self.tracker.end(Outcome.ERROR)
+        self._end_early(Outcome.ERROR)
         self._give_back(waits=self.call.aborted)
 
     def close(self) -> None:
@@ -247,8 +230,12 @@ class Exchange:
         if limit is not None:
             limit.cancel()
         self.slot.release()
-        self.tracker.close()
+        if self.tracker.outcome is None:
+            self._end_early(Outcome.CANCELLED)
         self._unregister()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
 
     def _linger(self, model_response: LazyResponse) -> None:
         """Read the response in vain until the model server ends it or the call is aborted."""

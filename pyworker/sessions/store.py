@@ -24,8 +24,9 @@ from pyworker.errors import (
     Unauthorized,
     UnknownSession,
 )
-from pyworker.proxy.exchange import AbortReason, OpenExchanges
-from pyworker.reporting.ledger import Ledger, Limits
+from pyworker.proxy.open_exchanges import AbortReason, OpenExchanges
+from pyworker.reporting.figures import Limits
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.tracker import Kind, RequestTracker
 from pyworker.reporting.wire import Outcome
 from pyworker.validation import STRICT

@@ -29,10 +29,11 @@ LAYERS = (
     {"data_types"},
     {"downstream", "upstream"},
     {"responses", "reporting"},
+    {"jobs"},
     {"lifecycle"},
     {"engines", "proxy"},
     {"sessions", "backend"},
-    {"registry", "worker"},
+    {"registry", "routes", "worker"},
     {"discovery"},
     {"app"},
 )
@@ -73,17 +74,19 @@ CORE = (
 
 #: Which wing (or module beside the wings) may import which third-party package.
 ALLOWED = {
-    "flask": {"app", "backend", "discovery", "local", "proxy", "responses", "sessions"},
+    "flask": {"app", "backend", "discovery", "jobs", "local", "proxy", "responses", "routes", "sessions"},
     "werkzeug": {"app", "local", "proxy", "responses"},
     "requests": {
         "client",
         "discovery",
         "doctor",
+        "jobs",
         "lifecycle",
         "proxy",
         "reporting",
         "resources",
         "responses",
+        "routes",
         "runtime",
         "sessions",
         "upstream",
