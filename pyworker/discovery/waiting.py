@@ -85,12 +85,16 @@ class Watch:
         self._patience = patience
         self._on_found = on_found
         self._limit = LogLimit(_SAME_LINE)
+        # Set by `stop`, from any thread.
+        self._is_stopped = False
         # Since when the situation has been ambiguous.
         self._since: float | None = None
 
     def step(self, now: float) -> float | None:
         """Look once. Returns seconds until the next step, None once the worker is known. now: monotonic."""
         finding = _servable(self._survey.look())
+        if self._is_stopped:
+            return None  # what was aborted says nothing
         if finding.worker is not None:
             self._on_found()
             return None
@@ -110,6 +114,7 @@ class Watch:
 
     def stop(self) -> None:
         """Make a running step return soon."""
+        self._is_stopped = True
         self._survey.close()
 
 

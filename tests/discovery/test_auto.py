@@ -138,5 +138,6 @@ def test_sigterm_ends_the_waiting_at_once(new_stack: NewStack, tmp_path: Path) -
     stack.model.request("/v1/models", 2)
     stack.worker.terminate()
     assert stack.worker.wait(15) == 0
+    assert "nothing answers" not in stack.worker.log, "that was only aborted"
     assert "Traceback" not in stack.worker.log
     assert "did not end within" not in stack.worker.log

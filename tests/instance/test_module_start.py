@@ -72,9 +72,11 @@ def test_help_says_which_it_is_and_what_a_supervisor_allows(name: str) -> None:
     assert "SIGKILL 10 s later" in " ".join(done.stdout.split())
 
 
-def start_module(start: Start, folder: Path, port: int, **variables: str) -> Run:
+def start_module(
+    start: Start, folder: Path, port: int, *, worker: str = "hello_world", **variables: str
+) -> Run:
     settings = environment(folder, port, {"WORKSPACE_DIR": str(folder / "workspace"), **variables})
-    program = (str(PYTHON), "-m", "workers.hello_world.server")
+    program = (str(PYTHON), "-m", f"workers.{worker}.server")
     return start(ROOT, program=program, **{name: text for name, text in settings.items() if name != "PATH"})
 
 
@@ -110,6 +112,17 @@ def test_an_instance_gets_all_of_it(tmp_path: Path, start: Start) -> None:
     assert "asks for an update, which is left to what made this environment" in run.said
     assert "draining: requests in hand have 7 s" in run.said
     assert (tmp_path / "flag").exists()
+
+
+def test_an_instance_that_waits_for_its_model_server_listens(tmp_path: Path, start: Start) -> None:
+    port = free_port()
+    variables = {"BACKEND": "auto", "USE_SSL": "false", "MODEL_SERVER_URL": f"http://127.0.0.1:{free_port()}"}
+    run = start_module(start, tmp_path, port, worker="auto", **variables)
+    wait_until(lambda: answers(port), "an answer", START_SECONDS)
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) == 0
+    assert "BACKEND=auto waits: nothing answers at http://127.0.0.1:" in run.said
+    assert run.left() == []
 
 
 def test_a_fault_is_told_by_the_name_of_the_program(tmp_path: Path, start: Start) -> None:
