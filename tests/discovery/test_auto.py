@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from pyworker.app import create_app, worker_of
 from pyworker.config import Settings
 from pyworker.discovery.survey import Survey
 from pyworker.discovery.waiting import INTERVAL, Watch
 from pyworker.lifecycle.state import Cause, ModelLifecycle, ModelState
-from tests.discovery.engines import NOT_FOUND, answer_as
+from pyworker.registry import known_workers
+from tests.discovery.engines import NOT_FOUND, ROUTES, answer_as
+from tests.support.ports import free_port
 from tests.support.process import ROOT
 from tests.support.scripted import Act, ScriptedServer
 from tests.support.stack import NewStack, Stack
@@ -88,6 +91,29 @@ def test_a_worker_that_is_not_there_is_named(case: Case) -> None:
     assert case.watch.step(1000.0) == INTERVAL
     case.watch.step(1000.0 + PATIENCE)
     assert "there is no worker 'tgi'" in case.lifecycle.status.error_msg
+
+
+@pytest.mark.parametrize("worker", ROUTES)
+def test_the_app_is_that_of_the_worker_that_fits(scripted_model: ScriptedServer, worker: str) -> None:
+    if worker != "openai" and worker not in known_workers():
+        pytest.skip("there is no such worker here")
+    answer_as(scripted_model, worker)
+    app = create_app("auto", Settings(unsecured=True, model_server_url=scripted_model.url))
+    assert "auto" not in app.blueprints
+    assert worker_of(app).backend.client.base_url == scripted_model.url
+    worker_of(app).close()
+
+
+def test_the_app_of_an_instance_on_which_nothing_answers_is_the_one_that_waits() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    app = create_app("auto", Settings(unsecured=True, model_server_url=url))
+    assert "auto" in app.blueprints
+    client = app.test_client()
+    for path in ("/", "/v1/chat/completions", "/generate/sync"):
+        for response in (client.get(path), client.post(path, json={})):
+            assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert client.get("/ping").text == "pong"
+    worker_of(app).close()
 
 
 # -- a worker --------------------------------------------------------------------------------------------
