@@ -46,7 +46,7 @@ install_python() {
 # Installing takes minutes, in which the model logs what the worker has to read: if older lines go, they go now.
 set_model_log_aside() {
   case "${ROTATE_MODEL_LOG-}" in
-    true | 1 | yes | on)
+    [Tt]rue | TRUE | 1 | [Yy]es | YES | [Oo]n | ON)
       if [ -s "${MODEL_LOG-}" ] && cp -- "$MODEL_LOG" "$MODEL_LOG.old"; then
         true >"$MODEL_LOG" || true
       fi
