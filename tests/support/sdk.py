@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -31,7 +32,14 @@ _LOOK = 0.5  # seconds between two looks whether the process still lives
 
 def installed_sdk(folder: Path) -> Path:
     """A Python in `folder` that has the SDK; made at the first call, kept for later runs."""
-    home = folder / f"{SDK.replace('==', '-')}-{sys.implementation.cache_tag}"
+    folder.mkdir(exist_ok=True)
+    # Another test process may want it at the same time.
+    with (folder / "sdk.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _installed(folder / f"{SDK.replace('==', '-')}-{sys.implementation.cache_tag}")
+
+
+def _installed(home: Path) -> Path:
     python, complete = home / "bin" / "python", home / "complete"
     if complete.exists():
         return python
