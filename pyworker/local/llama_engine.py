@@ -61,6 +61,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="responses that are generated concurrently; further requests are queued (default: %(default)s)",
     )
     add("--threads", type=int, default=1, metavar="N", help="processors to use (default: %(default)s)")
+    add("--api-key", metavar="KEY", help="refuse requests without this key")
     add("--embeddings", action="store_true", help="serve embeddings, and nothing else")
     return parser.parse_args(arguments)
 
@@ -106,6 +107,8 @@ def _parameters(xllamacpp: Any, options: argparse.Namespace, model: Path) -> Any
     parameters.cpuparams.n_threads = options.threads
     parameters.cpuparams_batch.n_threads = options.threads
     parameters.endpoint_metrics = True
+    if options.api_key is not None:
+        parameters.api_keys = [options.api_key]
     if options.embeddings:
         parameters.embedding = True
         parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -13,10 +13,12 @@ import pytest
 
 from pyworker.local.signing import Signer
 from tests.support import engines
-from tests.support.engine_stack import EngineStack, Events, engine_stack
+from tests.support.engine_stack import DOOR_KEY, EngineStack, Events, engine_stack
 from tests.support.engines import Engine
-from tests.support.http import next_request_idx
+from tests.support.http import ask, next_request_idx
 from tests.support.process import ROOT
+from tests.support.sdk import API_KEY
+from tests.support.stack import MODEL_API_KEY
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
@@ -175,6 +177,24 @@ def test_embeddings(llama_cpp_embeddings: Engine, tmp_path: Path, signing_key: S
         assert [entry["index"] for entry in body["data"]] == [0, 1]
         assert {len(entry["embedding"]) for entry in body["data"]} == {1024}
         assert stack.settled() == served + 500 * 0.1  # 29 characters are less than the least there is
+
+
+def test_the_keys_of_clients_stay_here(tmp_path: Path, signing_key: Signer) -> None:
+    """The server would refuse them; what it gets is the worker's own, whoever asks."""
+    engine = engines.llama_cpp(tmp_path, "--api-key", MODEL_API_KEY).start()
+    payload = {"prompt": PROMPT, "max_tokens": 2}
+    bearer = {"Authorization": f"Bearer {DOOR_KEY}"}
+    try:
+        with engine_stack(tmp_path, signing_key, engine, "llama", {"MODEL_API_KEY": MODEL_API_KEY}) as stack:
+            body = json.dumps(payload).encode()
+            assert ask(engine.url, "POST", "/v1/completions", body, bearer).status == 401
+            assert ask(stack.url, "POST", "/v1/completions", body, bearer).status == 200
+            # The public SDK sends its user's key beside the envelope.
+            enveloped = json.dumps({"auth_data": stack.auth_data(), "payload": payload}).encode()
+            user = {"Authorization": f"Bearer {API_KEY}"}
+            assert ask(stack.url, "POST", "/v1/completions", enveloped, user).status == 200
+    finally:
+        engine.stop()
 
 
 def test_the_benchmark_measures_it(llama_cpp: Engine, tmp_path: Path, signing_key: Signer) -> None:
