@@ -77,10 +77,12 @@ def serve(options: argparse.Namespace, model: Path) -> int:
 
 
 class _Start:
-    """Starts the server on a thread of its own, which asks for the end if that fails. It is never ended."""
+    """Starts the server on a thread of its own, which asks for the end if that fails.
+
+    The thread, and so the server, never ends: the end of a server whose loop has not begun yet takes forever.
+    """
 
     def __init__(self, options: argparse.Namespace, model: Path) -> None:
-        self.server: Any = None
         self.fault = ""
         self.thread = threading.Thread(
             target=self._run, args=(options, model), name="pyworker-llama-start", daemon=True
@@ -89,11 +91,13 @@ class _Start:
     def _run(self, options: argparse.Namespace, model: Path) -> None:
         xllamacpp: Any = importlib.import_module("xllamacpp")
         try:
-            self.server = xllamacpp.Server(_parameters(xllamacpp, options, model))
+            _server = xllamacpp.Server(_parameters(xllamacpp, options, model))
         except (AttributeError, RuntimeError) as error:
             newer = " (pip install --upgrade xllamacpp)" if isinstance(error, AttributeError) else ""
             self.fault = f"{error}{newer}"
             os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            threading.Event().wait()
 
 
 def _parameters(xllamacpp: Any, options: argparse.Namespace, model: Path) -> Any:
@@ -145,5 +149,4 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # The server's own end waits forever for a loop that has not begun yet.
-    os._exit(status)
+    os._exit(status)  # without the server's own end, see above

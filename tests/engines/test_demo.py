@@ -25,5 +25,5 @@ def test_the_demo_of_openai_runs_llama_cpp(installed: Installed, start: Start, t
     assert run.end(SECONDS) == 0, run.said
     assert "waiting for llama.cpp's server" in run.said
     assert run.said.count("$ .venv/bin/python -m workers.openai.client ") == 3
-    assert "main loop exited" in (folder / ".pyworker" / "model.log").read_text("utf-8")
+    assert "model loaded" in (folder / ".pyworker" / "model.log").read_text("utf-8")
     assert run.left() == []
