@@ -48,6 +48,7 @@ def meaning(log: Path) -> list[str]:
 def test_the_golden_logs_are_those_of_the_real_server(tmp_path: Path, name: str) -> None:
     if name == "llama_cpp_2026":
         engine = engines.llama_cpp(tmp_path).start()
+        engine.wait_for_log("listening on")  # written by a thread of its own
         engine.stop()
     elif name == "llama_cpp_damaged_file":
         damaged = tmp_path / "damaged.gguf"

@@ -71,12 +71,14 @@ class Engine:
 
     def launch(self) -> Self:
         """Start the process without waiting for it."""
-        kept = ("PATH", "HOME", "LANG", "TMPDIR")
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        # One that is killed leaves its files to the test's folder.
+        own = {**kept, **_QUIET, "TMPDIR": str(self.log_file.parent)}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=ROOT,
-                env={**{name: os.environ[name] for name in kept if name in os.environ}, **_QUIET},
+                env=own,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
