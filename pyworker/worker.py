@@ -16,11 +16,13 @@ from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
 from pyworker.lifecycle.loading_watch import LoadingWatch
 from pyworker.lifecycle.log_events import LogEffects
 from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.phases import Phases
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.suspicion import FailureStreak
 from pyworker.lifecycle.throughput_watch import Load, ThroughputWatch
 from pyworker.lifecycle.warm_up import WarmUp
+from pyworker.proxy.admission import AdmissionControl
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
 from pyworker.proxy.disconnect import DisconnectWatcher
@@ -37,6 +39,9 @@ from pyworker.reporting.wire import Identity, ModelFigures
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Sessions
+from pyworker.telemetry.metrics import Metrics
+from pyworker.telemetry.recorder import Recorder
+from pyworker.telemetry.window import Window
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +65,20 @@ class Worker:
         )
 
         # -- what is counted, and what a report says
+        self.recorder = Recorder()
+        self.window = Window(time.time)
+        self.metrics = Metrics()
+        self.recorder.tell(self.window.take)
+        self.recorder.tell(self.metrics.take)
         self._journal = Journal()
         self.ledger = Ledger(self._journal.append, on_change=wake_report)
         journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
-        self.lifecycle = ModelLifecycle(self.ledger.touch, wake_loading)
+        self.phases = Phases()
+        self.lifecycle = ModelLifecycle(
+            self.ledger.touch,
+            wake_loading,
+            lambda: self.phases.enter(self.lifecycle.state, self.lifecycle.status.error_msg),
+        )
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,
@@ -76,7 +91,7 @@ class Worker:
         key_fetcher = KeyFetcher(
             self._key_client, self.verifier.set_public_key, on_new_key=self.ledger.touch, wake=wake_key
         )
-        reporter = Reporter(
+        self.reporter = Reporter(
             self._report_client,
             self.ledger,
             self._journal,
@@ -86,7 +101,7 @@ class Worker:
         )
 
         # -- whether the model is loaded and healthy
-        benchmark = Benchmark(
+        self.benchmark = Benchmark(
             backend.benchmark_handler,
             client,
             concurrency=backend.benchmark_concurrency,
@@ -95,7 +110,7 @@ class Worker:
         )
         self._probe = None if backend.health_url is None else self._new_probe(backend.health_url)
         has_health = self._probe is not None
-        check = benchmark.problem if self._probe is None else self._probe.problem
+        check = self.benchmark.problem if self._probe is None else self._probe.problem
         loaded_by = self._probe.name if self._probe and settings.model_readiness.by_health else ""
         health = HealthMonitor(
             check,
@@ -112,7 +127,7 @@ class Worker:
         self._warm_up = WarmUp(
             settings=settings,
             lifecycle=self.lifecycle,
-            benchmark=benchmark,
+            benchmark=self.benchmark,
             client=client,
             probe=self._probe,
             payload_classes=[handler.payload_cls() for handler in backend.handlers],
@@ -125,7 +140,7 @@ class Worker:
                 backend.log_actions,
                 lambda action, line, is_old: log_effects.take(action, line, is_old),
             )
-        loading = LoadingWatch(
+        self.loading = LoadingWatch(
             self.lifecycle,
             warn_after=settings.model_loading_warn_after,
             source=settings.model_readiness,
@@ -145,7 +160,7 @@ class Worker:
             settings.model_readiness,
             has_health=has_health,
             monitor=health,
-            loading=loading,
+            loading=self.loading,
             memory=memory,
         )
 
@@ -166,17 +181,17 @@ class Worker:
             check=self._check_signature,
             max_unsigned=max(1, settings.threads // 16),
         )
+        self.admission = AdmissionControl(self.verifier, self.lifecycle, self.ledger, settings.max_in_hand)
         self.pipeline = Pipeline(
             reception=Reception(
                 self.verifier, bodies, Door(settings.openai_api_key_digests), self.sessions.extend
             ),
             verifier=self.verifier,
-            lifecycle=self.lifecycle,
-            ledger=self.ledger,
+            admission=self.admission,
             client=client,
             watcher=self.watcher,
-            max_in_hand=settings.max_in_hand,
             streak=FailureStreak(health.requests_failed),
+            recorder=self.recorder,
         )
 
         # -- the background threads, in the order in which they are stopped: the last report carries what
@@ -193,18 +208,19 @@ class Worker:
             ),
             Loop(
                 "pyworker-loading",
-                lambda: _earlier(memory.step(), loading.step(time.monotonic())),
+                lambda: _earlier(memory.step(), self.loading.step(time.monotonic())),
                 wake=wake_loading,
             ),
             Loop("pyworker-benchmark", self._warm_up.step),
+            Loop("pyworker-telemetry", self.recorder.step, on_end=self.recorder.flush),
             Loop("pyworker-throughput", lambda: throughput.step(time.monotonic())),
             Loop("pyworker-disconnect", self.watcher.step),
             Loop(
                 "pyworker-report",
-                lambda: reporter.report_once(time.monotonic()),
+                lambda: self.reporter.report_once(time.monotonic()),
                 wake=wake_report,
                 hold=MIN_INTERVAL,
-                on_end=reporter.flush,
+                on_end=self.reporter.flush,
             ),
         ]
         if not settings.unsecured:

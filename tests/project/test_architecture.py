@@ -24,7 +24,7 @@ IMPORT_DEADLINE = 60  # seconds; a cold import on a busy machine takes a few
 #: wing.
 LAYERS = (
     {"errors", "wsgi_extensions"},
-    {"runtime"},
+    {"runtime", "telemetry"},
     {"config", "validation"},
     {"data_types"},
     {"downstream", "upstream"},
@@ -34,6 +34,7 @@ LAYERS = (
     {"engines", "proxy"},
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
+    {"status"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
@@ -73,7 +74,7 @@ CORE = (
 
 #: Which wing (or module beside the wings) may import which third-party package.
 ALLOWED = {
-    "flask": {"app", "backend", "jobs", "local", "proxy", "responses", "routes", "sessions"},
+    "flask": {"app", "backend", "jobs", "local", "proxy", "responses", "routes", "sessions", "status"},
     "werkzeug": {"app", "local", "proxy", "responses"},
     "requests": {
         "client",
@@ -95,6 +96,7 @@ ALLOWED = {
     "pydantic": {"data_types", "loadtest", "local", "proxy", "sessions", "validation"},
     "pydantic_core": {"data_types", "proxy", "reporting", "sessions", "upstream", "validation"},
     "hdrh": {"loadtest"},
+    "prometheus_client": {"telemetry"},
     "rich": {"loadtest"},
     "gunicorn": {"downstream"},
     "transformers": {"tokenizer"},
