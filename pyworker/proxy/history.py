@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,13 @@ from pyworker.reporting.tracker import RequestTracker
 from pyworker.telemetry.record import REFUSED, RequestRecord
 from pyworker.telemetry.recorder import Recorder
 from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
+from pyworker.upstream.adapter import Trace
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+# https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class History:
@@ -68,3 +73,13 @@ class History:
                 work=tracker.work,
             )
         )
+
+
+def trace_of(environ: WSGIEnvironment) -> Trace:
+    """The header fields by which the model server's log and traces can be matched with ours."""
+    request_id: str | None = environ.get(REQUEST_ID)
+    trace = [("X-Request-Id", request_id)] if request_id else []
+    parent: str | None = environ.get("HTTP_TRACEPARENT")
+    if parent is not None and _TRACEPARENT.fullmatch(parent):
+        trace.append(("traceparent", parent))
+    return trace

@@ -27,7 +27,7 @@ from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.envelope import Envelope
 from pyworker.proxy.exchange import Exchange
-from pyworker.proxy.history import History
+from pyworker.proxy.history import History, trace_of
 from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.proxy.reception import Reception
 from pyworker.proxy.verdict import NO_WORK, JobVerdict, Judge, ResponseVerdict
@@ -37,6 +37,7 @@ from pyworker.runtime.log_limit import LogLimit
 from pyworker.runtime.request_queue import Admission
 from pyworker.runtime.sample import Measure
 from pyworker.telemetry.recorder import Recorder
+from pyworker.upstream.adapter import Trace
 from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.client import ModelClient
 from pyworker.upstream.encoding import encode_payload
@@ -122,7 +123,7 @@ class Pipeline:
         def respond(exchange: Exchange, envelope: Envelope[ApiPayload]) -> flask.Response:
             if isinstance(handler, JobHandler):
                 return self._perform(handler, request, envelope, exchange)
-            model_response = self._forward(route, envelope, exchange)
+            model_response = self._forward(route, envelope, exchange, trace_of(request.environ))
             return exchange.deliver(handler.generate_client_response(request, model_response))
 
         return self._serve(route, request.environ, respond)
@@ -138,7 +139,7 @@ class Pipeline:
         def respond(
             exchange: Exchange, envelope: Envelope[ApiPayload]
         ) -> tuple[Passed, Iterable[bytes]] | flask.Response:
-            passed = passing(self._forward(route, envelope, exchange))
+            passed = passing(self._forward(route, envelope, exchange, trace_of(environ)))
             if passed.status in (204, 304):
                 return exchange.deliver(response_of(passed))
             return passed, exchange.pass_on(passed)
@@ -212,7 +213,9 @@ class Pipeline:
             raise Aborted
         exchange.tracker.start_work()
 
-    def _forward(self, route: Route, envelope: Envelope[ApiPayload], exchange: Exchange) -> requests.Response:
+    def _forward(
+        self, route: Route, envelope: Envelope[ApiPayload], exchange: Exchange, trace: Trace
+    ) -> requests.Response:
         handler = route.handler
         payload = envelope.take_payload()
         hidden = handler.hidden_events(payload)
@@ -220,7 +223,12 @@ class Pipeline:
         # A large payload is in memory once at most while the model works.
         del payload
         model_response = self._client.forward(
-            handler.endpoint, body, exchange.call, method=handler.method, content_type=content_type
+            handler.endpoint,
+            body,
+            exchange.call,
+            method=handler.method,
+            content_type=content_type,
+            trace=trace,
         )
         del body
         exchange.hold(model_response, ResponseVerdict(model_response, route.judge, route.measure, hidden))
