@@ -11,7 +11,8 @@
     proxy/       one request from envelope to response
     sessions/    requests that belong together, and their routes
 
-Beside them, for authors: `data_types`, `backend`, `responses`, `engines`, `tokenizer`, `words`, `server`.
+Beside them, for authors: `data_types`, `routes`, `backend`, `responses`, `jobs`, `engines`, `tokenizer`,
+`words`, `server`.
 `worker` wires everything together and `app` is the Flask app; `registry` finds a worker by name.
 
     client/      SDK for callers

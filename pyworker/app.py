@@ -16,6 +16,7 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.errors import RequestError, Unauthorized, UpdateRefused
+from pyworker.proxy.door import DIRECT, openai_error
 from pyworker.proxy.pipeline import PIPELINE
 from pyworker.registry import load_worker
 from pyworker.sessions.views import SessionViews
@@ -178,9 +179,15 @@ def _error_response(error: Exception) -> flask.Response:
     # The error may have come after the view; its response is lost then.
     _fail_held(flask.request.environ)
     if isinstance(error, RequestError):
-        return _json_response(error.status, error.body(), error.retry_after)
+        body = error.body()
+        if flask.request.environ.get(DIRECT):
+            body = openai_error(error.status, error.message, error)
+        return _json_response(error.status, body, error.retry_after)
     if isinstance(error, HTTPException):
-        response = _json_response(error.code or 500, {"error": error.name.lower()})
+        body = {"error": error.name.lower()}
+        if flask.request.environ.get(DIRECT):
+            body = openai_error(error.code or 500, error.name.lower())
+        response = _json_response(error.code or 500, body)
         for name, value in error.get_headers():
             if name.lower() in ("allow", "retry-after"):
                 response.headers[name] = value

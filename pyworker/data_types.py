@@ -11,7 +11,7 @@ import functools
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
@@ -21,7 +21,7 @@ from pydantic_core import PydanticKnownError
 from typing_extensions import Self
 
 from pyworker.errors import JsonDataException as JsonDataException
-from pyworker.runtime.sample import ResponseSample
+from pyworker.runtime.sample import ResponseSample as ResponseSample
 from pyworker.validation import STRICT, parse_fields
 
 if TYPE_CHECKING:
@@ -29,6 +29,26 @@ if TYPE_CHECKING:
     import requests
 
     from pyworker.config import Settings
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file in a form. content_type: such as `audio/wav`; empty for none."""
+
+    data: bytes
+    filename: str
+    content_type: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Upload {self.content_type} [{len(self.data)} bytes]>"
+
+
+@dataclass(frozen=True)
+class Form:
+    """multipart/form-data: text fields and files, each with its name; a name may come more than once."""
+
+    fields: Sequence[tuple[str, str]] = ()
+    uploads: Sequence[tuple[str, Upload]] = ()
 
 
 @functools.cache
@@ -63,12 +83,78 @@ class ApiPayload(ABC):
         """The JSON for the model server; by default every field by its name."""
         return {name: getattr(self, name) for name in _field_names(type(self))}
 
+    def generate_payload_multipart(self) -> Form | None:
+        """The form for the model server, if it takes multipart/form-data; None: JSON."""
+        return None
+
     @classmethod
     def prepare(cls, settings: Settings) -> None:
         """Load what `count_workload` needs, such as a tokenizer. Called once, in the background."""
 
 
+@dataclass
+class OpenPayload(ApiPayload):
+    """A payload whose declared fields are checked, and which passes on all fields that the client sent.
+
+    A field that is not declared is not looked at.
+    """
+
+    @classmethod
+    def from_json_msg(cls, json_msg: Mapping[str, Any]) -> Self:
+        """Parse the declared fields; raises `JsonDataException` with a message for each at fault."""
+        declared = {name: json_msg[name] for name in _field_names(cls) if name in json_msg}
+        payload = parse_fields(cls, declared)
+        vars(payload)["_sent"] = json_msg
+        return payload
+
+    @classmethod
+    def from_form(cls, form: Form) -> Self:
+        """The payload of a client that sent multipart/form-data; by default each text field as a string."""
+        return cls.from_json_msg(dict(form.fields))
+
+    @property
+    def sent(self) -> Mapping[str, Any]:
+        """What the client sent; empty for a payload that was not parsed."""
+        return vars(self).get("_sent", {})
+
+    def generate_payload_json(self) -> dict[str, Any]:
+        """What the client sent, in its order, and the declared fields that are not None."""
+        own = super().generate_payload_json()
+        return {**self.sent, **{name: value for name, value in own.items() if value is not None}}
+
+
+@dataclass
+class NoPayload(OpenPayload):
+    """That of a GET, which costs no work."""
+
+    @classmethod
+    def for_test(cls) -> Self:
+        return cls()
+
+    def count_workload(self) -> float:
+        return 0.0
+
+
 Payload = TypeVar("Payload", bound=ApiPayload)
+
+
+@dataclass(frozen=True)
+class HiddenEvents:
+    """Events of a streamed response that are not passed on to the client.
+
+    marker: only an event that holds these bytes is looked at; matches: whether such an event, as it was
+    received, is hidden.
+    """
+
+    marker: bytes
+    matches: Callable[[bytes], bool]
+
+
+class Dialect(Enum):
+    """What clients of a route speak beside the signed envelope."""
+
+    ENVELOPE = "the envelope only"
+    OPENAI = "the API of OpenAI: a plain body, an API key as bearer token, errors in its shape"
 
 
 #: 64 bits: whoever reads a report can parse it.
@@ -143,6 +229,11 @@ class EndpointHandler(ABC, Generic[Payload]):
     concurrency: concurrent requests in a round of the benchmark.
     """
 
+    #: OPENAI also opens the route to clients with a key of OPENAI_API_KEY_DIGESTS.
+    dialect: ClassVar[Dialect] = Dialect.ENVELOPE
+    #: POST, or GET for a route without a payload (`NoPayload`).
+    method: ClassVar[str] = "POST"
+
     benchmark_runs: int = 8
     benchmark_words: int = 100
     allow_parallel_requests: bool | None = None
@@ -172,6 +263,22 @@ class EndpointHandler(ABC, Generic[Payload]):
     def generate_payload_json(self, payload: Payload) -> dict[str, Any]:
         """The JSON for the model server; by default the payload's own."""
         return payload.generate_payload_json()
+
+    def generate_payload_multipart(self, payload: Payload) -> Form | None:
+        """The form for the model server, or None for JSON; by default the payload's own."""
+        return payload.generate_payload_multipart()
+
+    def hidden_events(self, payload: Payload) -> HiddenEvents | None:  # noqa: ARG002
+        """The events of the model server's response to this payload that the client does not get."""
+        return None
+
+    def count_work(self, response: ResponseSample) -> float | None:  # noqa: ARG002
+        """The work that a 2xx response shows to have been done, in the unit of `count_workload`.
+
+        None: the response does not tell; what `count_workload` said counts if it is complete. Also called
+        for a response that was cut, with what had arrived by then.
+        """
+        return None
 
     def find_failure(self, response: ResponseSample) -> str:  # noqa: ARG002
         """The reason why a complete 2xx response of the model server is a failure; empty if it is a success.

@@ -19,12 +19,15 @@ from pyworker.lifecycle.log_tail import LogTailer
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.suspicion import FailureStreak
+from pyworker.lifecycle.throughput_watch import Load, ThroughputWatch
 from pyworker.lifecycle.warm_up import WarmUp
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
 from pyworker.proxy.disconnect import DisconnectWatcher
+from pyworker.proxy.door import Door
 from pyworker.proxy.exchange import SHUTDOWN
 from pyworker.proxy.pipeline import Pipeline
+from pyworker.proxy.reception import Reception
 from pyworker.reporting.autoscaler_client import AutoscalerClient
 from pyworker.reporting.journal import Journal, JournalKeeper
 from pyworker.reporting.ledger import Ledger
@@ -146,24 +149,32 @@ class Worker:
             memory=memory,
         )
 
+        throughput = ThroughputWatch(
+            lambda: Load(self.ledger.served, self.ledger.in_hand()[1]),
+            lambda: self._figures().max_perf,
+            backend.benchmark_concurrency,
+        )
+
         # -- the path of a request
         self.watcher = DisconnectWatcher()
         self._callbacks = Callbacks(client, on_add=wake_callbacks)
         self.sessions = Sessions(
             self.ledger, backend.max_sessions, on_create=wake_sessions, on_close=self._callbacks.add
         )
+        bodies = BodyReader(
+            settings.max_body_bytes,
+            check=self._check_signature,
+            max_unsigned=max(1, settings.threads // 16),
+        )
         self.pipeline = Pipeline(
+            reception=Reception(
+                self.verifier, bodies, Door(settings.openai_api_key_digests), self.sessions.extend
+            ),
             verifier=self.verifier,
             lifecycle=self.lifecycle,
             ledger=self.ledger,
-            extend_session=self.sessions.extend,
             client=client,
             watcher=self.watcher,
-            bodies=BodyReader(
-                settings.max_body_bytes,
-                check=self._check_signature,
-                max_unsigned=max(1, settings.threads // 16),
-            ),
             max_in_hand=settings.max_in_hand,
             streak=FailureStreak(health.requests_failed),
         )
@@ -186,6 +197,7 @@ class Worker:
                 wake=wake_loading,
             ),
             Loop("pyworker-benchmark", self._warm_up.step),
+            Loop("pyworker-throughput", lambda: throughput.step(time.monotonic())),
             Loop("pyworker-disconnect", self.watcher.step),
             Loop(
                 "pyworker-report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,15 @@ from pyworker.local.signing import Signer
 from tests.support import process
 from tests.support.leaks import LeakCheck, share_port, unshare_port
 from tests.support.scripted import ScriptedServer
-from tests.support.stack import ECHO_WORKER, MAX_BODY, MODEL_API_KEY, NewStack, Stack
+from tests.support.stack import (
+    API_KEY,
+    ECHO_WORKER,
+    MAX_BODY,
+    MODEL_API_KEY,
+    PLAIN_WORKER,
+    NewStack,
+    Stack,
+)
 from tests.support.starting import Installed, Run, Start, installed_copy
 from tests.support.tls import tls_variables
 from tests.support.waiting import DEADLINE
@@ -130,13 +139,28 @@ def shared_front(
         yield stack
 
 
+@pytest.fixture(scope="session")
+def shared_plain(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Iterator[Stack]:
+    """A ready worker of tests/support/plain_worker, which knows API_KEY."""
+    variables = {
+        "OPENAI_API_KEY_DIGESTS": hashlib.sha256(API_KEY.encode()).hexdigest(),
+        "MODEL_API_KEY": MODEL_API_KEY,
+        "MODEL_TIMEOUT": "2",
+        "MAX_BODY_BYTES": str(MAX_BODY),
+    }
+    with _ready_stack(tmp_path_factory.mktemp("keyed"), signing_key, variables, PLAIN_WORKER) as stack:
+        yield stack
+
+
 @contextmanager
-def _ready_stack(folder: Path, signer: Signer, variables: Mapping[str, str]) -> Generator[Stack]:
+def _ready_stack(
+    folder: Path, signer: Signer, variables: Mapping[str, str], app: str = ECHO_WORKER
+) -> Generator[Stack]:
     with Autoscaler(signer=signer) as autoscaler, ScriptedServer() as model:
         autoscaler_port = urlsplit(autoscaler.url).port or 0
         share_port(autoscaler_port, "pyworker-autoscaler")
         share_port(model.port, f"scripted-{model.port}")
-        stack = Stack(folder, autoscaler, model, variables)
+        stack = Stack(folder, autoscaler, model, variables, app)
         try:
             stack.start_ready()
             yield stack
@@ -152,6 +176,14 @@ def stack(shared_stack: Stack) -> Stack:
     shared_stack.model.forget()
     assert shared_stack.worker.is_alive, shared_stack.worker.log
     return shared_stack
+
+
+@pytest.fixture
+def plain(shared_plain: Stack) -> Stack:
+    """The worker made the short way, with a model server that has no orders yet."""
+    shared_plain.model.forget()
+    assert shared_plain.worker.is_alive, shared_plain.worker.log
+    return shared_plain
 
 
 @pytest.fixture

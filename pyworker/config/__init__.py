@@ -99,6 +99,9 @@ class Settings:
     model_load_log_msg: tuple[str, ...] | None = setting("MODEL_LOAD_LOG_MSG", None, _phrases)
     model_error_log_msgs: tuple[str, ...] | None = setting("MODEL_ERROR_LOG_MSGS", None, _phrases)
     model_info_log_msgs: tuple[str, ...] | None = setting("MODEL_INFO_LOG_MSGS", None, _phrases)
+    openai_api_key_digests: tuple[str, ...] = setting(
+        "OPENAI_API_KEY_DIGESTS", (), parsers.key_digests, secret=True
+    )
     model_api_key: str = setting("MODEL_API_KEY", "", parsers.header_value, secret=True)
     model_timeout: float | None = setting("MODEL_TIMEOUT", None, parsers.seconds)
     model_ca_file: Path | None = setting("MODEL_CA_FILE", None, parsers.certificates_file)

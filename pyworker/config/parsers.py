@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 # Four months; every clock of the system can represent that.
 _MAX_SECONDS = 10_000_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -146,6 +147,23 @@ def certificates_file(text: str) -> Path:
     except (OSError, ValueError):  # ssl.SSLError is an OSError
         raise ValueError("expected a PEM file with certificates") from None
     return Path(text)
+
+
+def key_digests(text: str) -> tuple[str, ...]:
+    """SHA-256 digests in hexadecimal, separated by commas; or the path of a file with one on each line."""
+    if "/" in text:
+        try:
+            text = Path(text).read_text("utf-8", "replace")
+        except OSError as error:
+            raise ValueError(f"the file cannot be read ({error.strerror})") from None
+    lines = (line.partition("#")[0] for line in text.replace(",", "\n").splitlines())
+    digests = tuple(line.strip().lower() for line in lines if line.strip())
+    if not digests or not all(_SHA256.fullmatch(digest) for digest in digests):
+        raise ValueError(
+            "expected SHA-256 digests (printf %s KEY | sha256sum) separated by commas, or the path of a file "
+            "with one on each line"
+        )
+    return digests
 
 
 def path_or_base_url(text: str) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
+from pyworker.jobs import Job, JobCall, JobHandler
 from pyworker.lifecycle.parallel import run_all
 from pyworker.responses import iterate
 from pyworker.runtime.redaction import redacted
-from pyworker.runtime.sample import ResponseSample, Sampler
+from pyworker.runtime.sample import ResponseSample, Sampler, measured
 from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.client import ModelClient
+from pyworker.upstream.encoding import encode_payload
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +150,8 @@ class Benchmark:
 
     def _send_all(self, payloads: Sequence[Any]) -> tuple[Sequence[Attempt], float]:
         """Send requests in parallel, abort those that are late; the attempts, and the seconds it took."""
-        calls = [ModelCall() for _ in payloads]
+        new_call = JobCall if isinstance(self._handler, JobHandler) else ModelCall
+        calls: list[ModelCall] = [new_call() for _ in payloads]
         with self._lock:
             self._calls.update(calls)
         if self._stopping.is_set():  # it may have been set before the calls were known
@@ -176,27 +179,48 @@ class Benchmark:
     def _attempt(self, payload: Any, call: ModelCall) -> Attempt:
         workload = float(payload.count_workload())
         started = time.monotonic()
-        sampler: Sampler | None = None
+        arrived: list[Sampler] = []
         try:
-            response = self._client.post(
-                self._handler.endpoint,
-                self._handler.generate_payload_json(payload),
-                call,
-                timeout=self._timeout,
-            )
-            sampler = Sampler(response.status_code, response.headers.get("Content-Type", ""))
-            with response:
-                for piece in iterate(response):
-                    sampler.feed(piece)
+            if isinstance(self._handler, JobHandler):
+                work = self._perform(self._handler, payload, call, arrived)
+            else:
+                work = self._forward(payload, call, arrived)
         except (Aborted, RequestError, ModelBroken) as error:
             if isinstance(error, Aborted) and self._stopping.is_set():
                 return Attempt(workload, "aborted")
             if isinstance(error, Aborted) or time.monotonic() - started >= self._timeout:
-                missing = "response" if sampler is None else "complete response"
+                missing = "complete response" if arrived else "response"
                 return Attempt(workload, f"no {missing} in {self._timeout:g} s", late=True)
             refused = isinstance(error, RequestError) and error.status == 502
             return Attempt(workload, str(error), refused)
-        return Attempt(workload, _failure(self._handler, sampler.sample()))
+        failure = _failure(self._handler, arrived[0].sample())
+        return Attempt(workload if work is None else work, failure)
+
+    def _forward(self, payload: Any, call: ModelCall, arrived: list[Sampler]) -> float | None:
+        """The work done, if the response tells. The response goes into `arrived` as it comes."""
+        body, content_type = encode_payload(self._handler, payload)
+        response = self._client.forward(
+            self._handler.endpoint, body, call, content_type=content_type, timeout=self._timeout
+        )
+        sampler = Sampler(response.status_code, response.headers.get("Content-Type", ""))
+        arrived.append(sampler)
+        with response:
+            for piece in iterate(response):
+                sampler.feed(piece)
+        is_success = 200 <= response.status_code < 300
+        return measured(self._handler.count_work, sampler.sample()) if is_success else None
+
+    def _perform(
+        self, handler: JobHandler[Any], payload: Any, call: ModelCall, arrived: list[Sampler]
+    ) -> float | None:
+        assert isinstance(call, JobCall)
+        job = Job(self._client, call, self._timeout)
+        call.begin()
+        response = handler.perform(payload, job)
+        sampler = Sampler(response.status_code, response.content_type or "")
+        sampler.feed(response.get_data())
+        arrived.append(sampler)
+        return job.work
 
 
 def _abort(calls: Sequence[ModelCall]) -> None:

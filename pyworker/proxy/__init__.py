@@ -1,8 +1,11 @@
 """The path of one request: from the client's body to the last byte of its response.
 
 pipeline    the steps in order: parse, authenticate, admit, queue, forward
+reception   what a client has sent, once it is authenticated
 body        reads bodies within limits; a large one must show its signature early
 envelope    the body's parts: `auth_data`, payload, session id
+door        clients with an API key, and errors in the shape that they expect
+forms       multipart/form-data → text fields and files
 auth        the autoscaler's signatures, and replays of them
 exchange    what one request holds until its last byte, and how it is aborted
 verdict     the model server's response → the outcome

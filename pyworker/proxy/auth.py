@@ -108,7 +108,8 @@ class SignatureVerifier:
             raise ValueError(f"{own_url!r} is not an HTTP or HTTPS URL")
         self._now = now
         self._on_stale_key = on_stale_key
-        self._unsecured = unsecured
+        #: Whether signatures are not checked.
+        self.unsecured = unsecured
         self._replay = ReplayWindow()
         # Guards _key, _verified (cache of good signatures of the current form, with their URLs; newest last)
         # and _refetched_at.
@@ -120,7 +121,7 @@ class SignatureVerifier:
     @property
     def has_key(self) -> bool:
         """Whether signatures can be checked at all."""
-        return self._unsecured or self._key is not None
+        return self.unsecured or self._key is not None
 
     def set_public_key(self, pem: str) -> bool:
         """Set the autoscaler's key. True if it changed. Raises ValueError if it is no PEM."""
@@ -143,7 +144,7 @@ class SignatureVerifier:
 
         Returns the message that `verify` uses up; None if the signature may be used any number of times.
         """
-        if self._unsecured:
+        if self.unsecured:
             return None
         key = self._key
         if key is None:
@@ -183,7 +184,7 @@ class SignatureVerifier:
             self._on_stale_key()
 
     def __repr__(self) -> str:
-        state = "unsecured" if self._unsecured else "with key" if self._key else "without key"
+        state = "unsecured" if self.unsecured else "with key" if self._key else "without key"
         return f"<SignatureVerifier {state} {self._replay!r}>"
 
 

@@ -47,8 +47,11 @@ class BodyReader:
         self._threads, self._memory = Budget(max_unsigned), Budget(UNSIGNED_BYTES)
 
     @contextlib.contextmanager
-    def reading(self, request: flask.Request, limit: int | None = None) -> Generator[bytes]:
-        """The whole body, of at most `limit` bytes. Leave the context once its sender is authenticated.
+    def reading(
+        self, request: flask.Request, limit: int | None = None, *, is_signed: bool = False
+    ) -> Generator[bytes]:
+        """The whole body, of at most `limit` bytes. Leave the context once its sender is authenticated;
+        is_signed: it is already.
 
         A byte-order mark at its start is removed. Raises `UnsupportedCoding`, `BodyTooLarge`, `BadRequest` if
         the body ended early, `NotReady` if too many unsigned bodies are being read, or what `check` raises.
@@ -62,7 +65,9 @@ class BodyReader:
         declared = request.content_length
         if declared is not None and declared > limit:
             raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
-        guard = _Guard(self._check, self._threads, self._memory, request.environ.get(LEAVE_LINE))
+        guard = _Guard(
+            self._check, self._threads, self._memory, request.environ.get(LEAVE_LINE), is_signed=is_signed
+        )
         try:
             try:
                 if declared is None or declared > SMALL_BODY:
@@ -103,11 +108,13 @@ class _Guard:
         threads: Budget,
         memory: Budget,
         leave_line: Callable[[], None] | None,
+        *,
+        is_signed: bool,
     ) -> None:
         """leave_line: releases the thread slot of signed requests (`wsgi_extensions.LEAVE_LINE`)."""
         self._check, self._threads, self._memory = check, threads, memory
         self._leave_line = leave_line
-        self.is_signed = False
+        self.is_signed = is_signed
         self._has_thread = False
         self._taken = 0
 

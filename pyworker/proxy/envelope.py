@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+import flask
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,6 +17,8 @@ from pyworker.errors import JsonDataException, Unprocessable
 from pyworker.validation import MISSING_PARAMETER, STRICT, faults_left_out, field_faults
 
 MISSING_PART = "field missing"
+#: The header of a request without a body: `auth_data` as JSON.
+AUTH_DATA_HEADER = "X-Auth-Data"
 
 #: The type of the payload: a route's payload class, or a plain dataclass.
 T = TypeVar("T")
@@ -59,6 +62,17 @@ def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
         except JsonDataException as error:
             raise JsonDataException({"payload": error.json_msg}, more=error.more) from None
     return Envelope(parts.auth_data, payload, parts.session_id)
+
+
+def auth_data_in(request: flask.Request) -> AuthData | None:
+    """The `auth_data` of a request without a body; None if it has none. Raises `Unprocessable`."""
+    text = request.headers.get(AUTH_DATA_HEADER)
+    if text is None:
+        return None
+    try:
+        return AuthData.from_json_msg(parse_object(text.encode("latin-1", "replace")))
+    except JsonDataException as error:
+        raise JsonDataException({AUTH_DATA_HEADER: error.json_msg}, more=error.more) from None
 
 
 @functools.cache

@@ -96,10 +96,11 @@ class Exchange:
         slot: Slot,
         watcher: DisconnectWatcher,
         registers: Sequence[OpenExchanges],
+        call: ModelCall,
     ) -> None:
         self.tracker = tracker
         self.slot = slot
-        self.call = ModelCall()
+        self.call = call
         self._watcher = watcher
         self._presence: Presence | None = None
         self._model_response: requests.Response | None = None
@@ -124,14 +125,14 @@ class Exchange:
     def client_gone(self) -> None:
         """The client hung up: leave the queue and end the call to the model server."""
         self.gone = True
-        if self.tracker.end(Outcome.CANCELLED):
+        if self._end_early(Outcome.CANCELLED):
             logger.info("499 request %d: the client hung up", self.tracker.request_idx)
         self._end_call()
 
     def abort(self, reason: AbortReason) -> None:
         """End the request now. A response that has begun is truncated visibly."""
         self.aborted = reason
-        self.tracker.end(reason.outcome)
+        self._end_early(reason.outcome)
         if reason.is_final:
             self.call.abort()
             self.slot.release()
@@ -151,13 +152,24 @@ class Exchange:
         with self._lock:
             if self._is_closed or self._limit is not None:
                 return
-            limit = self._limit = threading.Timer(MAX_LINGER, self.call.abort)
+            limit = self._limit = threading.Timer(MAX_LINGER, self._stop_waiting)
             limit.name = "pyworker-hang-up-limit"
             limit.daemon = True
             limit.start()
 
-    def hold(self, model_response: requests.Response, verdict: Verdict) -> None:
-        """Keep the model server's response until the exchange ends. `verdict` makes the outcome from it."""
+    def _stop_waiting(self) -> None:
+        self.call.abort()
+        self.slot.release()
+
+    def _end_early(self, outcome: Outcome) -> bool:
+        """The response is not complete. The work done for it counts, as far as it is known."""
+        verdict = self._verdict
+        return self.tracker.end(outcome, work=None if verdict is None else verdict.work_so_far())
+
+    def hold(self, model_response: requests.Response | None, verdict: Verdict) -> None:
+        """Keep the model server's response, if there is one, until the exchange ends. `verdict` decides the
+        outcome.
+        """
         self._model_response = model_response
         self._verdict = verdict
 
@@ -204,26 +216,26 @@ class Exchange:
                 yield piece
                 part = next(others, None)
         except Exception as error:
-            self.tracker.end(Outcome.ERROR)
+            self._end_early(Outcome.ERROR)
             reason = str(error) if isinstance(error, PyworkerError) else type(error).__name__
             if not self.call.aborted and (more := _abort_lines.suffix(reason)) is not None:
                 logger.warning("request %d: response aborted: %s%s", self.tracker.request_idx, reason, more)
             # Makes the server close the connection without a proper end of the body.
             raise ConnectionResetError(errno.ECONNRESET, reason) from error
         except (SystemExit, KeyboardInterrupt):
-            self.tracker.end(Outcome.ERROR)
+            self._end_early(Outcome.ERROR)
             raise
         self._end(status)
 
     def _end(self, status: int) -> None:
         """The response with this status is complete."""
         assert self._verdict is not None, "delivered without a response of the model server"
-        outcome, worked = self._verdict.of(status, self.tracker.request_idx)
-        self.tracker.end(outcome, worked=worked)
+        outcome, work = self._verdict.of(status, self.tracker.request_idx)
+        self.tracker.end(outcome, work=work)
 
     def fail(self) -> None:
         """The request ended with an error response of the worker."""
-        self.tracker.end(Outcome.ERROR)
+        self._end_early(Outcome.ERROR)
         self._give_back(waits=self.call.aborted)
 
     def close(self) -> None:
@@ -247,7 +259,8 @@ class Exchange:
         if limit is not None:
             limit.cancel()
         self.slot.release()
-        self.tracker.close()
+        if self.tracker.outcome is None:
+            self._end_early(Outcome.CANCELLED)
         self._unregister()
 
     def _linger(self, model_response: LazyResponse) -> None:

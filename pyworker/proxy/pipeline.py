@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
 from pyworker.errors import (
     ClientGone,
     ConfigError,
-    InvalidSession,
     JsonDataException,
     LimitReached,
     ModelTimeout,
@@ -24,22 +22,25 @@ from pyworker.errors import (
     Overloaded,
     RequestError,
 )
+from pyworker.jobs import Job, JobCall, JobHandler
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.suspicion import FailureStreak
 from pyworker.proxy.auth import SignatureVerifier
-from pyworker.proxy.body import BodyReader
 from pyworker.proxy.disconnect import DisconnectWatcher
-from pyworker.proxy.envelope import Envelope, parse_envelope
+from pyworker.proxy.envelope import Envelope
 from pyworker.proxy.exchange import Exchange, OpenExchanges
-from pyworker.proxy.verdict import Judge, Verdict
-from pyworker.reporting.ledger import Ledger, Limits
+from pyworker.proxy.reception import Reception
+from pyworker.proxy.verdict import NO_WORK, JobVerdict, Judge, ResponseVerdict
+from pyworker.reporting.figures import Limits
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.tracker import Kind, RequestTracker
 from pyworker.reporting.wire import Outcome
 from pyworker.runtime.log_limit import LogLimit
 from pyworker.runtime.request_queue import Admission
-from pyworker.upstream.call import Aborted
+from pyworker.runtime.sample import Measure
+from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.client import ModelClient
-from pyworker.upstream.encoding import encode
+from pyworker.upstream.encoding import encode_payload
 from pyworker.wsgi_extensions import HELD, PRESENCE, Presence
 
 logger = logging.getLogger(__name__)
@@ -58,19 +59,25 @@ class Route:
     admission: Admission
     max_queue_time: float | None
 
+    # A method that the handler does not override is None, so that no response is sampled for it.
+
     @functools.cached_property
     def judge(self) -> Judge | None:
-        """The handler's `find_failure`; None if it does not override it, so that no response is sampled."""
-        if type(self.handler).find_failure is EndpointHandler[Any].find_failure:
-            return None
-        return self.handler.find_failure
+        """The handler's `find_failure`."""
+        is_own = type(self.handler).find_failure is not EndpointHandler[Any].find_failure
+        return self.handler.find_failure if is_own else None
+
+    @functools.cached_property
+    def measure(self) -> Measure | None:
+        """The handler's `count_work`."""
+        is_own = type(self.handler).count_work is not EndpointHandler[Any].count_work
+        return self.handler.count_work if is_own else None
 
 
 class Pipeline:
     """Serves the requests of every route. Thread-safe.
 
-    extend_session: extends the session of this id and returns its open exchanges; None if there is no such
-    session of this client. max_in_hand: how many requests may be queued or working at a time.
+    max_in_hand: how many requests may be queued or working at a time.
     """
 
     def __init__(
@@ -79,39 +86,45 @@ class Pipeline:
         verifier: SignatureVerifier,
         lifecycle: ModelLifecycle,
         ledger: Ledger,
-        extend_session: Callable[[str, AuthData], OpenExchanges | None],
+        reception: Reception,
         client: ModelClient,
         watcher: DisconnectWatcher,
-        bodies: BodyReader,
         max_in_hand: int,
         streak: FailureStreak,
     ) -> None:
         self._verifier = verifier
         self._lifecycle = lifecycle
         self._ledger = ledger
-        self._extend_session = extend_session
+        self._reception = reception
         self._client = client
         self._watcher = watcher
         self._max_in_hand = max_in_hand
         self._streak = streak
-        self.bodies = bodies
+        #: Also for the routes of sessions.
+        self.bodies = reception.bodies
         self.open_exchanges = OpenExchanges()
         self._fault_lines = LogLimit()
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """The model server's response to one request. Raises a `RequestError` for every other response."""
-        envelope, session = self._receive(route, request)
+        received = self._reception.receive(route.handler, request)
+        envelope, session = received.envelope, received.session
         # Nothing is counted or reported before this line.
         self._require_ready()
         workload = _workload(envelope.payload)
-        tracker = self._admit(
-            route, envelope.auth_data, workload, Kind.REQUEST if session is None else Kind.IN_SESSION
-        )
+        tracker = self._admit(route, envelope.auth_data, workload, received.kind)
         registers = [self.open_exchanges] if session is None else [self.open_exchanges, session]
-        exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers)
+        job_call = JobCall() if isinstance(route.handler, JobHandler) else None
+        exchange = Exchange(
+            tracker, route.admission.enter(), self._watcher, registers, job_call or ModelCall()
+        )
         request.environ[HELD] = exchange
         try:
-            response = self._forward(route, request, envelope, exchange)
+            self._await_slot(route, request, exchange)
+            if job_call is None:
+                response = self._forward(route, request, envelope, exchange)
+            else:
+                response = self._perform(route, request, envelope, exchange, job_call)
             # Runs after `exchange.close`, which sets the outcome.
             response.call_on_close(lambda: self._streak.ended(tracker.outcome))
             return response
@@ -131,29 +144,10 @@ class Pipeline:
         if (more := self._fault_lines.suffix(text)) is not None:
             logger.warning("%d request %d: %s: %s%s", error.status, request_idx, endpoint, text, more)
 
-    def _receive(
-        self, route: Route, request: flask.Request
-    ) -> tuple[Envelope[ApiPayload], OpenExchanges | None]:
-        """What the client sent, once it is authenticated, and the exchanges of its session."""
-        with self.bodies.reading(request) as body:
-            envelope: Envelope[ApiPayload] = parse_envelope(body, route.handler.payload_cls())
-            return envelope, self._authenticate(envelope)
-
     def authenticate(self, auth_data: AuthData) -> None:
         """Raise `Unauthorized` or `NotReady` if this client cannot be served now."""
         self._verifier.verify(auth_data)
         self._require_ready()
-
-    def _authenticate(self, envelope: Envelope[ApiPayload]) -> OpenExchanges | None:
-        """The exchanges of the session that the request belongs to; None if it belongs to none."""
-        if envelope.session_id is not None:
-            session = self._extend_session(envelope.session_id, envelope.auth_data)
-            if session is not None:
-                return session  # the signature was checked when the session was created
-        self._verifier.verify(envelope.auth_data)
-        if envelope.session_id is not None:
-            raise InvalidSession
-        return None
 
     def _require_ready(self) -> None:
         if not self._verifier.has_key:
@@ -175,9 +169,8 @@ class Pipeline:
             reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
             raise _too_busy(reason, in_hand, wait, wait - limit) from None
 
-    def _forward(
-        self, route: Route, request: flask.Request, envelope: Envelope[ApiPayload], exchange: Exchange
-    ) -> flask.Response:
+    def _await_slot(self, route: Route, request: flask.Request, exchange: Exchange) -> None:
+        """Wait for the request's turn; from here on the client is watched."""
         presence: Presence | None = request.environ.get(PRESENCE)
         if presence is not None:
             exchange.watch(presence)
@@ -189,15 +182,46 @@ class Pipeline:
         if exchange.call.aborted:
             raise Aborted
         exchange.tracker.start_work()
+
+    def _forward(
+        self, route: Route, request: flask.Request, envelope: Envelope[ApiPayload], exchange: Exchange
+    ) -> flask.Response:
         handler = route.handler
-        # The payload has no name here, so that a large one is in memory once at most while the model works.
-        model_response = self._client.post_encoded(
-            handler.endpoint, encode(handler.generate_payload_json(envelope.take_payload())), exchange.call
+        payload = envelope.take_payload()
+        hidden = handler.hidden_events(payload)
+        body, content_type = (b"", "") if handler.method == "GET" else encode_payload(handler, payload)
+        # A large payload is in memory once at most while the model works.
+        del payload
+        model_response = self._client.forward(
+            handler.endpoint, body, exchange.call, method=handler.method, content_type=content_type
         )
-        exchange.hold(model_response, Verdict(model_response, route.judge))
+        del body
+        exchange.hold(model_response, ResponseVerdict(model_response, route.judge, route.measure, hidden))
         if exchange.call.aborted:
             raise Aborted  # the client hung up meanwhile
         return exchange.deliver(handler.generate_client_response(request, model_response))
+
+    def _perform(
+        self,
+        route: Route,
+        request: flask.Request,
+        envelope: Envelope[ApiPayload],
+        exchange: Exchange,
+        call: JobCall,
+    ) -> flask.Response:
+        handler = route.handler
+        assert isinstance(handler, JobHandler)
+        job = Job(self._client, call, self._client.timeout, request)
+        exchange.hold(None, JobVerdict(job))
+        call.begin()
+        try:
+            response = handler.perform(envelope.take_payload(), job)
+        except RequestError as error:
+            if error.status < 500:  # the client's fault, not the model server's
+                exchange.tracker.end(Outcome.SUCCESS, work=NO_WORK)
+            raise
+        exchange.slot.release()  # the model server is done, however slowly the client reads
+        return exchange.deliver(response)
 
 
 def _seconds(load: float, throughput: float) -> float:

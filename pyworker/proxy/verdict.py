@@ -1,15 +1,19 @@
-"""What a response of the model server means for the ledger: work done, a rejection, or an error."""
+"""What a response means for the ledger: its outcome, and the work done."""
 
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import requests
 
+from pyworker.data_types import HiddenEvents
 from pyworker.errors import shortened
+from pyworker.jobs import Job
 from pyworker.reporting.wire import Outcome
-from pyworker.runtime.sample import ResponseSample, Sampler
+from pyworker.runtime.sample import EVENT_STREAM, Measure, ResponseSample, Sampler, measured
+from pyworker.upstream.event_filter import EventFilter
 from pyworker.upstream.lazy_response import LazyResponse
 
 logger = logging.getLogger(__name__)
@@ -20,47 +24,115 @@ Judge = Callable[[ResponseSample], str]
 _SHOWN = 200
 # Too busy, or not ready: the model did no work.
 _REFUSALS = (429, 503)
+NO_WORK = 0.0
 
 
-class Verdict:
-    """The outcome of one request by the model server's response to it. Used by one thread at a time."""
+class Verdict(ABC):
+    """The outcome of one request. Used by one thread at a time, but for `work_so_far`."""
 
-    def __init__(self, model_response: requests.Response, judge: Judge | None) -> None:
-        """judge: called at the end of a 2xx response; without one the body is not sampled."""
-        self._status = model_response.status_code
-        self._judge = judge
-        self._sampler: Sampler | None = None
-        self._reader = model_response.reader if isinstance(model_response, LazyResponse) else None
-        if judge is not None and self._reader is not None and 200 <= self._status < 300:
-            [content_type, *_] = self._reader.head.fields.get_all("Content-Type", [""])
-            self._reader.sampler = self._sampler = Sampler(self._status, content_type)
-
-    def of(self, status: int, request_idx: int) -> tuple[Outcome, bool]:
-        """The outcome, and whether it is work done, once the client's response is complete.
+    @abstractmethod
+    def of(self, status: int, request_idx: int) -> tuple[Outcome, float | None]:
+        """The outcome, and the work done (`RequestTracker.end`), once the client's response is complete.
 
         status: of the client's response; request_idx: for the log.
         """
+
+    @abstractmethod
+    def work_so_far(self) -> float | None:
+        """The work done for a response that is not complete; None if unknown. May be called by any thread."""
+
+
+class ResponseVerdict(Verdict):
+    """By the model server's response."""
+
+    def __init__(
+        self,
+        model_response: requests.Response,
+        judge: Judge | None,
+        measure: Measure | None = None,
+        hidden: HiddenEvents | None = None,
+    ) -> None:
+        """judge, measure: called at the end of a 2xx response; without both the body is not sampled.
+        hidden: events of the body that the client does not get.
+        """
+        self._status = model_response.status_code
+        self._judge = judge
+        self._measure = measure
+        self._sampler: Sampler | None = None
+        self._reader = model_response.reader if isinstance(model_response, LazyResponse) else None
+        if self._reader is None or not 200 <= self._status < 300:
+            return
+        [content_type, *_] = self._reader.head.fields.get_all("Content-Type", [""])
+        if judge is not None or measure is not None:
+            self._sampler = Sampler(self._status, content_type)
+        self._reader.tap = self._sampler
+        # What is left out would be missing from a body of a declared length.
+        if hidden is not None and self._reader.length is None and content_type.startswith(EVENT_STREAM):
+            self._reader.tap = _SampledFilter(self._sampler, EventFilter(hidden))
+
+    def of(self, status: int, request_idx: int) -> tuple[Outcome, float | None]:
         if self._status in _REFUSALS:
-            return Outcome.REJECTED, False
+            return Outcome.REJECTED, None
         if self._status >= 500 or status >= 500:
-            return Outcome.ERROR, False
-        reason = self._failure()
+            return Outcome.ERROR, None
+        if not 200 <= self._status < 300:
+            return Outcome.SUCCESS, NO_WORK
+        if self._reader is None or self._sampler is None or not self._reader.is_complete:
+            return Outcome.SUCCESS, None
+        sample = self._sampler.sample()
+        reason = self._failure(sample)
         if reason:
             logger.warning(
                 "request %d: the response is a failure: %s", request_idx, shortened(reason, _SHOWN)
             )
-            return Outcome.ERROR, False
-        return Outcome.SUCCESS, 200 <= self._status < 300
+            return Outcome.ERROR, None
+        return Outcome.SUCCESS, self._measured(sample)
 
-    def _failure(self) -> str:
-        judge, sampler, reader = self._judge, self._sampler, self._reader
-        if judge is None or sampler is None or reader is None or not reader.is_complete:
+    def work_so_far(self) -> float | None:
+        return None if self._sampler is None else self._measured(self._sampler.sample(is_complete=False))
+
+    def _failure(self, sample: ResponseSample) -> str:
+        if self._judge is None:
             return ""
         try:
-            return judge(sampler.sample())
+            return self._judge(sample)
         except Exception:
             logger.exception("find_failure failed; the response counts by its status")
             return ""
 
+    def _measured(self, sample: ResponseSample) -> float | None:
+        return None if self._measure is None else measured(self._measure, sample)
+
     def __repr__(self) -> str:
-        return f"<Verdict {self._status}>"
+        return f"<ResponseVerdict {self._status}>"
+
+
+class _SampledFilter:
+    """A tap that samples what the model server has sent, and passes on what the client may see."""
+
+    def __init__(self, sampler: Sampler | None, events: EventFilter) -> None:
+        self._sampler = sampler
+        self._events = events
+        self.finish = events.finish
+
+    def feed(self, piece: bytes) -> bytes:
+        if self._sampler is not None:
+            self._sampler.feed(piece)
+        return self._events.feed(piece)
+
+
+class JobVerdict(Verdict):
+    """By the response that a job has made."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def of(self, status: int, request_idx: int) -> tuple[Outcome, float | None]:  # noqa: ARG002
+        if status in _REFUSALS:
+            return Outcome.REJECTED, None
+        if status >= 500:
+            return Outcome.ERROR, self._job.work
+        return Outcome.SUCCESS, NO_WORK if status >= 400 else self._job.work
+
+    def work_so_far(self) -> float | None:
+        return self._job.work

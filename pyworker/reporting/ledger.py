@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
+from pyworker.reporting.figures import Counts, Limits
 from pyworker.reporting.tracker import Clock, Kind, RequestTracker
 from pyworker.reporting.wire import (
     PROTOCOL_VERSION,
@@ -24,33 +25,6 @@ from pyworker.reporting.wire import (
 _REMEMBERED_INDICES = 10_000
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The most that may be in hand, entries and workload, for one more to be admitted; None: no limit."""
-
-    entries: int | None = None
-    load: float | None = None
-
-    def allow(self, load: float, entries: int) -> bool:
-        """Whether one more may come, with this much in hand."""
-        return (self.entries is None or entries < self.entries) and (self.load is None or load <= self.load)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Number of entries by outcome, including sessions and the requests in them.
-
-    received is the sum of the others.
-    """
-
-    received: int = 0
-    served: int = 0
-    errored: int = 0
-    cancelled: int = 0
-    rejected: int = 0
-    in_hand: int = 0
-
-
 @dataclass
 class _Since:
     """Workload since the last accepted report, and the load time not yet reported."""
@@ -59,7 +33,13 @@ class _Since:
     cancelled: float = 0.0
     rejected: float = 0.0
     served: float = 0.0
+    #: How much more than was received the requests that ended turned out to be; below 0: less.
+    settled: float = 0.0
     loadtime: float = 0.0
+
+    @property
+    def new_load(self) -> float:
+        return self.received - self.cancelled + self.settled
 
     def minus(self, other: _Since) -> _Since:
         return _Since(
@@ -67,6 +47,7 @@ class _Since:
             self.cancelled - other.cancelled,
             self.rejected - other.rejected,
             self.served - other.served,
+            self.settled - other.settled,
             self.loadtime - other.loadtime,
         )
 
@@ -123,6 +104,7 @@ class Ledger:
         self._received = 0
         self._ended = dict.fromkeys(Outcome, 0)
         self._since = _Since()
+        self._served = 0.0
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._distinct = 0
         self._ready_before = False
@@ -146,7 +128,7 @@ class Ledger:
         """
         tracker = RequestTracker(auth_data, workload, self.clock, kind, self.end)
         with self._lock:
-            if kind is not Kind.IN_SESSION:
+            if kind.is_recorded:
                 self._count_distinct(tracker.request_idx)
             open_entries = self._open(tracker)
             load, entries = open_entries.load, len(open_entries.trackers)
@@ -155,7 +137,7 @@ class Ledger:
                 open_entries.add(tracker)
                 self._since.received += workload
             else:
-                self._count_end(tracker, Outcome.REJECTED, worked=False)
+                self._count_end(tracker, Outcome.REJECTED, None)
             self._received += 1
             self._revision += 1
         if not tracker.admitted:
@@ -164,13 +146,13 @@ class Ledger:
         self._on_change()
         return tracker
 
-    def end(self, tracker: RequestTracker, outcome: Outcome, worked: bool) -> bool:
-        """Close a tracker's entry; False if it has an outcome already. worked: as in `RequestTracker.end`."""
+    def end(self, tracker: RequestTracker, outcome: Outcome, work: float | None) -> bool:
+        """Close a tracker's entry; False if it has an outcome already. work: as in `RequestTracker.end`."""
         with self._lock:
             if tracker.outcome is not None:
                 return False
             self._open(tracker).remove(tracker)
-            self._count_end(tracker, outcome, worked=worked)
+            self._count_end(tracker, outcome, work)
             self._revision += 1
         self._note_end(tracker, outcome)
         return True
@@ -178,13 +160,22 @@ class Ledger:
     def _open(self, tracker: RequestTracker) -> _Open:
         return self._sessions if tracker.kind is Kind.SESSION else self._requests
 
-    def _count_end(self, tracker: RequestTracker, outcome: Outcome, *, worked: bool) -> None:
+    def _count_end(self, tracker: RequestTracker, outcome: Outcome, work: float | None) -> None:
         tracker.outcome = outcome
         self._ended[outcome] += 1
+        if outcome is Outcome.REJECTED:
+            done = 0.0
+        elif work is None:
+            done = tracker.workload if outcome is Outcome.SUCCESS else 0.0
+        else:
+            done = work
+        self._served += done
+        self._since.served += done
         if outcome is Outcome.SUCCESS:
-            self._since.served += tracker.workload if worked else 0.0
+            # A refusal of the model server (4xx) is no work, but it was received.
+            self._since.settled += done - tracker.workload if done else 0.0
         elif outcome is Outcome.CANCELLED:
-            self._since.cancelled += tracker.workload
+            self._since.cancelled += tracker.workload - done
         elif outcome is Outcome.REJECTED:
             self._since.rejected += tracker.workload
             if tracker.admitted:  # it was counted as received, and is not this worker's after all
@@ -192,7 +183,7 @@ class Ledger:
 
     def _note_end(self, tracker: RequestTracker, outcome: Outcome) -> None:
         """Called outside the lock, as it writes to a file."""
-        if tracker.kind is not Kind.IN_SESSION:
+        if tracker.kind.is_recorded:
             self._on_finished(tracker.record(outcome))
         self._on_change()
 
@@ -204,6 +195,12 @@ class Ledger:
         self._recent[request_idx] = None
         if len(self._recent) > _REMEMBERED_INDICES:
             self._recent.popitem(last=False)
+
+    @property
+    def served(self) -> float:
+        """The workload done since the start."""
+        with self._lock:
+            return self._served
 
     def in_hand(self) -> tuple[float, int]:
         """The workload and the number of the requests that are queued or working."""
@@ -252,13 +249,13 @@ class Ledger:
             trackers = [*self._sessions.trackers.values(), *self._requests.trackers.values()]
             distinct, last_disk = self._distinct, self._disk_usage
             cur_load = self._sessions.load + self._requests.load
-        indices = [tracker.request_idx for tracker in trackers if tracker.kind is not Kind.IN_SESSION]
+        indices = [tracker.request_idx for tracker in trackers if tracker.kind.is_recorded]
         report = StatusReport(
             id=identity.container_id,
             mtoken=identity.master_token,
             version=PROTOCOL_VERSION,
             loadtime=since.loadtime,
-            new_load=max(since.received - since.cancelled, 0.0),
+            new_load=max(since.new_load, 0.0),
             cur_load=max(cur_load, 0.0),
             rej_load=since.rejected,
             cur_perf=since.served,
@@ -276,9 +273,11 @@ class Ledger:
     def acknowledge(self, snapshot: Snapshot) -> None:
         """The report was accepted: subtract its figures; what arrived meanwhile is in the next report."""
         with self._lock:
+            sent = snapshot.since
             # Exactly 0 if nothing arrived meanwhile, so that rounding errors do not add up.
-            unchanged = self._since == snapshot.since
-            self._since = _Since() if unchanged else self._since.minus(snapshot.since)
+            self._since = _Since() if self._since == sent else self._since.minus(sent)
+            # Estimates that an earlier report carried and that were too high: less than 0 cannot be sent.
+            self._since.settled += min(max(sent.new_load, sent.settled), 0.0)
             self._disk_usage = snapshot.disk_usage
             self._reported_revision = snapshot.revision
 

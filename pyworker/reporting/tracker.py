@@ -23,12 +23,22 @@ class Kind(Enum):
     """The kinds of entries in the ledger.
 
     A session is reported like a request, but no request queues behind it, as it does no work. The requests in
-    a session do work, but are reported as workload only: they have the index of the session.
+    a session do work, but are reported as workload only: they have the index of the session. So are those of
+    clients with an API key, which the autoscaler has not sent.
     """
 
     REQUEST = "request"
     SESSION = "session"
     IN_SESSION = "request in a session"
+    DIRECT = "request with an API key"
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the autoscaler is told of each entry of this kind."""
+        return self in _RECORDED
+
+
+_RECORDED = (Kind.REQUEST, Kind.SESSION)
 
 
 class RequestTracker:
@@ -43,7 +53,7 @@ class RequestTracker:
         workload: float,
         clock: Clock,
         kind: Kind,
-        end_in_ledger: Callable[[RequestTracker, Outcome, bool], bool],
+        end_in_ledger: Callable[[RequestTracker, Outcome, float | None], bool],
     ) -> None:
         self.workload = workload
         self.kind = kind
@@ -61,12 +71,13 @@ class RequestTracker:
         """The request is being sent to the model server."""
         self._started = self._clock.monotonic()
 
-    def end(self, outcome: Outcome, *, worked: bool = True) -> bool:
+    def end(self, outcome: Outcome, *, work: float | None = None) -> bool:
         """Set the outcome. True if it is the first one; later ones are ignored.
 
-        worked: False for a success that the model did no work for.
+        work: done for it, as measured, in the unit of its workload; None if that is unknown: all of its
+        workload if it succeeded, else nothing.
         """
-        return self._end_in_ledger(self, outcome, worked)
+        return self._end_in_ledger(self, outcome, work)
 
     def close(self) -> None:
         """Set the outcome to cancelled, unless there is one."""

@@ -1,20 +1,31 @@
-"""The beginning and end of a response body: enough to detect an error object, in bounded memory. Pure."""
+"""The beginning and end of a response body, and its number of events: enough to detect an error object and to
+measure the work done, in bounded memory. Pure.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+
+logger = logging.getLogger(__name__)
 
 #: Bytes kept of each end of a body.
 KEPT = 16 * 1024
+EVENT_STREAM = "text/event-stream"
+# Each event of a language model has one such field.
+_DATA = b"\ndata:"
 
 
 @dataclass(frozen=True)
 class ResponseSample:
-    """A complete response of the model server, as `find_failure` gets it. Immutable.
+    """A response of the model server, as `find_failure` and `count_work` get it. Immutable.
 
     content_type: as the model server sent it; empty if it sent none. beginning, end: at most the first and
     the last `KEPT` bytes of the body, still in its content coding; both are the whole of a body up to that
-    size. length: of the body, in bytes.
+    size. length: of the body, in bytes. events: server-sent events in it. is_complete: False if it was cut,
+    by the model server or since its client hung up; the rest is about what had arrived by then.
     """
 
     status: int
@@ -22,6 +33,8 @@ class ResponseSample:
     beginning: bytes
     end: bytes
     length: int
+    events: int = 0
+    is_complete: bool = True
 
     @property
     def is_whole(self) -> bool:
@@ -30,25 +43,63 @@ class ResponseSample:
 
 
 class Sampler:
-    """Keeps the beginning and end of a body while it is relayed. Belongs to one thread at a time."""
+    """Keeps the beginning and end of a body while it is relayed.
+
+    `feed` belongs to one thread at a time. Any thread may call `sample`: each attribute is replaced as a
+    whole, so that at worst they differ by the piece that is just being fed.
+    """
 
     def __init__(self, status: int, content_type: str) -> None:
         self._status = status
         self._content_type = content_type
+        self._is_events = content_type.partition(";")[0].strip().lower() == EVENT_STREAM
         self._beginning = b""
-        self._end = b""
+        self._end = b"\n" if self._is_events else b""
         self._length = 0
+        self._events = 0
 
-    def feed(self, piece: bytes) -> None:
-        """The next piece of the body. Costs at most a copy of `KEPT` bytes."""
+    def feed(self, piece: bytes) -> bytes:
+        """The next piece of the body, which is returned. Costs at most a copy of `KEPT` bytes."""
         self._length += len(piece)
         if len(self._beginning) < KEPT:
             self._beginning += piece[: KEPT - len(self._beginning)]
+        if self._is_events:
+            # The mark may begin in the pieces before, which are too short a part of it to hold a whole one.
+            self._events += (self._end[1 - len(_DATA) :] + piece).count(_DATA)
         self._end = piece[-KEPT:] if len(piece) >= KEPT else (self._end + piece)[-KEPT:]
+        return piece
 
-    def sample(self) -> ResponseSample:
+    def finish(self) -> bytes:
+        """The body is complete; nothing is left."""
+        return b""
+
+    def sample(self, *, is_complete: bool = True) -> ResponseSample:
         """Of the pieces so far."""
-        return ResponseSample(self._status, self._content_type, self._beginning, self._end, self._length)
+        return ResponseSample(
+            self._status,
+            self._content_type,
+            self._beginning,
+            self._end[-self._length :] if self._length else b"",
+            self._length,
+            self._events,
+            is_complete,
+        )
 
     def __repr__(self) -> str:
         return f"<Sampler [{self._length} bytes]>"
+
+
+#: The work that a 2xx response shows to have been done; None if it does not tell. An author's `count_work`.
+Measure = Callable[[ResponseSample], "float | None"]
+
+
+def measured(measure: Measure, sample: ResponseSample) -> float | None:
+    """What `measure` makes of a response; None, and an error in the log, if it fails or makes no sense."""
+    try:
+        work = measure(sample)
+        if work is None or (math.isfinite(work) and work >= 0):
+            return work
+        logger.error("count_work has returned %r; the workload of the request counts", work)
+    except Exception:
+        logger.exception("count_work failed; the workload of the request counts")
+    return None

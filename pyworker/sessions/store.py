@@ -25,7 +25,8 @@ from pyworker.errors import (
     UnknownSession,
 )
 from pyworker.proxy.exchange import AbortReason, OpenExchanges
-from pyworker.reporting.ledger import Ledger, Limits
+from pyworker.reporting.figures import Limits
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.tracker import Kind, RequestTracker
 from pyworker.reporting.wire import Outcome
 from pyworker.validation import STRICT

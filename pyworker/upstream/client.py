@@ -14,7 +14,7 @@ from pyworker.errors import ModelTimeout, ModelUnreachable
 from pyworker.runtime.redaction import redacted
 from pyworker.upstream.adapter import ModelAdapter, ModelRequest
 from pyworker.upstream.call import ModelCall
-from pyworker.upstream.encoding import encode
+from pyworker.upstream.encoding import JSON, encode
 from pyworker.upstream.faults import describe
 from pyworker.upstream.origin import Origin
 
@@ -92,26 +92,38 @@ class ModelClient:
             base_url, ModelAdapter(self._origin, api_key=api_key, pool_size=pool_size)
         )
         self.base_url = self.session.base_url
-        self._timeout = timeout
+        #: Seconds of silence that end a call; None for no limit.
+        self.timeout = timeout
         self._template = functools.lru_cache(maxsize=_CACHED_PATHS)(self._make_template)
 
     def post(
         self, path: str, payload: object, call: ModelCall, *, timeout: float | None = None
     ) -> requests.Response:
-        """`post_encoded` of what `encode` makes of the payload."""
-        return self.post_encoded(path, encode(payload), call, timeout=timeout)
+        """`forward` of what `encode` makes of the payload."""
+        return self.forward(path, encode(payload), call, timeout=timeout)
 
-    def post_encoded(
-        self, path: str, body: bytes, call: ModelCall, *, timeout: float | None = None
+    def forward(
+        self,
+        path: str,
+        body: bytes,
+        call: ModelCall,
+        *,
+        method: str = "POST",
+        content_type: str = JSON,
+        timeout: float | None = None,
     ) -> requests.Response:
-        """POST this JSON; returns when the header block of the response has arrived.
+        """Send a request; returns when the header block of the response has arrived.
 
         Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.upstream.call.Aborted`. A redirect to the
         instance itself is `ModelUnreachable`: no client could follow it.
         """
-        limit = self._timeout if timeout is None else timeout
+        limit = self.timeout if timeout is None else timeout
         try:
-            response = self.session.send(ModelRequest(self._template(path), body, call), timeout=limit)
+            # Each form has a boundary of its own, so its template is not kept.
+            is_form = content_type.startswith("multipart/")
+            make = self._make_template if is_form else self._template
+            request = ModelRequest(make(path, method, content_type), body, call)
+            response = self.session.send(request, timeout=limit)
         except requests.exceptions.Timeout as error:
             raise ModelTimeout(str(error)) from error
         except requests.exceptions.RequestException as error:
@@ -134,15 +146,12 @@ class ModelClient:
             return f"{redacted(self.base_url)} cannot be reached ({describe(error)})"
         return ""
 
-    def _make_template(self, path: str) -> requests.PreparedRequest:
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
-            "User-Agent": "pyworker",
-        }
-        template = requests.Request("POST", self.session.absolute(path), headers=headers).prepare()
-        del template.headers["Content-Length"]  # that of an empty body
+    def _make_template(self, path: str, method: str, content_type: str) -> requests.PreparedRequest:
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "pyworker"}
+        if method != "GET":
+            headers = {"Content-Type": content_type, **headers}
+        template = requests.Request(method, self.session.absolute(path), headers=headers).prepare()
+        template.headers.pop("Content-Length", None)  # that of an empty body
         return template
 
     def close(self) -> None:

@@ -1,20 +1,26 @@
-"""Encodes payloads for the model server as strict JSON: NaN and infinity are errors."""
+"""Encodes payloads for the model server: as strict JSON, where NaN and infinity are errors, or as a form."""
 
 from __future__ import annotations
 
 import json
 import math
+import secrets
 from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import pydantic_core
+from urllib3.fields import RequestField
+from urllib3.filepost import encode_multipart_formdata
 
+from pyworker.data_types import ApiPayload, EndpointHandler, Form
 from pyworker.errors import Unprocessable
 
 # Values of a large payload that are checked one by one before its encoded text is searched instead: enough
 # for a picture or prompt among its settings, at little cost beside encoding them.
 _MAX_CHECKED = 1000
 _LARGE = 64 * 1024
+#: The Content-Type of a payload that is not a form.
+JSON = "application/json"
 _STRICT = json.JSONEncoder(allow_nan=False)
 
 
@@ -34,6 +40,31 @@ def encode(payload: object) -> bytes:
         return encoded
     except ValueError as error:
         raise Unprocessable("the payload holds something that JSON cannot carry") from error
+
+
+def encode_payload(handler: EndpointHandler[Any], payload: ApiPayload) -> tuple[bytes, str]:
+    """The body that the handler makes of a payload, and its Content-Type. Raises `Unprocessable`."""
+    form = handler.generate_payload_multipart(payload)
+    if form is not None:
+        return encode_form(form)
+    return encode(handler.generate_payload_json(payload)), JSON
+
+
+def encode_form(form: Form) -> tuple[bytes, str]:
+    """The form as multipart/form-data, and its Content-Type with the boundary."""
+    parts = [_part(name, text.encode()) for name, text in form.fields]
+    for name, upload in form.uploads:
+        parts.append(_part(name, upload.data, upload.filename, upload.content_type or None))
+    # Random, so that no client can send a file that holds it.
+    return encode_multipart_formdata(parts, boundary=secrets.token_hex(16))
+
+
+def _part(
+    name: str, data: bytes, filename: str | None = None, content_type: str | None = None
+) -> RequestField:
+    part = RequestField(name, data, filename)
+    part.make_multipart(content_type=content_type)
+    return part
 
 
 def _is_surely_finite(payload: object) -> bool:

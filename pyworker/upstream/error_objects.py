@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import cast
 
-from pyworker.runtime.sample import ResponseSample
+from pyworker.runtime.sample import EVENT_STREAM, ResponseSample
 
-_EVENTS = "text/event-stream"
 _DONE = b"[DONE]"
 _UNNAMED = "the model server names no cause"
 
@@ -19,7 +18,7 @@ def error_in(response: ResponseSample) -> str:
     An error object is a JSON object with a non-empty top-level `error`. Bodies with a content coding, and
     JSON bodies larger than a sample, are not examined.
     """
-    if response.content_type.partition(";")[0].strip().lower() == _EVENTS:
+    if response.content_type.partition(";")[0].strip().lower() == EVENT_STREAM:
         return _message(_last_event(response))
     return _message(response.beginning) if response.is_whole else ""
 

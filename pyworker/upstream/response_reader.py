@@ -7,16 +7,28 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from pyworker.runtime.limits import MAX_HEADER_BLOCK, READ_SIZE
 from pyworker.runtime.nonblocking import Receiver
-from pyworker.runtime.sample import Sampler
 from pyworker.runtime.thread_pool import waiting
 from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.incoming import Incoming
 from pyworker.upstream.response_body import Chunked, Counted, Framing, UntilEnd
 from pyworker.upstream.response_head import Fields, ResponseHead, parse_head
 from pyworker.wsgi_extensions import Arrival, PollableSource
+
+
+class Tap(Protocol):
+    """What sees each piece of a body when it arrives, and may change what is read of it. Never raises."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """What is read of this piece; may be empty."""
+        ...
+
+    def finish(self) -> bytes:
+        """What is left to be read once the body is complete; empty if called again."""
+        ...
 
 
 class ResponseReader(PollableSource):
@@ -40,8 +52,7 @@ class ResponseReader(PollableSource):
         # Left by `take_in` for the next read: a piece, or an error.
         self._ready = b""
         self._fault: Exception | None = None
-        #: Also gets each piece that is read.
-        self.sampler: Sampler | None = None
+        self.tap: Tap | None = None
         self.received = False
         self.closed = False
         self.will_close = True
@@ -164,27 +175,39 @@ class ResponseReader(PollableSource):
             piece = self._wait_for_piece(size)
         if not piece or (self._body.is_complete and not self._ready):
             self._end(complete=True)
-        if self.sampler is not None:
-            self.sampler.feed(piece)
         return piece
 
     def _wait_for_piece(self, size: int) -> bytes:
-        body = self._body
         try:
-            piece = None if body.is_drained else body.piece(size)
-            while piece is None:
-                data = self._receive()
-                if not data:
-                    body.end()
-                elif (piece := body.whole_chunks(data)) and len(piece) <= size:
-                    break
-                else:
-                    self._incoming.append(data)
-                piece = body.piece(size)
+            if self.tap is None:
+                return self._wait_for_raw_piece(size)
+            while not (piece := self._tapped(self.tap, self._wait_for_raw_piece(size))):
+                if self._body.is_complete:
+                    return b""
         except BaseException:
             self._end(complete=False)
             raise
+        self._ready = piece[size:]
+        return piece[:size]
+
+    def _wait_for_raw_piece(self, size: int) -> bytes:
+        body = self._body
+        piece = None if body.is_drained else body.piece(size)
+        while piece is None:
+            data = self._receive()
+            if not data:
+                body.end()
+            elif (piece := body.whole_chunks(data)) and len(piece) <= size:
+                break
+            else:
+                self._incoming.append(data)
+            piece = body.piece(size)
         return piece
+
+    def _tapped(self, tap: Tap, piece: bytes) -> bytes:
+        """What is read of this piece, which was just taken from the body."""
+        passed = tap.feed(piece) if piece else b""
+        return passed + tap.finish() if self._body.is_complete else passed
 
     # -- the body, without waiting -----------------------------------------------------------------------
 
@@ -230,6 +253,10 @@ class ResponseReader(PollableSource):
                 return Arrival.MORE
         if piece is None:
             return Arrival.NOTHING
+        if self.tap is not None:
+            piece = self._tapped(self.tap, piece)
+            if not piece and not body.is_complete:
+                return Arrival.NOTHING
         self._ready = piece
         # The last read returns the connection to the pool, so the relay must not be watching it.
         return Arrival.PIECE if piece and not body.is_complete else Arrival.MORE

@@ -17,7 +17,7 @@ from pyworker.app import create_app, worker_of
 from pyworker.config import Settings
 from pyworker.errors import ConfigError
 from pyworker.local.model_server import ModelServer
-from pyworker.reporting.ledger import Counts
+from pyworker.reporting.figures import Counts
 from tests.support.ports import free_port
 from tests.support.scripted import ScriptedServer, head, whole
 from tests.support.waiting import wait_until

@@ -29,10 +29,11 @@ LAYERS = (
     {"data_types"},
     {"downstream", "upstream"},
     {"responses", "reporting"},
+    {"jobs"},
     {"lifecycle"},
     {"engines", "proxy"},
     {"sessions", "backend"},
-    {"registry", "worker"},
+    {"registry", "routes", "worker"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
@@ -72,16 +73,18 @@ CORE = (
 
 #: Which wing (or module beside the wings) may import which third-party package.
 ALLOWED = {
-    "flask": {"app", "backend", "local", "proxy", "responses", "sessions"},
+    "flask": {"app", "backend", "jobs", "local", "proxy", "responses", "routes", "sessions"},
     "werkzeug": {"app", "local", "proxy", "responses"},
     "requests": {
         "client",
         "doctor",
+        "jobs",
         "lifecycle",
         "proxy",
         "reporting",
         "resources",
         "responses",
+        "routes",
         "runtime",
         "sessions",
         "upstream",

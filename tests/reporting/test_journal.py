@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from pyworker.data_types import AuthData
 from pyworker.reporting import journal_file
+from pyworker.reporting.figures import Limits
 from pyworker.reporting.journal import CHECK_SECONDS, RETRY_SECONDS, Journal, JournalKeeper
-from pyworker.reporting.ledger import Ledger, Limits
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.wire import FinishedRequest, Outcome
 from tests.support.process import ROOT
 from tests.support.stack import NewStack, Stack

@@ -20,8 +20,9 @@ from pyworker.data_types import AuthData
 from pyworker.errors import AutoscalerError
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.reporting.autoscaler_client import AutoscalerClient
+from pyworker.reporting.figures import Limits
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Ledger, Limits
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MAX_INTERVAL, MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures, Outcome

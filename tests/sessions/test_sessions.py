@@ -9,8 +9,9 @@ import pytest
 
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached, SessionClosed, TooManySessions, Unauthorized, UnknownSession
+from pyworker.reporting.figures import Counts, Limits
 from pyworker.reporting.journal import Journal
-from pyworker.reporting.ledger import Counts, Ledger, Limits
+from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.tracker import Clock, Kind
 from pyworker.reporting.wire import Identity, ModelFigures, Outcome, StatusReport
 from pyworker.sessions.callbacks import Callbacks

@@ -16,6 +16,9 @@ from tests.support.scripted import ScriptedServer
 from tests.support.waiting import DEADLINE, wait_until
 
 ECHO_WORKER = "pyworker:create_app('tests.support.echo_worker')"
+PLAIN_WORKER = "pyworker:create_app('tests.support.plain_worker')"
+#: Of a client outside the fleet, for the plain worker.
+API_KEY = "sk-key-of-this-test"
 MASTER_TOKEN = "master-token-of-this-test"
 MODEL_API_KEY = "api-key-of-the-model"
 # Of the shared worker.
@@ -46,6 +49,8 @@ class Stack:
             **(variables or {}),
         }
         self._app = app
+        # Workload of the requests of `served`.
+        self._marks = 0.0
         self.worker = WorkerProcess(app, folder, self._variables)
 
     def again(self, variables: Mapping[str, str] | None = None) -> None:
@@ -106,6 +111,21 @@ class Stack:
             lambda _: any(condition(report) for report in self.reports[seen:]), timeout
         )
         assert found, f"not within {timeout:g} s: {what}; reports: {self.reports[seen:]}"
+
+    def served(self) -> float:
+        """The workload served by all that has ended, as reported; waits until everything is."""
+        self.wait_in_hand(0)
+        seen = len(self.reports)
+        mark = 1_000_000.0  # of a last request, which ends after all others
+        self.model.once("/pass", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        assert self.post("/pass", max_tokens=int(mark), work=mark).status == 200
+        before = sum(report["cur_perf"] for report in self.reports[:seen])
+        self.wait_for_report(
+            lambda _: sum(report["cur_perf"] for report in self.reports) >= before + mark, "its workload"
+        )
+        total = sum(report["cur_perf"] for report in self.reports)
+        self._marks += mark
+        return total - self._marks
 
     def wait_draining(self) -> None:
         """Until a report says that no request would be served now, without calling that an error."""

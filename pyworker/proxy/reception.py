@@ -1,0 +1,99 @@
+"""What a client has sent, once it is authenticated: in the signed envelope, or with an API key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flask
+
+from pyworker.data_types import ApiPayload, AuthData, Dialect, EndpointHandler
+from pyworker.errors import InvalidSession, RequestError, Unauthorized
+from pyworker.proxy.auth import SignatureVerifier
+from pyworker.proxy.body import BodyReader
+from pyworker.proxy.door import Door, parse_plain
+from pyworker.proxy.envelope import AUTH_DATA_HEADER, Envelope, auth_data_in, parse_envelope
+from pyworker.proxy.exchange import OpenExchanges
+from pyworker.reporting.tracker import Kind
+
+
+@dataclass(frozen=True)
+class Received:
+    """session: the open exchanges of the session that the request belongs to; kind: how it counts."""
+
+    envelope: Envelope[ApiPayload]
+    session: OpenExchanges | None
+    kind: Kind
+
+
+class Reception:
+    """Reads, parses and authenticates requests. Thread-safe.
+
+    extend_session: extends the session of this id and returns its open exchanges; None if there is no such
+    session of this client.
+    """
+
+    def __init__(
+        self,
+        verifier: SignatureVerifier,
+        bodies: BodyReader,
+        door: Door,
+        extend_session: Callable[[str, AuthData], OpenExchanges | None],
+    ) -> None:
+        self._verifier = verifier
+        self._door = door
+        self._extend_session = extend_session
+        self.bodies = bodies
+
+    def receive(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
+        """Raises a `RequestError` for a request that is malformed, or whose sender is not known."""
+        if handler.method == "GET":
+            return self._receive_bare(handler, request)
+        if handler.dialect is Dialect.OPENAI:
+            return self._receive_plain(handler, request)
+        return self._receive_enveloped(handler, request)
+
+    def _receive_enveloped(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
+        with self.bodies.reading(request) as body:
+            envelope: Envelope[ApiPayload] = parse_envelope(body, handler.payload_cls())
+            session = self._authenticate(envelope)
+        return Received(envelope, session, Kind.REQUEST if session is None else Kind.IN_SESSION)
+
+    def _receive_plain(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
+        """A bare body with an API key; or an envelope, whose clients send keys of their own, too."""
+        if not self._door.admits(request):
+            try:
+                return self._receive_enveloped(handler, request)
+            except RequestError as error:
+                raise self._door.refusal(request) or error from error
+        with self.bodies.reading(request, is_signed=True) as body:
+            payload = parse_plain(body, request.headers.get("Content-Type", ""), handler.payload_cls())
+        return Received(self._door.envelope(payload), None, Kind.DIRECT)
+
+    def _receive_bare(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
+        """A request without a body: API key or signature are in its header."""
+        payload: ApiPayload = handler.payload_cls().from_json_msg({})
+        if not self._door.admits(request):
+            auth_data = auth_data_in(request)
+            if auth_data is not None:
+                self._verifier.verify(auth_data)
+            elif not self._verifier.unsecured:
+                raise self._door.refusal(request) or Unauthorized(
+                    f"neither an API key nor a signature in the header {AUTH_DATA_HEADER}"
+                )
+        return Received(self._door.envelope(payload), None, Kind.DIRECT)
+
+    def _authenticate(self, envelope: Envelope[ApiPayload]) -> OpenExchanges | None:
+        """The exchanges of the session that the request belongs to; None if it belongs to none."""
+        if envelope.session_id is not None:
+            session = self._extend_session(envelope.session_id, envelope.auth_data)
+            if session is not None:
+                return session  # the signature was checked when the session was created
+        self._verifier.verify(envelope.auth_data)
+        if envelope.session_id is not None:
+            raise InvalidSession
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Reception {self._verifier!r} {self._door!r}>"

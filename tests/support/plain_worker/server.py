@@ -1,0 +1,172 @@
+"""The routes: each has the same path on the model server, but for `/job`."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import flask
+import requests
+from pydantic import Field
+from typing_extensions import Self
+
+from pyworker import responses
+from pyworker.data_types import Dialect, EndpointHandler, Form, HiddenEvents, LogAction, OpenPayload
+from pyworker.errors import Unprocessable
+from pyworker.jobs import Job, JobHandler
+from pyworker.routes import Get, Post, worker
+from pyworker.runtime.sample import ResponseSample
+from pyworker.runtime.thread_pool import waiting
+from tests.support.stack import LOADED_LINE
+
+POLL = 0.01  # seconds between two looks at a job
+
+
+@dataclass
+class Chat(OpenPayload):
+    """A prompt with the longest response in tokens."""
+
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @classmethod
+    def for_test(cls) -> Self:
+        return cls(100)
+
+    def count_workload(self) -> float:
+        return self.max_tokens or 500
+
+
+@dataclass
+class Picture(Chat):
+    """A picture that goes to the model server as a file."""
+
+    image: str = ""
+    form: Form | None = None
+
+    @classmethod
+    def from_form(cls, form: Form) -> Self:
+        return cls(form=form)
+
+    def generate_payload_multipart(self) -> Form | None:
+        return self.form
+
+
+class ChatHandler(EndpointHandler[Chat]):
+    """Its responses tell the tokens that were generated. The event that only tells them is hidden."""
+
+    dialect = Dialect.OPENAI
+    path = "/chat"
+
+    @property
+    def endpoint(self) -> str:
+        return self.path
+
+    @classmethod
+    def payload_cls(cls) -> type[Chat]:
+        return Chat
+
+    def make_benchmark_payload(self) -> Chat:
+        return Chat(100)
+
+    def generate_client_response(
+        self, client_request: flask.Request, model_response: requests.Response
+    ) -> flask.Response:
+        return responses.pass_through(model_response)
+
+    def hidden_events(self, payload: Chat) -> HiddenEvents | None:
+        return HiddenEvents(b'"usage"', _is_usage) if payload.sent.get("hide") else None
+
+    def count_work(self, response: ResponseSample) -> float | None:
+        if response.end == b"count_work fails":
+            raise RuntimeError("a fault of count_work")
+        if not response.is_complete:
+            return response.events
+        if response.events:
+            last = response.end.strip().split(b"\n\n")[-2]
+            return float(json.loads(last.removeprefix(b"data: "))["usage"]["completion_tokens"])
+        return float(json.loads(response.beginning)["usage"]["completion_tokens"])
+
+
+class PictureHandler(ChatHandler):
+    path = "/picture"
+
+    @classmethod
+    def payload_cls(cls) -> type[Chat]:
+        return Picture
+
+
+def _is_usage(event: bytes) -> bool:
+    return json.loads(event.strip().removeprefix(b"data: ")).get("choices") == []
+
+
+class WorkHandler(JobHandler[Chat]):
+    """A job: started at `/start`, polled at `/state` until it is done, stopped at `/stop`. Serial."""
+
+    @property
+    def endpoint(self) -> str:
+        return "/job"
+
+    @classmethod
+    def payload_cls(cls) -> type[Chat]:
+        return Chat
+
+    def make_benchmark_payload(self) -> Chat:
+        return Chat(100)
+
+    def perform(self, payload: Chat, job: Job) -> flask.Response:
+        if payload.sent.get("impossible"):
+            raise Unprocessable("an impossible job")
+        started = job.send("POST", "/start", json=payload.generate_payload_json())
+        if started.status_code != 200:
+            return job.respond({"error": "not started"}, started.status_code)
+        with job.on_cancel(lambda: job.send("POST", "/stop", json={})):
+            while (state := job.send("GET", "/state").json())["state"] != "done":
+                if state["state"] == "listening":
+                    _listen(job, state["url"])
+                job.progress(state.get("step", 0), 10)
+                job.wait(POLL)
+        job.settle(float(state.get("work", 7)))
+        return job.respond({"result": state})
+
+
+class SilentHandler(WorkHandler):
+    """A job that is never heard of again."""
+
+    @property
+    def endpoint(self) -> str:
+        return "/silent"
+
+    def perform(self, payload: Chat, job: Job) -> flask.Response:
+        with job.on_cancel(lambda: job.send("POST", "/stop", json={})):
+            while True:
+                job.wait(60)
+
+
+def _listen(job: Job, url: str) -> None:
+    """Wait for a byte on a connection of the job's own."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0)) as connection:
+        connection.sendall(b"GET /events HTTP/1.1\r\nHost: model\r\n\r\n")
+        with job.holding(connection), waiting:
+            if not connection.recv(1):
+                raise ConnectionError("the connection has ended")
+
+
+def _echo(path: str, **options: Any) -> Post:
+    return Post(path, Chat, **options)
+
+
+create_backend, create_blueprint = worker(
+    "http://127.0.0.1:5001",
+    _echo("/pass", benchmark={"prompt": "of the benchmark", "max_tokens": 10}, runs=2, concurrency=3),
+    ChatHandler(),
+    PictureHandler(),
+    WorkHandler(allow_parallel_requests=False),
+    SilentHandler(allow_parallel_requests=False),
+    Get("/models"),
+    log=[(LogAction.ModelLoaded, LOADED_LINE)],
+    parallel=True,
+)
