@@ -10,7 +10,7 @@ import requests
 
 from pyworker import responses
 from pyworker.backend import Backend
-from pyworker.config import Settings, worker_settings
+from pyworker.config import Settings
 from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.runtime.sample import ResponseSample
 from pyworker.server import start_server
@@ -58,7 +58,7 @@ class GenerateHandler(EndpointHandler[WrapperRequest]):
 
 def create_backend(settings: Settings) -> Backend:
     """Where the wrapper is, and what its log lines mean."""
-    benchmark = BenchmarkWorkflow(worker_settings(BenchmarkSettings), Path(__file__).parent)
+    benchmark = BenchmarkWorkflow(settings.read(BenchmarkSettings), Path(__file__).parent)
     return Backend(
         model_server_url=MODEL_SERVER_URL,
         model_log_file=LOG_FILE,

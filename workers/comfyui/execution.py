@@ -222,7 +222,9 @@ class Execution:
             pause = min(pause * 2, _LAST_PAUSE)
 
     def _send(self, method: str, path: str, json: object = None) -> requests.Response:
-        return self._job.send(method, path, json=json, timeout=_RESPONSE, limit=MAX_JSON)
+        silence = self._comfy.silence
+        seconds = _RESPONSE if silence is None else min(_RESPONSE, silence)
+        return self._job.send(method, path, json=json, timeout=seconds, limit=MAX_JSON, deadline=seconds)
 
     def __repr__(self) -> str:
         return f"<Execution {self._prompt_id} {self._job!r}>"

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from pyworker.errors import ModelUnreachable
-from pyworker.jobs import Job, ResponseTooLarge
+from pyworker.errors import ModelUnreachable, ResponseTooLarge
+from pyworker.jobs import Job
 from workers.comfyui.errors import OutputTooLarge
 from workers.comfyui.history import OutputFile
 

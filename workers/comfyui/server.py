@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import flask
 
 from pyworker.backend import Backend
-from pyworker.config import Settings, worker_settings
+from pyworker.config import Settings
 from pyworker.engines import COMFYUI
 from pyworker.jobs import Job, JobHandler
 from pyworker.server import start_server
@@ -150,7 +150,7 @@ class GenerateSyncHandler(ComfyHandler[GenerateSync]):
 
 def create_backend(settings: Settings) -> Backend:
     """Where ComfyUI is, what its log lines mean, and the templates and benchmark of this worker."""
-    own = worker_settings(ComfySettings)
+    own = settings.read(ComfySettings)
     ComfyPayload.library.load(own.templates)
     comfy = Comfy(
         origin=Origin(settings.model_server_url or MODEL_SERVER_URL, settings.model_ca_file),
@@ -158,7 +158,7 @@ def create_backend(settings: Settings) -> Backend:
         silence=settings.model_timeout,
         max_output_bytes=own.max_output_bytes,
     )
-    benchmark = BenchmarkWorkflow(worker_settings(BenchmarkSettings), Path(__file__).parent)
+    benchmark = BenchmarkWorkflow(settings.read(BenchmarkSettings), Path(__file__).parent)
     return Backend(
         model_server_url=MODEL_SERVER_URL,
         model_log_file=LOG_FILE,

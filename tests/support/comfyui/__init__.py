@@ -7,4 +7,5 @@
     engine  the queue, the cache, the history, and the thread that executes
     sockets the websockets of clients
     server  the HTTP routes
+    stack   a worker in front of it
 """

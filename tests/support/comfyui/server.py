@@ -32,7 +32,8 @@ Fault = Callable[[socket.socket], None]
 class ComfyServer:
     """A running stand-in. Any thread may call any method.
 
-    log_file: where its log goes, as well as into `lines`. faults: by path, in place of the route.
+    log_file: where its log goes, as well as into `lines`. faults: by path or its first part (`/history/`), in
+    place of the route.
     """
 
     def __init__(self, log_file: Path | None = None) -> None:
@@ -45,6 +46,8 @@ class ComfyServer:
         self.engine = Engine(self.sockets.send, self.log)
         self.uploads: dict[str, bytes] = {}
         self.number = 0
+        #: Whether it takes the prompt_id of a request, as older releases do not.
+        self.takes_ids = True
         self._closing = threading.Event()
         # Guards _connections.
         self._lock = threading.Lock()
@@ -152,7 +155,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         path = parts.path.removeprefix("/api") if parts.path.startswith("/api/") else parts.path
         self.comfy.requests.append((method, path, dict(self.headers.items())))
-        fault = self.comfy.faults.get(path)
+        faults = self.comfy.faults
+        fault = faults.get(path) or faults.get(f"/{path.split('/')[1]}/")
         if fault is not None:
             self.close_connection = True
             with contextlib.suppress(OSError):
@@ -251,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
             comfy.log(f"invalid prompt: {verdict.error}")
             self._json({"error": verdict.error, "node_errors": verdict.node_errors}, 400)
             return
-        prompt_id = str(message.get("prompt_id", uuid.uuid4()))
+        prompt_id = str(message.get("prompt_id", uuid.uuid4()) if comfy.takes_ids else uuid.uuid4())
         extra = dict(message.get("extra_data", {}))
         if "client_id" in message:
             extra["client_id"] = message["client_id"]
