@@ -32,7 +32,9 @@ def new_comfy(tmp_path: Path, signing_key: Signer) -> Iterator[NewComfy]:
 
 def seeds(stack: ComfyStack) -> list[int]:
     """Of all prompts that were executed."""
-    workflows = [stack.comfy.engine.history[prompt_id]["prompt"][2] for prompt_id in stack.comfy.engine.executed]
+    workflows = [
+        stack.comfy.engine.history[prompt_id]["prompt"][2] for prompt_id in stack.comfy.engine.executed
+    ]
     return [workflow["3"]["inputs"]["seed"] for workflow in workflows]
 
 
@@ -82,9 +84,17 @@ def test_a_checkpoint_that_is_missing_is_told(new_comfy: NewComfy, tmp_path: Pat
     ("variable", "value", "told"),
     [
         ("BENCHMARK_TEST_STEPS", "0", "BENCHMARK_TEST_STEPS='0' is not valid: expected an integer between 1"),
-        ("BENCHMARK_JSON_PATH", "/none.json", "BENCHMARK_JSON_PATH='/none.json' is not valid: expected the path"),
+        (
+            "BENCHMARK_JSON_PATH",
+            "/none.json",
+            "BENCHMARK_JSON_PATH='/none.json' is not valid: expected the path",
+        ),
         ("COMFYUI_TEMPLATES", "/none", "COMFYUI_TEMPLATES='/none' is not valid: "),
-        ("COMFYUI_MAX_OUTPUT_BYTES", "much", "COMFYUI_MAX_OUTPUT_BYTES='much' is not valid: expected an integer"),
+        (
+            "COMFYUI_MAX_OUTPUT_BYTES",
+            "much",
+            "COMFYUI_MAX_OUTPUT_BYTES='much' is not valid: expected an integer",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(

@@ -50,7 +50,9 @@ class Listener:
         self._socket = socket.create_connection(("127.0.0.1", comfy.port), 10)
         self._protocol = WSConnection(ConnectionType.CLIENT)
         headers = [(b"Origin", origin.encode())] if origin else []
-        request = Request(host=urlsplit(comfy.url).netloc, target=f"/ws?clientId={client_id}", extra_headers=headers)
+        request = Request(
+            host=urlsplit(comfy.url).netloc, target=f"/ws?clientId={client_id}", extra_headers=headers
+        )
         self._socket.sendall(self._protocol.send(request))
 
     def messages(self) -> Iterator[dict[str, Any]]:
@@ -210,10 +212,16 @@ def test_an_upload_is_taken_from_a_form(comfy: ComfyServer) -> None:
     names: list[str] = []
     for overwrite in ("false", "false", "true"):
         body = (
-            b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + data + b"\r\n--b\r\n"
-            b'Content-Disposition: form-data; name="overwrite"\r\n\r\n' + overwrite.encode() + b"\r\n--b--\r\n"
+            b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+            + data
+            + b"\r\n--b\r\n"
+            b'Content-Disposition: form-data; name="overwrite"\r\n\r\n'
+            + overwrite.encode()
+            + b"\r\n--b--\r\n"
         )
-        answer = ask(comfy.url, "POST", "/upload/image", body, {"Content-Type": "multipart/form-data; boundary=b"})
+        answer = ask(
+            comfy.url, "POST", "/upload/image", body, {"Content-Type": "multipart/form-data; boundary=b"}
+        )
         assert {**answer.object(), "name": ""} == {"name": "", "subfolder": "", "type": "input"}
         names.append(answer.object()["name"])
     assert names == ["a.png", "a (1).png", "a.png"]

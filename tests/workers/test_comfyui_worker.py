@@ -179,7 +179,10 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, str, str, str]]] = [
     (with_input("width", 10**6), ("1", "EmptyImage", "width", "Value 1000000 bigger than max of 16384")),
     (with_input("width", "wide"), ("1", "EmptyImage", "width", "Failed to convert an input value to a INT")),
     (with_input("images", ["1"], "5"), ("5", "SaveImage", "images", "Bad linked input")),
-    (with_input("filename_prefix", ["1", 0], "5"), ("5", "SaveImage", "filename_prefix", "Return type mismatch")),
+    (
+        with_input("filename_prefix", ["1", 0], "5"),
+        ("5", "SaveImage", "filename_prefix", "Return type mismatch"),
+    ),
     (with_input("images", ["9", 0], "5"), ("5", "SaveImage", "", "Exception when validating node")),
     (
         {**blank(), "5": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}},
@@ -341,7 +344,13 @@ def test_noise_on_the_websocket(stack: ComfyStack, noise: bytes) -> None:
 
 @pytest.mark.parametrize(
     "noise",
-    [frame(1, b"\xff\xfe"), frame(3, b""), b"\x81\xff" + bytes(20), frame(8, b"\x03\xe8"), frame(1, b"", 2**63)],
+    [
+        frame(1, b"\xff\xfe"),
+        frame(3, b""),
+        b"\x81\xff" + bytes(20),
+        frame(8, b"\x03\xe8"),
+        frame(1, b"", 2**63),
+    ],
     ids=["no-utf-8", "opcode", "masked", "close", "length"],
 )
 def test_a_websocket_that_breaks_the_protocol_is_given_up(stack: ComfyStack, noise: bytes) -> None:

@@ -221,7 +221,7 @@ def test_a_file_that_is_no_template_is_named(tmp_path: Path, content: str, probl
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the templates in .* cannot be read: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"the templates in .* cannot be read: No such file or directory"):
         Library().load(tmp_path / "none")
 
 
@@ -328,7 +328,10 @@ def test_a_prompt_is_found_in_the_queue() -> None:
 
 def test_a_message_that_may_be_logged_holds_nothing_of_the_client() -> None:
     secret = "a secret prompt"
-    body = {"error": {"type": secret, "message": secret}, "node_errors": {secret: {"errors": [{"message": secret}]}}}
+    body = {
+        "error": {"type": secret, "message": secret},
+        "node_errors": {secret: {"errors": [{"message": secret}]}},
+    }
     assert secret not in str(errors.refusal(body))
     assert secret in str(errors.refusal(body).body())
     data = {"node_id": secret, "node_type": secret, "exception_type": secret, "exception_message": secret}
@@ -340,7 +343,12 @@ def test_a_message_that_may_be_logged_holds_nothing_of_the_client() -> None:
 
 
 def test_many_and_long_errors_are_cut() -> None:
-    error = {"type": "x" * 10**6, "message": "y" * 10**6, "details": "z" * 10**6, "extra_info": {"input_name": "i"}}
+    error = {
+        "type": "x" * 10**6,
+        "message": "y" * 10**6,
+        "details": "z" * 10**6,
+        "extra_info": {"input_name": "i"},
+    }
     body = {"error": error, "node_errors": {str(n): {"errors": [error] * 100} for n in range(1000)}}
     assert len(json.dumps(errors.refusal(body).body())) < 1_000_000
 

@@ -33,7 +33,10 @@ def stable_diffusion(width: int = 512, height: int = 512, steps: int = 20) -> Wo
             },
         },
         "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": CHECKPOINT}},
-        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": width, "height": height, "batch_size": 1}},
+        "5": {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": width, "height": height, "batch_size": 1},
+        },
         "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a lighthouse at dawn", **text}},
         "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry, text, watermark", **text}},
         "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},

@@ -1,4 +1,4 @@
-"""What clients send: a template's name and values, a workflow of their own, or either in `/generate/sync`'s shape."""
+"""What clients send: a template's name and values, a workflow, or either in the shape of `/generate/sync`."""
 
 from __future__ import annotations
 
@@ -143,7 +143,9 @@ class GenerateSync(ComfyPayload):
         if self.modifier:
             raise JsonDataException({"modifier": "there is a workflow_json as well: send one of the two"})
         if self.workflow_json is None:
-            raise JsonDataException({"workflow_json": "missing parameter, as is modifier: send one of the two"})
+            raise JsonDataException(
+                {"workflow_json": "missing parameter, as is modifier: send one of the two"}
+            )
         check("workflow_json", self.workflow_json)
         return self.workflow_json
 

@@ -15,7 +15,7 @@ _MAX_TEXT = 500
 
 
 class WorkflowError(RequestError):
-    """A workflow failed. word: the status in the body. `details`: further fields of the body; `text`: what the client is told."""
+    """A workflow failed. text: what the client is told; details: further fields of the body; word: its status."""
 
     word: ClassVar[str] = "failed"
 
@@ -113,7 +113,11 @@ def failure_of(failure: Failure) -> WorkflowError:
     return GenerationFailed(
         "a node of a workflow failed in ComfyUI",
         f"ComfyUI failed{where}: {raised or 'it gave no reason'}",
-        node={**node, "exception_type": failure.exception_type, "exception_message": failure.exception_message},
+        node={
+            **node,
+            "exception_type": failure.exception_type,
+            "exception_message": failure.exception_message,
+        },
     )
 
 

@@ -1,7 +1,7 @@
 """One prompt on ComfyUI, from its submission to its end.
 
-Its events come by websocket. Its result is taken from the history, which also tells of the end if the websocket
-cannot be opened, drops or is silent.
+Its events come by websocket. Its result is taken from the history, which also tells of the end if the
+websocket cannot be opened, drops or is silent.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ class Execution:
         """None if the websocket cannot be opened."""
         path = f"/ws?clientId={self._client_id}"
         try:
-            return stack.enter_context(
-                event_socket(self._comfy.origin, path, self._comfy.api_key, self._job)
-            )
+            return stack.enter_context(event_socket(self._comfy.origin, path, self._comfy.api_key, self._job))
         except SocketLost as error:
             _warn(f"ComfyUI's websocket cannot be opened, asking its history instead: {error}")
             return None

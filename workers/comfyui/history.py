@@ -94,7 +94,9 @@ class Entry:
         """None if it succeeded."""
         for name, data in self.messages:
             if name in ("execution_error", "execution_interrupted"):
-                return Failure(name == "execution_interrupted", **{key: _text(data.get(key)) for key in _ABOUT})
+                return Failure(
+                    name == "execution_interrupted", **{key: _text(data.get(key)) for key in _ABOUT}
+                )
         return Failure(False) if self.status.get("status_str") == "error" else None
 
     @property

@@ -1,7 +1,7 @@
 """ComfyUI's websocket: the events of one client id, in bounded memory and time.
 
-The protocol is wsproto's, which does no I/O: so a frame of any claimed length is taken piece by piece, and every
-wait has one deadline, however slowly bytes drip in.
+The protocol is wsproto's, which does no I/O: so a frame of any claimed length is taken piece by piece, and
+every wait has one deadline, however slowly bytes drip in.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How much work a workflow is. Pure.
 
 An image of 1024 x 1024 pixels with 28 steps is 200 units, as for the image models of the service's older
-workers: 85 and 175 for each started tile of 512 x 512 pixels, times (0.61 * steps + 6.57). A workflow that does
-not say its size and steps counts 100, as each request of the service's current ComfyUI worker does.
+workers: 85 and 175 for each started tile of 512 x 512 pixels, times (0.61 * steps + 6.57). A workflow that
+does not say its size and steps counts 100, as each request of the service's current ComfyUI worker does.
 """
 
 from __future__ import annotations

@@ -93,7 +93,10 @@ class _Checker:
             return self.check(output)
         except (KeyError, IndexError) as error:
             kind, message = "exception_during_validation", "Exception when validating node"
-            about = {"exception_type": type(error).__name__, "traceback": ['  File "/opt/ComfyUI/execution.py"']}
+            about = {
+                "exception_type": type(error).__name__,
+                "traceback": ['  File "/opt/ComfyUI/execution.py"'],
+            }
             self.found[output] = [fault(kind, message, str(error), **about)]
             self._failing.add(output)
             return self.found[output]

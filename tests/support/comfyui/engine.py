@@ -245,7 +245,9 @@ class Engine:
         run.done.append(node_id)
         if not kind.saves:
             return value, None
-        output = {"images": self._save(value, kind.saves, inputs.get("filename_prefix", "ComfyUI_temp_abcde"))}
+        output = {
+            "images": self._save(value, kind.saves, inputs.get("filename_prefix", "ComfyUI_temp_abcde"))
+        }
         about = {"node": node_id, "display_node": node_id, "output": output, "prompt_id": prompt.id}
         run.send("executed", about)
         return value, output

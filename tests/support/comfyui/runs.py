@@ -71,7 +71,13 @@ class Run:
         return {"node_id": self.node, "node_type": self._prompt.workflow[self.node]["class_type"]}
 
     def states(self, running: str) -> dict[str, object]:
-        about = {"value": 0.0, "max": 1.0, "state": "running", "node_id": running, "prompt_id": self._prompt.id}
+        about = {
+            "value": 0.0,
+            "max": 1.0,
+            "state": "running",
+            "node_id": running,
+            "prompt_id": self._prompt.id,
+        }
         return {running: about}
 
 

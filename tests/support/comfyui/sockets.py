@@ -93,7 +93,9 @@ class ClientSockets:
         with self._lock:
             return list(self._open.values())
 
-    def serve(self, connection: socket.socket, target: str, headers: Headers, sid: str, remaining: int) -> None:
+    def serve(
+        self, connection: socket.socket, target: str, headers: Headers, sid: str, remaining: int
+    ) -> None:
         """One connection, until it ends."""
         client = ClientSocket(connection, target, headers)
         with self._lock:
@@ -115,9 +117,7 @@ class ClientSockets:
         if self.mode is not Mode.NORMAL:
             return
         with self._lock:
-            clients = [
-                client for name, client in self._open.items() if sid in (None, name)
-            ]
+            clients = [client for name, client in self._open.items() if sid in (None, name)]
         for client in clients:
             if sid is not None:
                 self.before(event, client)

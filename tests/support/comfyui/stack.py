@@ -88,7 +88,9 @@ class ComfyStack(Stack):
         """A workflow of the client's own, answered."""
         return self.ask(CUSTOM, {"workflow": workflow, **options})
 
-    def begin(self, workflow: Mapping[str, Any], request_idx: int | None = None, **options: object) -> RawClient:
+    def begin(
+        self, workflow: Mapping[str, Any], request_idx: int | None = None, **options: object
+    ) -> RawClient:
         """The same, sent; the rest is the caller's."""
         client = RawClient(self.url)
         client.post(CUSTOM, self.body({"workflow": workflow, **options}, request_idx))
