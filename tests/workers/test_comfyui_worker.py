@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from pyworker.local.signing import Signer
+from tests.support.comfyui.png import png
 from tests.support.comfyui.sockets import ClientSocket, Mode
 from tests.support.comfyui.stack import CUSTOM, ComfyStack, blank, comfy_stack, image_size, slow
 from tests.support.http import Answer, ask, next_request_idx
@@ -113,6 +115,26 @@ def test_the_shape_of_the_wrapper(stack: ComfyStack) -> None:
     assert "data" not in body_of(stack.ask("/generate/sync", {"input": wanted}))["output"][0]
     answer = stack.ask("/generate/sync", {"input": {**wanted, "s3": {"bucket_name": "b"}}})
     assert "is not supported" in body_of(answer, 422)["payload"]["input.s3"]
+
+
+def test_an_image_that_comes_with_the_workflow(stack: ComfyStack) -> None:
+    uri = f"data:image/png;base64,{base64.b64encode(png(31, 17, 0xABCDEF)).decode()}"
+    workflow = {**blank(), "1": {"class_type": "LoadImage", "inputs": {"image": uri}}}
+    for _ in range(2):
+        assert image_size(body_of(stack.run(workflow))["output"][0]) == (31, 17)
+    [name] = stack.comfy.uploads
+    assert name.endswith(".png [temp]")
+    workflow["1"]["inputs"]["image"] = "data:image/png;base64,%%%"
+    assert body_of(stack.run(workflow), 422)["error"] == "node 1, input image: the file is not base64"
+    workflow["1"]["inputs"]["image"] = "none.png"
+    assert "Invalid image file: none.png" in body_of(stack.run(workflow), 422)["error"]
+    for number in range(17):
+        workflow[f"x{number}"] = {"class_type": "LoadImage", "inputs": {"image": uri}}
+    assert "may hold 16 files" in body_of(stack.run(workflow), 422)["error"]
+    stack.comfy.faults["/upload/image"] = fault("413 Too Large")
+    workflow = {**blank(), "1": {"class_type": "LoadImage", "inputs": {"image": uri}}}
+    assert "ComfyUI answered 413 to POST /upload/image" in body_of(stack.run(workflow), 502)["error"]
+    stack.forget()
 
 
 def test_a_cached_run(stack: ComfyStack) -> None:

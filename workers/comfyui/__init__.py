@@ -10,6 +10,7 @@ workload    how much work a workflow is
 execution   one prompt, from its submission to its end
 websocket   ComfyUI's events, in bounded memory
 history     what ComfyUI's history tells of a prompt
+inputs      files that come with a workflow
 outputs     the files of a prompt
 errors      ComfyUI's errors as responses
 """

@@ -15,7 +15,10 @@ _MAX_TEXT = 500
 
 
 class WorkflowError(RequestError):
-    """A workflow failed. text: what the client is told; details: further fields of the body; word: its status."""
+    """A workflow failed.
+
+    text: what the client is told; details: further fields of the body; word: the status in it.
+    """
 
     word: ClassVar[str] = "failed"
 

@@ -18,11 +18,13 @@ from pyworker.server import start_server
 from pyworker.upstream.origin import Origin
 from workers.comfyui.benchmark import BenchmarkWorkflow
 from workers.comfyui.data_types import ComfyPayload, CustomWorkflow, GenerateSync, TemplatePrompt
-from workers.comfyui.errors import WorkflowError, failure_of
+from workers.comfyui.errors import GenerationFailed, WorkflowError, failure_of
 from workers.comfyui.execution import Comfy, Execution, Finished
 from workers.comfyui.history import Entry
+from workers.comfyui.inputs import with_uploads
 from workers.comfyui.outputs import described, fetched
 from workers.comfyui.settings import BenchmarkSettings, ComfySettings
+from workers.comfyui.workflows import RANDOM_INT
 from workers.comfyui.workload import units
 
 MODEL_SERVER_URL = "http://127.0.0.1:8188"
@@ -34,6 +36,10 @@ MAX_QUEUE_TIME = 60.0
 _BENCHMARK_TIMEOUT = 300.0
 _ALL_CACHED = (
     "ComfyUI had the result of every node in its cache and made nothing new: change an input, such as a seed"
+)
+_NOT_MEASURABLE = (
+    "ComfyUI has the result of the benchmark's workflow in its cache: give it a seed, or an input that is "
+    f"{RANDOM_INT}"
 )
 
 P = TypeVar("P", bound=ComfyPayload)
@@ -49,10 +55,12 @@ class ComfyHandler(JobHandler[P], Generic[P]):
     def perform(self, payload: P, job: Job) -> flask.Response:
         started = time.monotonic()
         try:
-            finished = Execution(self.comfy, job).run(payload.workflow_to_run)
+            finished = Execution(self.comfy, job).run(with_uploads(payload.workflow_to_run, job))
             failure = finished.entry.failure
             if failure is not None:
                 raise failure_of(failure)
+            if job.client_request is None and payload.workflow_to_run.keys() <= finished.entry.cached:
+                raise GenerationFailed(_NOT_MEASURABLE)
             job.settle(units(payload.workflow_to_run, finished.entry.cached))
             executed = time.monotonic()
             files = finished.entry.files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,8 +29,8 @@ def fault(kind: str, message: str, details: str = "", **extra_info: object) -> E
 NO_PROMPT = fault("no_prompt", "No prompt provided", "No prompt provided")
 
 
-def validate(workflow: Workflow, log: Callable[[str], None]) -> Verdict:
-    """Raises TypeError, as the server does, for a node that is no object."""
+def validate(workflow: Workflow, files: Collection[str], log: Callable[[str], None]) -> Verdict:
+    """files: those that were uploaded. Raises TypeError, as the server does, for a node that is no object."""
     outputs: list[str] = []
     for node_id, node in workflow.items():
         if "class_type" not in node:
@@ -44,12 +44,11 @@ def validate(workflow: Workflow, log: Callable[[str], None]) -> Verdict:
             outputs.append(node_id)
     if not outputs:
         return Verdict(fault("prompt_no_outputs", "Prompt has no outputs"))
-    return _validate_outputs(workflow, outputs, log)
+    return _validate_outputs(_Checker(workflow, files), outputs, log)
 
 
-def _validate_outputs(workflow: Workflow, outputs: list[str], log: Callable[[str], None]) -> Verdict:
+def _validate_outputs(checker: _Checker, outputs: list[str], log: Callable[[str], None]) -> Verdict:
     verdict = Verdict()
-    checker = _Checker(workflow)
     details: list[str] = []
     for output in outputs:
         reasons = checker.check_output(output)
@@ -60,7 +59,7 @@ def _validate_outputs(workflow: Workflow, outputs: list[str], log: Callable[[str
         details += [f"{reason['message']}: {reason['details']}" for reason in reasons]
         for node_id, errors in checker.found.items():
             if errors:
-                class_type = workflow[node_id]["class_type"]
+                class_type = checker.workflow[node_id]["class_type"]
                 entry = verdict.node_errors.setdefault(
                     node_id, {"errors": errors, "dependent_outputs": [], "class_type": class_type}
                 )
@@ -78,8 +77,9 @@ def _validate_outputs(workflow: Workflow, outputs: list[str], log: Callable[[str
 class _Checker:
     """Checks each node once."""
 
-    def __init__(self, workflow: Workflow) -> None:
-        self._workflow = workflow
+    def __init__(self, workflow: Workflow, files: Collection[str]) -> None:
+        self.workflow = workflow
+        self._files = files
         self.found: dict[str, list[Error]] = {}
         self._failing: set[str] = set()
 
@@ -106,7 +106,7 @@ class _Checker:
         if node_id in self.found:
             return self.found[node_id]
         errors = self.found[node_id] = []
-        node = self._workflow[node_id]
+        node = self.workflow[node_id]
         given: Mapping[str, Any] = node["inputs"]
         for name, wanted in NODES[node["class_type"]].inputs.items():
             if name not in given:
@@ -118,6 +118,8 @@ class _Checker:
             value = given[name]
             if isinstance(value, list):
                 errors += self._check_link(node_id, name, wanted, cast("list[Any]", value))
+            elif wanted.kind == "FILE":
+                errors += [] if value in self._files else [_no_file(name, value)]
             else:
                 errors += _check_value(name, wanted, value)
         if errors:
@@ -130,7 +132,7 @@ class _Checker:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             return [fault("bad_linked_input", message, name, **about)]
         source, slot = link
-        returned = NODES[self._workflow[source]["class_type"]].returns[slot]
+        returned = NODES[self.workflow[source]["class_type"]].returns[slot]
         if returned != wanted.kind:
             message = "Return type mismatch between linked nodes"
             kind = "COMBO" if isinstance(wanted.kind, tuple) else wanted.kind
@@ -143,6 +145,12 @@ class _Checker:
 
 
 _CONVERTERS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str}
+
+
+def _no_file(name: str, value: object) -> Error:
+    text = f"{name} - Invalid image file: {value}"
+    about = {"input_name": name, "received_value": value}
+    return fault("custom_validation_failed", "Custom validation failed for node", text, **about)
 
 
 def _check_value(name: str, wanted: Input, value: object) -> list[Error]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.support.comfyui.nodes import NODES, Image
-from tests.support.comfyui.png import png
+from tests.support.comfyui.png import png, size_of
 from tests.support.comfyui.runs import Interrupted, NodeFailed, Prompt, Run, Send, key_of, needed
 from tests.support.waiting import DEADLINE
 
@@ -22,9 +22,10 @@ class Engine:
     history_of_cached: whether the history names the files of outputs that came from the cache.
     """
 
-    def __init__(self, send: Send, log: Callable[[str], None]) -> None:
+    def __init__(self, send: Send, log: Callable[[str], None], uploads: Mapping[str, bytes]) -> None:
         self._send = send
         self._log = log
+        self._uploads = uploads
         # Guards everything below; notified at each change.
         self._changed = threading.Condition()
         self._pending: list[Prompt] = []
@@ -241,6 +242,8 @@ class Engine:
                 about = {"value": step, "max": inputs["steps"], "prompt_id": prompt.id, "node": node_id}
                 run.send("progress", about)
                 self._pass(prompt, f"step {step}")
+        if node["class_type"] == "LoadImage":
+            inputs["image"] = Image(*size_of(self._uploads[inputs["image"]]), 0)
         value = kind.compute(inputs)
         run.done.append(node_id)
         if not kind.saves:

@@ -16,7 +16,10 @@ _BLEND = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
 
 @dataclass(frozen=True)
 class Input:
-    """An input of a node. kind: INT, FLOAT, STRING, the type of a link, or the values that are allowed."""
+    """An input of a node.
+
+    kind: INT, FLOAT, STRING, FILE (one that was uploaded), the type of a link, or the values that are allowed.
+    """
 
     kind: str | tuple[str, ...]
     minimum: float | None = None
@@ -160,6 +163,7 @@ NODES: Mapping[str, NodeType] = {
     "VAEDecode": NodeType(
         {"samples": Input("LATENT"), "vae": Input("VAE")}, ("IMAGE",), lambda inputs: inputs["samples"]
     ),
+    "LoadImage": NodeType({"image": Input("FILE")}, ("IMAGE",), lambda inputs: inputs["image"]),
     # A node of the stand-in's own: an image that takes some steps, without any model.
     "SlowImage": NodeType(
         {

@@ -43,8 +43,9 @@ class ComfyServer:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.faults: dict[str, Fault] = {}
         self.sockets = ClientSockets()
-        self.engine = Engine(self.sockets.send, self.log)
+        #: By the names that workflows use: with " [temp]" for the temporary ones.
         self.uploads: dict[str, bytes] = {}
+        self.engine = Engine(self.sockets.send, self.log, self.uploads)
         self.number = 0
         #: Whether it takes the prompt_id of a request, as older releases do not.
         self.takes_ids = True
@@ -250,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"error": NO_PROMPT, "node_errors": {}}, 400)
             return
         workflow = message["prompt"]
-        verdict = validate(workflow, comfy.log)
+        verdict = validate(workflow, comfy.uploads, comfy.log)
         if verdict.error is not None:
             comfy.log(f"invalid prompt: {verdict.error}")
             self._json({"error": verdict.error, "node_errors": verdict.node_errors}, 400)
@@ -275,12 +276,13 @@ class _Handler(BaseHTTPRequestHandler):
         if image is None or not image.filename:
             self._respond(400, b"", "application/octet-stream")
             return
-        name, number = image.filename, 0
-        while name in self.comfy.uploads and form.get("overwrite") not in ("true", "1"):
+        name, number, kind = image.filename, 0, form.get("type", "input")
+        mark = "" if kind == "input" else f" [{kind}]"
+        while name + mark in self.comfy.uploads and form.get("overwrite") not in ("true", "1"):
             number += 1
             name = f"{Path(image.filename).stem} ({number}){Path(image.filename).suffix}"
-        self.comfy.uploads[name] = image.read()
-        self._json({"name": name, "subfolder": form.get("subfolder", ""), "type": form.get("type", "input")})
+        self.comfy.uploads[name + mark] = image.read()
+        self._json({"name": name, "subfolder": form.get("subfolder", ""), "type": kind})
 
     def _websocket(self, query: dict[str, str]) -> None:
         sockets = self.comfy.sockets
