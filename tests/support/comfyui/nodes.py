@@ -18,7 +18,7 @@ _BLEND = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
 class Input:
     """An input of a node.
 
-    kind: INT, FLOAT, STRING, FILE (one that was uploaded), the type of a link, or the values that are allowed.
+    kind: INT, FLOAT, STRING, FILE (one that was uploaded), the type of a link, or the allowed values.
     """
 
     kind: str | tuple[str, ...]
