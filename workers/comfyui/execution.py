@@ -231,7 +231,8 @@ class Execution:
 def _good(response: requests.Response) -> requests.Response:
     """Raises `ModelUnreachable` for any other status than 200."""
     if response.status_code != 200:
-        path = (response.request.path_url or "").partition("?")[0]
+        # Without the id, so that floods of it are one kind of line.
+        path = "/" + response.request.path_url.split("/")[1]
         raise ModelUnreachable(
             f"ComfyUI answered {response.status_code} to {response.request.method} {path}: "
             "is it ComfyUI that listens there?"

@@ -281,7 +281,8 @@ class _Handler(BaseHTTPRequestHandler):
         while name + mark in self.comfy.uploads and form.get("overwrite") not in ("true", "1"):
             number += 1
             name = f"{Path(image.filename).stem} ({number}){Path(image.filename).suffix}"
-        self.comfy.uploads[name + mark] = image.read()
+        with contextlib.closing(image):
+            self.comfy.uploads[name + mark] = image.read()
         self._json({"name": name, "subfolder": form.get("subfolder", ""), "type": kind})
 
     def _websocket(self, query: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from tests.support.comfyui.sockets import Mode
 from tests.support.http import Answer, RawClient, ask, next_request_idx
 from tests.support.leaks import share_port, unshare_port
 from tests.support.stack import Stack
+from workers.comfyui.workload import MOST
 
 COMFY_WORKER = "pyworker:create_app('comfyui')"
 CUSTOM = "/custom_workflow"
@@ -38,6 +39,16 @@ def slow(steps: int = 3, seed: object = 1, width: int = 64, height: int = 48) ->
     return {
         "1": {"class_type": "SlowImage", "inputs": inputs},
         "5": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "slow"}},
+    }
+
+
+def _marker(number: int) -> dict[str, Any]:
+    """The most work that counts; but no output needs its large nodes, so they are not executed."""
+    latent = {"width": 16384, "height": 16384, "batch_size": 4096}
+    return {
+        **blank(1, 1, number),
+        "8": {"class_type": "EmptyLatentImage", "inputs": latent},
+        "9": {"class_type": "KSampler", "inputs": {"steps": 10_000}},
     }
 
 
@@ -64,6 +75,8 @@ class ComfyStack(Stack):
     ) -> None:
         super().__init__(folder, autoscaler, cast("Any", comfy), variables, app)
         self.comfy = comfy
+        # Requests of `work_served`, each of more work than all others together.
+        self._marks = 0
 
     def _checks_signatures(self) -> bool:
         body = {"auth_data": self.auth_data(), "payload": {"workflow": blank()}, "session_id": "none"}
@@ -97,9 +110,18 @@ class ComfyStack(Stack):
         return client
 
     def work_served(self) -> float:
-        """The workload of everything that has ended, as reported so far; waits until nothing is in hand."""
-        self.wait_in_hand(0)
-        return sum(report["cur_perf"] for report in self.reports)
+        """The workload served by all that has ended, as reported; waits until everything is."""
+        self._marks += 1
+        assert self.run(_marker(self._marks), outputs="file").status == 200
+        total = 0.0
+
+        def is_reported() -> bool:
+            nonlocal total
+            total = sum(report["cur_perf"] for report in self.reports) - self._marks * MOST
+            return total >= 0
+
+        self.wait_for_report(lambda _: is_reported(), "all that was served")
+        return total
 
     def forget(self) -> None:
         """The stand-in as it was at its start, but for the numbers in the names of files."""
