@@ -70,7 +70,7 @@ def test_requests_are_passed_on_as_they_are(new_stack: NewStack) -> None:
     assert (answer.status, answer.body) == (200, COMPLETED)
     assert stack.model.request("/generate/sync").json() == payload
     assert stack.outcome(request_idx) == "Success"
-    assert sum(report["cur_perf"] for report in stack.reports) == 100
+    stack.wait_for_report(lambda _: sum(report["cur_perf"] for report in stack.reports) == 100, "its work")
     told = ask_for(stack, {"input": "a text"})
     assert (told.status, told.object()["payload"]) == (422, {"input": "must be an object"})
 

@@ -7,6 +7,7 @@ websocket cannot be opened, drops or is silent.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import uuid
@@ -119,10 +120,11 @@ class Execution:
     def _await_end(self, events: EventSocket | None) -> Entry:
         pause = _FIRST_PAUSE
         self._alive()
-        look_at = time.monotonic() + (_FIRST_PAUSE if events is None else QUIET)
+        # The first event may be expected soon.
+        look_at = time.monotonic() + (_FIRST_PAUSE if events is None else _LAST_PAUSE)
         while True:
             self._check()
-            left = look_at - time.monotonic()
+            left = min(look_at, self._late_at()) - time.monotonic()
             if left <= 0:
                 entry = self._look()
                 if entry is not None:
@@ -164,11 +166,14 @@ class Execution:
 
     def _check(self) -> None:
         """Raises `Aborted`, or `ModelTimeout` if nothing has happened for too long."""
-        self._job.check()
-        silence = self._comfy.silence
-        if silence is not None and time.monotonic() - self._alive_at > silence:
+        if time.monotonic() >= self._late_at():
             where = "while it waited in ComfyUI's queue" if self._waits() else "in ComfyUI"
-            raise ModelTimeout(f"the prompt made no progress {where} for {silence:g} s")
+            raise ModelTimeout(f"the prompt made no progress {where} for {self._comfy.silence:g} s")
+        self._job.check()
+
+    def _late_at(self) -> float:
+        silence = self._comfy.silence
+        return math.inf if silence is None else self._alive_at + silence
 
     def _waits(self) -> bool:
         return self._place is not None and not self._place.is_running

@@ -97,7 +97,6 @@ class ComfyServer:
     def close(self) -> None:
         """End every connection and every thread."""
         self._closing.set()
-        self.engine.close()
         self._http.shutdown()
         self._thread.join(DEADLINE)
         self._http.server_close()
@@ -106,6 +105,7 @@ class ComfyServer:
         for connection in connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
+        self.engine.close()
 
     def __repr__(self) -> str:
         return f"<ComfyServer {self.url} {self.engine!r}>"

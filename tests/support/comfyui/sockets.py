@@ -36,7 +36,11 @@ class ClientSocket:
         raw = [(name.lower().encode(), value.encode()) for name, value in headers]
         self._protocol.initiate_upgrade_connection(raw, target)
         next(iter(self._protocol.events()))
-        connection.sendall(self._protocol.send(AcceptConnection()))
+
+    def accept(self) -> None:
+        """Answer the handshake."""
+        with self._lock:
+            self._connection.sendall(self._protocol.send(AcceptConnection()))
 
     def send(self, event: str, data: Mapping[str, object]) -> None:
         """One event, as JSON text."""
@@ -99,6 +103,8 @@ class ClientSockets:
         """One connection, until it ends."""
         client = ClientSocket(connection, target, headers)
         with self._lock:
+            # No event may come between the two.
+            client.accept()
             self.opened += 1
             self._open[sid] = client
         try:
