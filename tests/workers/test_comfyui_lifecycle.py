@@ -12,8 +12,10 @@ from typing import Protocol
 import pytest
 
 from pyworker.local.signing import Signer
+from tests.support.comfyui.sockets import ClientSocket
 from tests.support.comfyui.stack import ComfyStack, blank, comfy_stack, slow
 from tests.support.http import next_request_idx
+from workers.comfyui.benchmark import stable_diffusion
 
 
 class NewComfy(Protocol):
@@ -67,17 +69,13 @@ def test_the_benchmark_runs_a_workflow_of_a_file(new_comfy: NewComfy, tmp_path: 
 
 def test_a_checkpoint_that_is_missing_is_told(new_comfy: NewComfy, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
-    workflow = {
-        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "none.safetensors"}},
-        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["4", 1]}},
-        **blank(),
-    }
-    workflow["5"]["inputs"]["filename_prefix"] = ["6", 0]
+    workflow = stable_diffusion()
+    workflow["4"]["inputs"]["ckpt_name"] = "none.safetensors"
     path.write_text(json.dumps(workflow))
     stack = new_comfy({"BENCHMARK_JSON_PATH": str(path)})
     stack.worker.start()
-    stack.wait_for_report(lambda report: "SaveImage" in report["error_msg"], "what is wrong")
-    assert "the workflow is not valid" in stack.reports[-1]["error_msg"]
+    told = "node 4 (CheckpointLoaderSimple): Value not in list: ckpt_name: 'none.safetensors' not in"
+    stack.wait_for_report(lambda report: told in report["error_msg"], "what is wrong")
 
 
 @pytest.mark.parametrize(
@@ -123,13 +121,17 @@ def test_no_progress_is_a_timeout_and_interrupts_the_prompt(new_comfy: NewComfy)
     engine = stack.comfy.engine
     # With progress it may take longer.
     pause = threading.Event()
-    stack.comfy.sockets.before = lambda name, _: pause.wait(0.6) if name == "progress" else None
+
+    def take_time(event: str, _: ClientSocket) -> None:
+        if event == "progress":
+            pause.wait(0.6)
+
+    stack.comfy.sockets.before = take_time
     assert stack.run(slow(steps=6)).status == 200
     engine.hold("step 2")
     request_idx = next_request_idx()
     with stack.begin(slow(steps=3, seed=2), request_idx) as client:
-        engine.wait_for(lambda: engine.running, "the prompt to run")
-        [prompt_id] = [engine.running]
+        prompt_id = engine.wait_running()
         answer = client.answer()
     assert answer.status == 504
     assert answer.object()["error"] == "the prompt made no progress in ComfyUI for 2 s"
@@ -147,8 +149,7 @@ def test_the_end_of_the_worker_interrupts_its_prompt(new_comfy: NewComfy) -> Non
     engine.hold("SlowImage")
     request_idx = next_request_idx()
     with stack.begin(slow(), request_idx) as client:
-        engine.wait_for(lambda: engine.running, "the prompt to run")
-        [prompt_id] = [engine.running]
+        prompt_id = engine.wait_running()
         stack.worker.terminate()
         answer = client.answer()
     assert answer.status == 503
@@ -163,7 +164,7 @@ def test_a_drain_lets_a_prompt_finish(new_comfy: NewComfy) -> None:
     engine = stack.comfy.engine
     engine.hold("SlowImage")
     with stack.begin(slow()) as client:
-        engine.wait_for(lambda: engine.running, "the prompt to run")
+        engine.wait_running()
         stack.worker.terminate()
         stack.wait_draining()
         engine.release("SlowImage")
@@ -176,7 +177,7 @@ def test_comfyui_that_is_gone_is_a_bad_gateway(new_comfy: NewComfy) -> None:
     stack.start_ready()
     stack.comfy.engine.hold("SlowImage")
     with stack.begin(slow()) as client:
-        stack.comfy.engine.wait_for(lambda: stack.comfy.engine.running, "the prompt to run")
+        stack.comfy.engine.wait_running()
         stack.comfy.close()
         assert client.answer().status == 502
     assert stack.run(blank()).status == 502

@@ -142,10 +142,10 @@ def test_what_is_refused_before_the_queue(comfy: ComfyServer) -> None:
         ({"prompt": {"1": blank()["1"]}}, "prompt_no_outputs"),
         ({"prompt": blank(width=0)}, "prompt_outputs_failed_validation"),
     ]
-    for body, kind in cases:
-        answer = post(comfy, "/prompt", body)
-        assert answer.status == 400
-        assert answer.object()["error"]["type"] == kind
+    answers = [post(comfy, "/prompt", body) for body, _ in cases]
+    assert [answer.status for answer in answers] == [400] * len(cases)
+    assert [answer.object()["error"]["type"] for answer in answers] == [kind for _, kind in cases]
+    answer = answers[-1]
     node = answer.object()["node_errors"]["1"]
     assert (node["class_type"], node["dependent_outputs"]) == ("EmptyImage", ["5"])
     assert node["errors"][0]["type"] == "value_smaller_than_min"
@@ -155,7 +155,7 @@ def test_what_is_refused_before_the_queue(comfy: ComfyServer) -> None:
 
 
 def test_a_good_output_beside_a_bad_one_is_executed(comfy: ComfyServer) -> None:
-    workflow = {**blank(), "6": {"class_type": "PreviewImage", "inputs": {}}}
+    workflow: dict[str, Any] = {**blank(), "6": {"class_type": "PreviewImage", "inputs": {}}}
     answer = post(comfy, "/prompt", {"prompt": workflow})
     assert answer.status == 200
     assert list(answer.object()["node_errors"]) == ["6"]

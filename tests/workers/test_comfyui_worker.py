@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pyworker.local.signing import Signer
 from tests.support.comfyui.png import png
+from tests.support.comfyui.server import Fault
 from tests.support.comfyui.sockets import ClientSocket, Mode
 from tests.support.comfyui.stack import CUSTOM, ComfyStack, blank, comfy_stack, image_size, slow
 from tests.support.http import Answer, ask, next_request_idx
@@ -80,7 +82,7 @@ def test_references_instead_of_files(stack: ComfyStack) -> None:
 
 
 def test_several_outputs_of_several_nodes(stack: ComfyStack) -> None:
-    workflow = {
+    workflow: dict[str, Any] = {
         **blank(),
         "6": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
         "7": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "ü & ?/ü & ?"}},
@@ -111,7 +113,11 @@ def test_the_shape_of_the_wrapper(stack: ComfyStack) -> None:
     [output] = body["output"]
     assert image_size(output) == (9, 9)
     assert not output["data"].startswith("data:")
-    wanted = {"modifier": "blank_image", "modifications": {"width": 5, "height": 6}, "workflow_json": {}}
+    wanted: dict[str, Any] = {
+        "modifier": "blank_image",
+        "modifications": {"width": 5, "height": 6},
+        "workflow_json": {},
+    }
     assert image_size(body_of(stack.ask("/generate/sync", {"input": wanted}))["output"][0]) == (5, 6)
     wanted["return_outputs_as_base64"] = False
     assert "data" not in body_of(stack.ask("/generate/sync", {"input": wanted}))["output"][0]
@@ -121,7 +127,7 @@ def test_the_shape_of_the_wrapper(stack: ComfyStack) -> None:
 
 def test_an_image_that_comes_with_the_workflow(stack: ComfyStack) -> None:
     uri = f"data:image/png;base64,{base64.b64encode(png(31, 17, 0xABCDEF)).decode()}"
-    workflow = {**blank(), "1": {"class_type": "LoadImage", "inputs": {"image": uri}}}
+    workflow: dict[str, Any] = {**blank(), "1": {"class_type": "LoadImage", "inputs": {"image": uri}}}
     for _ in range(2):
         assert image_size(body_of(stack.run(workflow))["output"][0]) == (31, 17)
     [name] = stack.comfy.uploads
@@ -167,7 +173,7 @@ def test_an_output_that_is_gone_is_told_beside_the_others(stack: ComfyStack) -> 
 
 
 def test_outputs_that_are_ignored_are_told(stack: ComfyStack) -> None:
-    workflow = {**blank(), "6": {"class_type": "PreviewImage", "inputs": {}}}
+    workflow: dict[str, Any] = {**blank(), "6": {"class_type": "PreviewImage", "inputs": {}}}
     body = body_of(stack.run(workflow))
     assert body["message"] == "ComfyUI ignored outputs for errors at the nodes 6"
     errors = body["comfyui_response"]["node_errors"]["6"]["errors"]
@@ -279,9 +285,17 @@ def test_a_storm_of_bad_workflows_takes_nobody_down(stack: ComfyStack) -> None:
     assert stack.run(slow()).status == 200
 
 
-def fault(status: str, text: bytes = b"", content_type: str = "text/plain") -> Any:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(text)}\r\n\r\n"
-    return lambda connection: connection.sendall(head.encode() + text)
+def fault(status: str, text: bytes = b"") -> Fault:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n"
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(head.encode() + text)
+
+    return answer
+
+
+def hang_up(_: socket.socket) -> None:
+    """A server that closes the connection instead."""
 
 
 def test_comfyui_failing_before_the_queue(stack: ComfyStack) -> None:
@@ -298,14 +312,14 @@ def test_comfyui_failing_before_the_queue(stack: ComfyStack) -> None:
         ("/prompt", fault("200 OK", b"<html>"), "ComfyUI's response is not JSON"),
         ("/prompt", fault("200 OK", b"[]"), "ComfyUI's response to POST /prompt has no prompt_id"),
         ("/prompt", fault("200 OK", b'{"prompt_id": "../../x?"}'), "has no prompt_id"),
-        ("/prompt", lambda _: None, "closed the connection"),
+        ("/prompt", hang_up, "closed the connection"),
         ("/history/", fault("200 OK", b"{"), "ComfyUI's response is not JSON"),
         ("/history/", fault("403 Forbidden"), "ComfyUI answered 403 to GET /history"),
         ("/view", fault("403 Forbidden"), "ComfyUI answered 403 to GET /view"),
     ],
 )
 def test_a_server_that_answers_otherwise_is_a_bad_gateway(
-    stack: ComfyStack, path: str, answer: Any, told: str
+    stack: ComfyStack, path: str, answer: Fault, told: str
 ) -> None:
     stack.comfy.faults[path] = answer
     found = body_of(stack.run(blank()), 502)["error"]
@@ -403,7 +417,7 @@ def test_a_frame_without_an_end_costs_no_memory(stack: ComfyStack) -> None:
 
 
 def test_a_history_without_an_end_costs_bounded_memory(stack: ComfyStack) -> None:
-    def endless(connection: Any) -> None:
+    def endless(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{")
         with contextlib.suppress(OSError):
             while True:
@@ -429,8 +443,7 @@ def test_a_client_that_hangs_up_interrupts_just_its_prompt(stack: ComfyStack) ->
     engine.hold("SlowImage")
     request_idx, next_idx = next_request_idx(), next_request_idx()
     with stack.begin(slow(seed=1), request_idx):
-        engine.wait_for(lambda: engine.running, "the prompt to run")
-        [prompt_id] = [engine.running]
+        prompt_id = engine.wait_running()
         other = direct(stack, slow(seed=2))
         following = stack.begin(slow(seed=3), next_idx)
         stack.wait_in_hand(2)
@@ -474,8 +487,7 @@ def test_a_release_that_chooses_the_id_itself(stack: ComfyStack) -> None:
         engine = stack.comfy.engine
         engine.hold("SlowImage")
         with stack.begin(slow(seed=1)):
-            engine.wait_for(lambda: engine.running, "the prompt to run")
-            [prompt_id] = [engine.running]
+            prompt_id = engine.wait_running()
         engine.wait_for(lambda: prompt_id in engine.history, "its interruption")
         engine.release("SlowImage")
     finally:
@@ -487,7 +499,7 @@ def test_an_interruption_by_somebody_else(stack: ComfyStack) -> None:
     engine.hold("SlowImage")
     request_idx = next_request_idx()
     with stack.begin(slow(), request_idx) as client:
-        engine.wait_for(lambda: engine.running, "the prompt to run")
+        engine.wait_running()
         assert ask(stack.comfy.url, "POST", "/interrupt", b"{}").status == 200
         body = body_of(client.answer(), 499)
     engine.release("SlowImage")

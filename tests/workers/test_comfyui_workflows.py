@@ -256,7 +256,10 @@ def test_a_workflow_or_a_modifier_is_taken() -> None:
 
 
 def test_what_is_not_done_is_refused_by_name() -> None:
-    empty = {"s3": {"bucket_name": "", "access_key_id": None}, "webhook": {"url": "", "extra_params": {}}}
+    empty: dict[str, Any] = {
+        "s3": {"bucket_name": "", "access_key_id": None},
+        "webhook": {"url": "", "extra_params": {}},
+    }
     assert generate(workflow_json=blank(), **empty).workflow_to_run == blank()
     assert generate(workflow_json=blank(), s3=None, webhook=None).workflow_to_run == blank()
     told = generate_faults(workflow_json=blank(), s3={"bucket_name": "b"}, webhook={"url": "http://x"})
@@ -320,7 +323,10 @@ def test_no_queue_is_too_odd(value: Any) -> None:
 
 
 def test_a_prompt_is_found_in_the_queue() -> None:
-    queue = {"queue_running": [[0, "a", {}, {"client_id": "x"}, []]], "queue_pending": [[1, "b", {}, {}, []]]}
+    queue: dict[str, Any] = {
+        "queue_running": [[0, "a", {}, {"client_id": "x"}, []]],
+        "queue_pending": [[1, "b", {}, {}, []]],
+    }
     assert place_of(queue, "a", "") == place_of(queue, "other", "x") == Place(0)
     assert place_of(queue, "b", "y") == Place(1)
     assert place_of(queue, "c", "y") is None

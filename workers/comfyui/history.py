@@ -38,8 +38,9 @@ def place_of(queue: Mapping[str, Any], prompt_id: str, client_id: str) -> Place 
 
 def _is_ours(item: object, prompt_id: str, client_id: str) -> bool:
     fields = as_list(item)
-    extra = as_object(fields[3]) if len(fields) > 3 else {}
-    return len(fields) > 1 and (fields[1] == prompt_id or extra.get("client_id") == client_id)
+    if len(fields) < 4:
+        return False
+    return fields[1] == prompt_id or as_object(fields[3]).get("client_id") == client_id
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,9 @@ class Entry:
     @property
     def execution_seconds(self) -> float | None:
         """By the server's own clock; None if it does not tell."""
-        times = [data.get("timestamp") for name, data in self.messages if name in _SPAN]
-        if len(times) != 2 or not all(map(is_whole, times)):
-            return None
-        return max((times[1] - times[0]) / 1000, 0.0)
+        told = (data.get("timestamp") for name, data in self.messages if name in _SPAN)
+        times = [time for time in told if is_whole(time)]
+        return max((times[1] - times[0]) / 1000, 0.0) if len(times) == 2 else None
 
     @property
     def files(self) -> list[OutputFile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import mimetypes
 import re
@@ -65,10 +66,9 @@ def _upload(data: bytes, kind: str, job: Job) -> str:
     form = Form(fields, [("image", Upload(data, filename, kind))])
     response = job.send("POST", "/upload/image", form=form, limit=2**16)
     if response.status_code == 200:
-        try:
+        answer: Mapping[str, Any] = {}
+        with contextlib.suppress(ValueError):
             answer = as_object(pydantic_core.from_json(response.content))
-        except ValueError:
-            answer = {}
         name, subfolder = answer.get("name"), answer.get("subfolder", "")
         if isinstance(name, str) and isinstance(subfolder, str) and name:
             return f"{subfolder}/{name} [{_FOLDER}]" if subfolder else f"{name} [{_FOLDER}]"

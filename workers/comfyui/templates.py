@@ -129,7 +129,7 @@ def read_template(path: Path) -> Template:
     workflow = dict(inner if has_parameters else fields)
     try:
         check("workflow", workflow)
-        given = as_object(fields.get("parameters")) if has_parameters else {}
+        given = as_object(fields.get("parameters") if has_parameters else None)
         parameters = {name: _targets(workflow, name, texts) for name, texts in given.items()}
     except JsonDataException as error:
         problems = "; ".join(f"{name}: {problem}" for name, problem in error.json_msg.items())

@@ -18,11 +18,12 @@ RANDOM_INT = "__RANDOM_INT__"
 _RANDOM_BELOW = 2**32
 _SEEDS = ("seed", "noise_seed")
 _SHOWN = 100
+_EMPTY: Mapping[str, Any] = {}
 
 
 def as_object(value: object) -> Mapping[str, Any]:
     """A JSON object; an empty one for anything else."""
-    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else _EMPTY
 
 
 def as_list(value: object) -> list[Any]:

@@ -12,6 +12,14 @@ Error = dict[str, Any]
 Workflow = Mapping[str, Mapping[str, Any]]
 
 
+def source_of(value: object) -> tuple[str, int] | None:
+    """The node and slot that an input is linked to; None for a value."""
+    if not isinstance(value, list):
+        return None
+    node_id, slot = cast("tuple[str, int]", tuple(cast("list[object]", value)))
+    return node_id, slot
+
+
 @dataclass
 class Verdict:
     """error: why nothing can be executed; None if `outputs` can. node_errors: by node id."""
@@ -131,8 +139,9 @@ class _Checker:
         if len(link) != 2:
             message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             return [fault("bad_linked_input", message, name, **about)]
-        source, slot = link
-        returned = NODES[self.workflow[source]["class_type"]].returns[slot]
+        source: str = link[0]
+        slot: int = link[1]
+        returned: str = NODES[self.workflow[source]["class_type"]].returns[slot]
         if returned != wanted.kind:
             message = "Return type mismatch between linked nodes"
             kind = "COMBO" if isinstance(wanted.kind, tuple) else wanted.kind

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.support.comfyui.checks import source_of
 from tests.support.comfyui.nodes import NODES, Image
 from tests.support.comfyui.png import png, size_of
 from tests.support.comfyui.runs import Interrupted, NodeFailed, Prompt, Run, Send, key_of, needed
@@ -70,6 +71,13 @@ class Engine:
         """Until `condition()` holds, looked at after each change."""
         with self._changed:
             assert self._changed.wait_for(condition, DEADLINE), f"not within {DEADLINE:g} s: {what}"
+
+    def wait_running(self) -> str:
+        """The id of the prompt that runs, after waiting for one."""
+        self.wait_for(lambda: self._running, "a prompt that runs")
+        running = self.running
+        assert running is not None
+        return running
 
     @property
     def running(self) -> str | None:
@@ -231,7 +239,7 @@ class Engine:
         node = prompt.workflow[node_id]
         kind = NODES[node["class_type"]]
         inputs = {
-            name: values[value[0]] if isinstance(value, list) else value
+            name: values[source[0]] if (source := source_of(value)) else value
             for name, value in node["inputs"].items()
         }
         run.send("progress_state", {"prompt_id": prompt.id, "nodes": run.states(node_id)})

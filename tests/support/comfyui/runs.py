@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.support.comfyui.checks import Workflow
+from tests.support.comfyui.checks import Workflow, source_of
 
 #: Sends an event to the client that a prompt belongs to; None: to every client.
 Send = Callable[[str, Mapping[str, object], "str | None"], None]
@@ -88,8 +88,8 @@ def needed(prompt: Prompt) -> list[str]:
     def visit(node_id: str) -> None:
         if node_id not in order:
             for value in prompt.workflow[node_id]["inputs"].values():
-                if isinstance(value, list):
-                    visit(value[0])
+                if source := source_of(value):
+                    visit(source[0])
             order[node_id] = None
 
     for output in prompt.outputs:
@@ -100,8 +100,8 @@ def needed(prompt: Prompt) -> list[str]:
 def key_of(workflow: Workflow, node_id: str) -> str:
     """Equal for nodes of equal class with equal inputs, and so on upwards."""
     node = workflow[node_id]
-    inputs = {
-        name: [key_of(workflow, value[0]), value[1]] if isinstance(value, list) else value
-        for name, value in sorted(node["inputs"].items())
-    }
+    inputs: dict[str, object] = {}
+    for name, value in sorted(node["inputs"].items()):
+        source = source_of(value)
+        inputs[name] = value if source is None else [key_of(workflow, source[0]), source[1]]
     return json.dumps([node["class_type"], inputs])
