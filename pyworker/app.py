@@ -16,6 +16,7 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.errors import RequestError, Unauthorized, UpdateRefused
+from pyworker.proxy.direct import RAISED, DirectRoutes
 from pyworker.proxy.door import DIRECT, openai_error
 from pyworker.proxy.pipeline import PIPELINE
 from pyworker.registry import load_worker
@@ -63,6 +64,7 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)
     app.register_blueprint(sessions.blueprint())
+    app.direct = DirectRoutes(app, worker.pipeline, backend.views)
     callbacks = _WorkerApp(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
     app.extensions[CALLBACKS] = callbacks
@@ -78,12 +80,24 @@ class _WorkerApp(flask.Flask):
         self.register_error_handler(Exception, _error_response)
         # `//ping` is not `/ping`.
         self.url_map.merge_slashes = False
+        self.direct: DirectRoutes | None = None
         self._adapters: dict[tuple[object, ...], MapAdapter] = {}
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """As Flask's. If it fails between the view and the first byte, release what the request holds."""
+        """As Flask's, or without its objects where a route needs none.
+
+        If it fails between the view and the first byte, it releases what the request holds.
+        """
         try:
-            return super().wsgi_app(environ, start_response)
+            route = None if self.direct is None else self.direct.find(environ)
+            if self.direct is None or route is None:
+                return super().wsgi_app(environ, start_response)
+            try:
+                return self.direct.serve(route, environ, start_response)
+            except Exception:
+                if RAISED not in environ:
+                    raise
+                return super().wsgi_app(environ, start_response)
         except BaseException:
             _fail_held(environ)
             raise

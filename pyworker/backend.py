@@ -13,6 +13,7 @@ from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
+from pyworker.proxy.direct import RAISED
 from pyworker.proxy.pipeline import Route, pipeline_of
 from pyworker.runtime.request_queue import Admission, RequestQueue, Unlimited
 from pyworker.upstream.client import ModelClient
@@ -75,6 +76,8 @@ class Backend:
         self.health_url = None if endpoint is None else self.session.absolute(endpoint)
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
+        #: Each view that was made, and its route.
+        self.views: dict[Callable[[], flask.Response], Route] = {}
 
     @property
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
@@ -112,10 +115,14 @@ class Backend:
         route = Route(handler, admission, limit)
 
         def view() -> flask.Response:
+            raised = flask.request.environ.pop(RAISED, None)
+            if raised is not None:
+                raise raised
             return pipeline_of(flask.current_app).serve(route, flask.request)
 
         # Flask identifies views by name, and in a blueprint the name must not contain a dot.
         view.__name__ = handler.endpoint.strip("/").replace("/", "_").replace(".", "_") or "root"
+        self.views[view] = route
         return view
 
     def _is_parallel(self, handler: EndpointHandler[Any]) -> bool:

@@ -19,6 +19,7 @@ import http.client
 import re
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from types import GeneratorType
 from typing import TYPE_CHECKING, cast
 
@@ -105,32 +106,88 @@ def json_response(model_response: requests.Response) -> flask.Response:
     return response
 
 
-def pass_through(model_response: requests.Response) -> flask.Response:
-    """The model's status, headers and body, byte for byte."""
+@dataclass(frozen=True)
+class Passed:
+    """The model server's response as it goes to the client.
+
+    body: whole, or its pieces, which raise `ModelBroken` if they are fewer than `length` bytes; length: None
+    if unknown.
+    """
+
+    status: int
+    headers: Iterable[tuple[str, str]]
+    body: bytes | Iterable[bytes]
+    length: int | None
+
+
+def passed_through(model_response: requests.Response) -> Passed:
+    """What `pass_through` makes a response of."""
     length = _declared_length(model_response)
     if length is None or length > WHOLE_BELOW:
-        return stream(model_response)
-    return _response(b"".join(iterate(model_response, is_held=True)), model_response)
+        return streamed(model_response)
+    body = b"".join(iterate(model_response, is_held=True))
+    return Passed(model_response.status_code, _passed_on(model_response), body, len(body))
 
 
-def stream(model_response: requests.Response) -> flask.Response:
-    """The model's response, passed on piece by piece by a generator."""
+def streamed(model_response: requests.Response) -> Passed:
+    """What `stream` makes a response of."""
     pieces = iterate(model_response)
     body: Iterable[bytes] = pieces
     # A TLS socket cannot be polled: it is not readable while decrypted bytes are buffered.
     if isinstance(model_response, LazyResponse) and not model_response.reader.is_tls:
         body = PollableBody(pieces, model_response.reader)
-    response = _response(body, model_response)
+    # It may be declared, because `iterate` raises if the body turns out shorter.
     length = _declared_length(model_response)
-    if length is not None:
-        # Safe, because `iterate` raises if the body turns out shorter.
-        response.content_length = length
+    return Passed(model_response.status_code, _passed_on(model_response), body, length)
+
+
+def pass_through(model_response: requests.Response) -> flask.Response:
+    """The model's status, headers and body, byte for byte."""
+    return response_of(passed_through(model_response))
+
+
+def stream(model_response: requests.Response) -> flask.Response:
+    """The model's response, passed on piece by piece by a generator."""
+    return response_of(streamed(model_response))
+
+
+def response_of(passed: Passed) -> flask.Response:
+    """The same as an object of Flask."""
+    response = _ClientResponse(passed.body, passed.status, Headers(list(passed.headers)))
+    if passed.length is not None and not isinstance(passed.body, bytes):
+        response.content_length = passed.length
     return response
+
+
+class PassThrough:
+    """Mixed into a handler: its `generate_client_response` is `pass_through`, and takes a shorter way."""
+
+    def generate_client_response(
+        self,
+        client_request: flask.Request,  # noqa: ARG002
+        model_response: requests.Response,
+    ) -> flask.Response:
+        """The model server's response, whole or as it comes."""
+        return pass_through(model_response)
+
+
+class Stream:
+    """Mixed into a handler: its `generate_client_response` is `stream`, and takes a shorter way."""
+
+    def generate_client_response(
+        self,
+        client_request: flask.Request,  # noqa: ARG002
+        model_response: requests.Response,
+    ) -> flask.Response:
+        """The model server's response, each piece as it comes."""
+        return stream(model_response)
 
 
 def copy(model_response: requests.Response) -> flask.Response:
     """A response that was read to its end already."""
-    response = _response(model_response.content, model_response)
+    response = _ClientResponse(
+        model_response.content, model_response.status_code, Headers(list(_passed_on(model_response)))
+    )
     del response.headers["Content-Encoding"]  # requests has decoded it
     return response
 
@@ -209,10 +266,6 @@ class _ClientResponse(flask.Response):
         if has_body and isinstance(body, GeneratorType):
             return ClosingIterator(cast("Iterator[bytes]", body), self.close)
         return super().get_app_iter(environ)
-
-
-def _response(body: bytes | Iterable[bytes], model_response: requests.Response) -> flask.Response:
-    return _ClientResponse(body, model_response.status_code, Headers(_passed_on(model_response)))
 
 
 # A `LazyResponse` gives all of this without making the objects of urllib3.

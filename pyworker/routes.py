@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import flask
-import requests
 
 from pyworker import responses
 from pyworker.backend import Backend
 from pyworker.config import Settings
-from pyworker.data_types import ApiPayload, EndpointHandler, NoPayload, Payload
+from pyworker.data_types import ApiPayload, EndpointHandler, NoPayload
 from pyworker.errors import ConfigError
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.runtime.sample import ResponseSample
@@ -121,19 +120,8 @@ def blueprint_of(backend: Backend, handlers: Iterable[EndpointHandler[Any]]) -> 
     return blueprint
 
 
-class _PassingHandler(EndpointHandler[Payload]):
-    """The client gets what the model server sends."""
-
-    def generate_client_response(
-        self,
-        client_request: flask.Request,  # noqa: ARG002
-        model_response: requests.Response,
-    ) -> flask.Response:
-        return responses.pass_through(model_response)
-
-
 def _post_handler(route: Post) -> EndpointHandler[Any]:
-    class PostHandler(_PassingHandler[Any]):
+    class PostHandler(responses.PassThrough, EndpointHandler[Any]):
         @property
         def endpoint(self) -> str:
             return route.path
@@ -161,7 +149,7 @@ def _post_handler(route: Post) -> EndpointHandler[Any]:
 
 
 def _get_handler(path: str) -> EndpointHandler[Any]:
-    class GetHandler(_PassingHandler[NoPayload]):
+    class GetHandler(responses.PassThrough, EndpointHandler[NoPayload]):
         method = "GET"
 
         @property

@@ -25,7 +25,7 @@ from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.door import Door
-from pyworker.proxy.exchange import SHUTDOWN
+from pyworker.proxy.open_exchanges import SHUTDOWN
 from pyworker.proxy.pipeline import Pipeline
 from pyworker.proxy.reception import Reception
 from pyworker.reporting.autoscaler_client import AutoscalerClient

@@ -67,6 +67,12 @@ class PollableSource(ABC):
         """Receive without waiting, once the descriptor is readable."""
 
     @abstractmethod
+    def take_chunks(self) -> bytes:
+        """The piece that `take_in` has found, as the chunks it arrived in, each with its framing (RFC 9112
+        section 7.1). It is not the body's next item then. Empty if it did not arrive in whole chunks.
+        """
+
+    @abstractmethod
     def give_up_waiting(self) -> None:
         """It was silent for too long: the body's next item raises TimeoutError."""
 

@@ -20,6 +20,7 @@ from tests.support.leaks import LeakCheck, share_port, unshare_port
 from tests.support.scripted import ScriptedServer
 from tests.support.stack import (
     API_KEY,
+    BOTH_WAYS,
     ECHO_WORKER,
     MAX_BODY,
     MODEL_API_KEY,
@@ -152,6 +153,13 @@ def shared_plain(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) 
         yield stack
 
 
+@pytest.fixture(scope="session")
+def shared_both(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Iterator[Stack]:
+    """A ready worker of tests/support/both_ways."""
+    with _ready_stack(tmp_path_factory.mktemp("both"), signing_key, {}, BOTH_WAYS) as stack:
+        yield stack
+
+
 @contextmanager
 def _ready_stack(
     folder: Path, signer: Signer, variables: Mapping[str, str], app: str = ECHO_WORKER
@@ -184,6 +192,14 @@ def plain(shared_plain: Stack) -> Stack:
     shared_plain.model.forget()
     assert shared_plain.worker.is_alive, shared_plain.worker.log
     return shared_plain
+
+
+@pytest.fixture
+def both(shared_both: Stack) -> Stack:
+    """The worker with each route twice, with a model server that has no orders yet."""
+    shared_both.model.forget()
+    assert shared_both.worker.is_alive, shared_both.worker.log
+    return shared_both
 
 
 @pytest.fixture

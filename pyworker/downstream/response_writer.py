@@ -148,7 +148,7 @@ class Delivery:
             arrival = self._source.take_in(receiver)
             if arrival is not Arrival.PIECE:
                 return arrival is Arrival.NOTHING
-            data = chunk(next(self._pieces))
+            data = self._source.take_chunks() or chunk(next(self._pieces))
             sent = self.client.send_what_fits(data)
         except Exception as error:  # noqa: BLE001 - raised again by `go_on`
             self._error = error

@@ -7,7 +7,9 @@ envelope    the body's parts: `auth_data`, payload, session id
 door        clients with an API key, and errors in the shape that they expect
 forms       multipart/form-data → text fields and files
 auth        the autoscaler's signatures, and replays of them
+direct      routes that pass on what the model server sends, past Flask's objects
 exchange    what one request holds until its last byte, and how it is aborted
+open_exchanges  exchanges that can be aborted together
 verdict     the model server's response → the outcome
 disconnect  notifies requests whose client hung up
 """

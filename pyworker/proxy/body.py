@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import flask
 import pydantic_core
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.wsgi import get_content_length, get_input_stream
 
 from pyworker.data_types import AuthData
 from pyworker.errors import (
@@ -23,6 +23,9 @@ from pyworker.errors import (
 from pyworker.runtime.budget import Budget
 from pyworker.runtime.limits import SMALL_BODY
 from pyworker.wsgi_extensions import LEAVE_LINE
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 #: Bytes for all larger bodies together whose `auth_data` has not been found yet.
 UNSIGNED_BYTES = 32 * 2**20
@@ -48,7 +51,7 @@ class BodyReader:
 
     @contextlib.contextmanager
     def reading(
-        self, request: flask.Request, limit: int | None = None, *, is_signed: bool = False
+        self, environ: WSGIEnvironment, limit: int | None = None, *, is_signed: bool = False
     ) -> Generator[bytes]:
         """The whole body, of at most `limit` bytes. Leave the context once its sender is authenticated;
         is_signed: it is already.
@@ -56,24 +59,22 @@ class BodyReader:
         A byte-order mark at its start is removed. Raises `UnsupportedCoding`, `BodyTooLarge`, `BadRequest` if
         the body ended early, `NotReady` if too many unsigned bodies are being read, or what `check` raises.
         """
-        coding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        coding = environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
         if coding not in ("", "identity"):
             raise UnsupportedCoding(
                 f"the body has the content coding {shortened(coding, _SHOWN)!r}; send it without one"
             )
         limit = self._max_bytes if limit is None else min(limit, self._max_bytes)
-        declared = request.content_length
+        declared = get_content_length(environ)
         if declared is not None and declared > limit:
             raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
-        guard = _Guard(
-            self._check, self._threads, self._memory, request.environ.get(LEAVE_LINE), is_signed=is_signed
-        )
+        guard = _Guard(self._check, self._threads, self._memory, environ.get(LEAVE_LINE), is_signed=is_signed)
         try:
             try:
                 if declared is None or declared > SMALL_BODY:
-                    body = _read_guarded(request, limit, guard)
+                    body = _read_guarded(environ, limit, guard)
                 else:
-                    body = request.environ["wsgi.input"].read(declared)
+                    body = environ["wsgi.input"].read(declared)
             except (OSError, ClientDisconnected) as error:
                 raise BadRequest("the body could not be read to its end") from error
             if declared is not None and len(body) != declared:
@@ -83,13 +84,13 @@ class BodyReader:
             guard.release()
 
 
-def _read_guarded(request: flask.Request, limit: int, guard: _Guard) -> bytes:
-    # One more byte shows whether a chunked body is too long.
-    request.max_content_length = limit + 1
+def _read_guarded(environ: WSGIEnvironment, limit: int, guard: _Guard) -> bytes:
     # Its getvalue() makes no copy, unlike a bytearray or a list of pieces.
     body = io.BytesIO()
     try:
-        while piece := request.stream.read(_PIECE if guard.is_signed else SMALL_BODY):
+        # One more byte shows whether a chunked body is too long.
+        stream = get_input_stream(environ, max_content_length=limit + 1)
+        while piece := stream.read(_PIECE if guard.is_signed else SMALL_BODY):
             body.write(piece)
             guard.admit(body)
         if body.tell() > limit:

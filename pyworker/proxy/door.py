@@ -8,15 +8,17 @@ import hashlib
 import hmac
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import flask
 from werkzeug.http import parse_options_header
 
 from pyworker.data_types import ApiPayload, AuthData, OpenPayload
 from pyworker.errors import JsonDataException, RequestError, Unauthorized, UnsupportedCoding
 from pyworker.proxy.envelope import Envelope, parse_object
 from pyworker.proxy.forms import FORM_DATA, parse_form
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 #: Set in the environ of a request of such a client.
 DIRECT = "pyworker.direct"
@@ -37,24 +39,24 @@ class Door:
         # What a request is called in the log. The indices of the autoscaler are not negative.
         self._numbers = itertools.count(-1, -1)
 
-    def admits(self, request: flask.Request) -> bool:
+    def admits(self, environ: WSGIEnvironment) -> bool:
         """Whether the request has one of the keys. Takes the same time for any key."""
-        key = _key_of(request)
-        if not self._digests or not key:
+        key = _key_of(environ) if self._digests else ""
+        if not key:
             return False
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         is_known = False
         for known in self._digests:
             is_known |= hmac.compare_digest(digest, known)
         if is_known:
-            request.environ[DIRECT] = True
+            environ[DIRECT] = True
         return is_known
 
-    def refusal(self, request: flask.Request) -> Unauthorized | None:
+    def refusal(self, environ: WSGIEnvironment) -> Unauthorized | None:
         """The error for a request with an unknown key that is not signed either; None if it has no key."""
-        if not self._digests or not _key_of(request):
+        if not self._digests or not _key_of(environ):
             return None
-        request.environ[DIRECT] = True
+        environ[DIRECT] = True
         return Unauthorized("the API key is not known to this worker")
 
     def envelope(self, payload: ApiPayload | None) -> Envelope[ApiPayload]:
@@ -66,10 +68,10 @@ class Door:
         return f"<Door [{len(self._digests)} keys]>"
 
 
-def _key_of(request: flask.Request) -> str:
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+def _key_of(environ: WSGIEnvironment) -> str:
+    scheme, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     # The second is how clients of Anthropic's API send it, which engines serve too.
-    return key.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key", "")
+    return key.strip() if scheme.lower() == "bearer" else environ.get("HTTP_X_API_KEY", "")
 
 
 def parse_plain(body: bytes, content_type: str, payload_cls: type[ApiPayload]) -> ApiPayload:

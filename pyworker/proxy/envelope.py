@@ -6,15 +6,17 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-import flask
 import pydantic_core
 from pydantic import TypeAdapter, ValidationError
 
 from pyworker.data_types import ApiPayload, AuthData
 from pyworker.errors import JsonDataException, Unprocessable
 from pyworker.validation import MISSING_PARAMETER, STRICT, faults_left_out, field_faults
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 MISSING_PART = "field missing"
 #: The header of a request without a body: `auth_data` as JSON.
@@ -64,9 +66,9 @@ def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
     return Envelope(parts.auth_data, payload, parts.session_id)
 
 
-def auth_data_in(request: flask.Request) -> AuthData | None:
+def auth_data_in(environ: WSGIEnvironment) -> AuthData | None:
     """The `auth_data` of a request without a body; None if it has none. Raises `Unprocessable`."""
-    text = request.headers.get(AUTH_DATA_HEADER)
+    text: str | None = environ.get("HTTP_X_AUTH_DATA")
     if text is None:
         return None
     try:

@@ -6,17 +6,19 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import flask
 import requests
+from werkzeug.wsgi import ClosingIterator
 
-from pyworker.errors import NotReady, PyworkerError, RequestError
+from pyworker.errors import PyworkerError
 from pyworker.proxy.disconnect import DisconnectWatcher
+from pyworker.proxy.open_exchanges import AbortReason, OpenExchanges
 from pyworker.proxy.verdict import Verdict
 from pyworker.reporting.tracker import RequestTracker
 from pyworker.reporting.wire import Outcome
+from pyworker.responses import Passed
 from pyworker.runtime.log_limit import LogLimit
 from pyworker.runtime.request_queue import Slot
 from pyworker.upstream.call import Aborted, ModelCall
@@ -30,56 +32,6 @@ logger = logging.getLogger(__name__)
 #: that never notices must not block the queue for good.
 MAX_LINGER = 30.0
 _abort_lines = LogLimit()
-
-
-@dataclass(frozen=True)
-class AbortReason:
-    """Why requests in hand are aborted: their outcome, and the error response if none has begun.
-
-    is_final: no request comes after them, so the model server's end of the call need not be awaited.
-    """
-
-    outcome: Outcome
-    error: Callable[[], RequestError]
-    is_final: bool = False
-
-
-SHUTDOWN = AbortReason(Outcome.ERROR, lambda: NotReady("the worker is shutting down"), is_final=True)
-
-
-class OpenExchanges:
-    """The exchanges of the worker, or of a session, which can be aborted together. Thread-safe."""
-
-    def __init__(self) -> None:
-        # Guards _open and _aborted.
-        self._lock = threading.Lock()
-        self._open: set[Exchange] = set()
-        self._aborted: AbortReason | None = None
-
-    def add(self, exchange: Exchange) -> None:
-        """Register an admitted exchange. After `abort` it is aborted immediately."""
-        with self._lock:
-            self._open.add(exchange)
-            aborted = self._aborted
-        if aborted is not None:
-            exchange.abort(aborted)
-
-    def discard(self, exchange: Exchange) -> None:
-        """Forget an exchange that has ended."""
-        with self._lock:
-            self._open.discard(exchange)
-
-    def abort(self, reason: AbortReason) -> int:
-        """Abort every open exchange and every later one. Returns how many were open."""
-        with self._lock:
-            self._aborted = reason
-            exchanges = list(self._open)
-        for exchange in exchanges:
-            exchange.abort(reason)
-        return len(exchanges)
-
-    def __repr__(self) -> str:
-        return f"<OpenExchanges [{len(self._open)} open]>"
 
 
 class Exchange:
@@ -113,6 +65,7 @@ class Exchange:
         # Aborts the call if the model server has not ended it within MAX_LINGER.
         self._limit: threading.Timer | None = None
         self._is_closed = False
+        self._on_end: Callable[[], None] | None = None
         self._registers = registers
         for register in registers:
             register.add(self)
@@ -172,6 +125,24 @@ class Exchange:
         """
         self._model_response = model_response
         self._verdict = verdict
+
+    def call_at_end(self, on_end: Callable[[], None]) -> None:
+        """Call this once, after everything was released and the outcome is set."""
+        self._on_end = on_end
+
+    def pass_on(self, passed: Passed) -> Iterable[bytes]:
+        """As `deliver`, for a response with a body that is not an object: what the server iterates."""
+        body = passed.body
+        if isinstance(body, bytes):
+            whole = self._until_last_byte(body, iter(()), passed.length, passed.status)
+            return ClosingIterator(whole, self.close)
+        pieces = iter(body)
+        delivered = self._until_last_byte(next(pieces, None), pieces, passed.length, passed.status)
+        if not isinstance(body, PollableBody):
+            return ClosingIterator(delivered, self.close)
+        polled = PollableBody(delivered, body.source)
+        polled.call_on_close(self.close)
+        return polled
 
     def deliver(self, response: flask.Response) -> flask.Response:
         """Tie the exchange to the client's response. The outcome is decided at its last byte.
@@ -262,6 +233,9 @@ class Exchange:
         if self.tracker.outcome is None:
             self._end_early(Outcome.CANCELLED)
         self._unregister()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
 
     def _linger(self, model_response: LazyResponse) -> None:
         """Read the response in vain until the model server ends it or the call is aborted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from typing import IO
 
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import HTTPException
@@ -22,7 +23,7 @@ def parse_form(body: bytes, options: Mapping[str, str]) -> Form:
     than 256 parts.
     """
     parser = FormDataParser(
-        stream_factory=lambda *_sizes, **_named: io.BytesIO(),
+        stream_factory=_in_memory,
         max_form_memory_size=len(body),
         max_form_parts=_MAX_PARTS,
         silent=False,
@@ -36,6 +37,16 @@ def parse_form(body: bytes, options: Mapping[str, str]) -> Form:
         list(fields.items(multi=True)),
         [(name, _upload(file)) for name, file in files.items(multi=True)],
     )
+
+
+def _in_memory(
+    total_content_length: int | None,
+    content_type: str | None,
+    filename: str | None,
+    content_length: int | None = None,
+) -> IO[bytes]:
+    del total_content_length, content_type, filename, content_length
+    return io.BytesIO()
 
 
 def _upload(file: FileStorage) -> Upload:

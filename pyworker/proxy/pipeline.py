@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import flask
+import requests
 
 from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
 from pyworker.errors import (
@@ -28,13 +30,15 @@ from pyworker.lifecycle.suspicion import FailureStreak
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.envelope import Envelope
-from pyworker.proxy.exchange import Exchange, OpenExchanges
+from pyworker.proxy.exchange import Exchange
+from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.proxy.reception import Reception
 from pyworker.proxy.verdict import NO_WORK, JobVerdict, Judge, ResponseVerdict
 from pyworker.reporting.figures import Limits
 from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.tracker import Kind, RequestTracker
 from pyworker.reporting.wire import Outcome
+from pyworker.responses import Passed, PassThrough, Stream, passed_through, response_of, streamed
 from pyworker.runtime.log_limit import LogLimit
 from pyworker.runtime.request_queue import Admission
 from pyworker.runtime.sample import Measure
@@ -43,12 +47,23 @@ from pyworker.upstream.client import ModelClient
 from pyworker.upstream.encoding import encode_payload
 from pyworker.wsgi_extensions import HELD, PRESENCE, Presence
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+Responded = TypeVar("Responded")
+
 logger = logging.getLogger(__name__)
 
 #: The pipeline of an app is kept in `app.extensions` by this name.
 PIPELINE = "pyworker.proxy.pipeline"
 # The same limit as for the cost in `auth_data`.
 _MAX_WORKLOAD = 1e15
+
+
+_PASSING: Mapping[Any, Callable[[requests.Response], Passed]] = {
+    PassThrough.generate_client_response: passed_through,
+    Stream.generate_client_response: streamed,
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,13 @@ class Route:
         """The handler's `count_work`."""
         is_own = type(self.handler).count_work is not EndpointHandler[Any].count_work
         return self.handler.count_work if is_own else None
+
+    @functools.cached_property
+    def passing(self) -> Callable[[requests.Response], Passed] | None:
+        """How the model server's response is passed on; None if the handler makes a response of its own."""
+        if isinstance(self.handler, JobHandler):
+            return None
+        return _PASSING.get(type(self.handler).generate_client_response)
 
 
 class Pipeline:
@@ -107,26 +129,54 @@ class Pipeline:
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """The model server's response to one request. Raises a `RequestError` for every other response."""
-        received = self._reception.receive(route.handler, request)
+        handler = route.handler
+
+        def respond(exchange: Exchange, envelope: Envelope[ApiPayload]) -> flask.Response:
+            if isinstance(handler, JobHandler):
+                return self._perform(handler, request, envelope, exchange)
+            model_response = self._forward(route, envelope, exchange)
+            return exchange.deliver(handler.generate_client_response(request, model_response))
+
+        return self._serve(route, request.environ, respond)
+
+    def serve_passing(
+        self, route: Route, passing: Callable[[requests.Response], Passed], environ: WSGIEnvironment
+    ) -> tuple[Passed, Iterable[bytes]] | flask.Response:
+        """The same for a route that passes the response on: what it is, and the body to iterate.
+
+        A response without a body is still an object, which knows what its header block must not hold.
+        """
+
+        def respond(
+            exchange: Exchange, envelope: Envelope[ApiPayload]
+        ) -> tuple[Passed, Iterable[bytes]] | flask.Response:
+            passed = passing(self._forward(route, envelope, exchange))
+            if passed.status in (204, 304):
+                return exchange.deliver(response_of(passed))
+            return passed, exchange.pass_on(passed)
+
+        return self._serve(route, environ, respond)
+
+    def _serve(
+        self,
+        route: Route,
+        environ: WSGIEnvironment,
+        respond: Callable[[Exchange, Envelope[ApiPayload]], Responded],
+    ) -> Responded:
+        received = self._reception.receive(route.handler, environ)
         envelope, session = received.envelope, received.session
         # Nothing is counted or reported before this line.
         self._require_ready()
         workload = _workload(envelope.payload)
         tracker = self._admit(route, envelope.auth_data, workload, received.kind)
         registers = [self.open_exchanges] if session is None else [self.open_exchanges, session]
-        job_call = JobCall() if isinstance(route.handler, JobHandler) else None
-        exchange = Exchange(
-            tracker, route.admission.enter(), self._watcher, registers, job_call or ModelCall()
-        )
-        request.environ[HELD] = exchange
+        call = JobCall() if isinstance(route.handler, JobHandler) else ModelCall()
+        exchange = Exchange(tracker, route.admission.enter(), self._watcher, registers, call)
+        environ[HELD] = exchange
         try:
-            self._await_slot(route, request, exchange)
-            if job_call is None:
-                response = self._forward(route, request, envelope, exchange)
-            else:
-                response = self._perform(route, request, envelope, exchange, job_call)
-            # Runs after `exchange.close`, which sets the outcome.
-            response.call_on_close(lambda: self._streak.ended(tracker.outcome))
+            self._await_slot(route, environ, exchange)
+            response = respond(exchange, envelope)
+            exchange.call_at_end(lambda: self._streak.ended(tracker.outcome))
             return response
         except BaseException as error:
             exchange.fail()
@@ -169,9 +219,9 @@ class Pipeline:
             reason = f"the estimated wait of {wait:.1f} s is above the limit of {limit:g} s"
             raise _too_busy(reason, in_hand, wait, wait - limit) from None
 
-    def _await_slot(self, route: Route, request: flask.Request, exchange: Exchange) -> None:
+    def _await_slot(self, route: Route, environ: WSGIEnvironment, exchange: Exchange) -> None:
         """Wait for the request's turn; from here on the client is watched."""
-        presence: Presence | None = request.environ.get(PRESENCE)
+        presence: Presence | None = environ.get(PRESENCE)
         if presence is not None:
             exchange.watch(presence)
         if not exchange.slot.wait(route.max_queue_time):
@@ -183,9 +233,7 @@ class Pipeline:
             raise Aborted
         exchange.tracker.start_work()
 
-    def _forward(
-        self, route: Route, request: flask.Request, envelope: Envelope[ApiPayload], exchange: Exchange
-    ) -> flask.Response:
+    def _forward(self, route: Route, envelope: Envelope[ApiPayload], exchange: Exchange) -> requests.Response:
         handler = route.handler
         payload = envelope.take_payload()
         hidden = handler.hidden_events(payload)
@@ -199,18 +247,17 @@ class Pipeline:
         exchange.hold(model_response, ResponseVerdict(model_response, route.judge, route.measure, hidden))
         if exchange.call.aborted:
             raise Aborted  # the client hung up meanwhile
-        return exchange.deliver(handler.generate_client_response(request, model_response))
+        return model_response
 
     def _perform(
         self,
-        route: Route,
+        handler: JobHandler[Any],
         request: flask.Request,
         envelope: Envelope[ApiPayload],
         exchange: Exchange,
-        call: JobCall,
     ) -> flask.Response:
-        handler = route.handler
-        assert isinstance(handler, JobHandler)
+        call = exchange.call
+        assert isinstance(call, JobCall)
         job = Job(self._client, call, self._client.timeout, request)
         exchange.hold(None, JobVerdict(job))
         call.begin()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import flask
+from typing import TYPE_CHECKING, Any
 
 from pyworker.data_types import ApiPayload, AuthData, Dialect, EndpointHandler
 from pyworker.errors import InvalidSession, RequestError, Unauthorized
@@ -14,8 +12,11 @@ from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
 from pyworker.proxy.door import Door, parse_plain
 from pyworker.proxy.envelope import AUTH_DATA_HEADER, Envelope, auth_data_in, parse_envelope
-from pyworker.proxy.exchange import OpenExchanges
+from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.reporting.tracker import Kind
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 @dataclass(frozen=True)
@@ -46,40 +47,40 @@ class Reception:
         self._extend_session = extend_session
         self.bodies = bodies
 
-    def receive(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
+    def receive(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         """Raises a `RequestError` for a request that is malformed, or whose sender is not known."""
         if handler.method == "GET":
-            return self._receive_bare(handler, request)
+            return self._receive_bare(handler, environ)
         if handler.dialect is Dialect.OPENAI:
-            return self._receive_plain(handler, request)
-        return self._receive_enveloped(handler, request)
+            return self._receive_plain(handler, environ)
+        return self._receive_enveloped(handler, environ)
 
-    def _receive_enveloped(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
-        with self.bodies.reading(request) as body:
+    def _receive_enveloped(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
+        with self.bodies.reading(environ) as body:
             envelope: Envelope[ApiPayload] = parse_envelope(body, handler.payload_cls())
             session = self._authenticate(envelope)
         return Received(envelope, session, Kind.REQUEST if session is None else Kind.IN_SESSION)
 
-    def _receive_plain(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
+    def _receive_plain(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         """A bare body with an API key; or an envelope, whose clients send keys of their own, too."""
-        if not self._door.admits(request):
+        if not self._door.admits(environ):
             try:
-                return self._receive_enveloped(handler, request)
+                return self._receive_enveloped(handler, environ)
             except RequestError as error:
-                raise self._door.refusal(request) or error from error
-        with self.bodies.reading(request, is_signed=True) as body:
-            payload = parse_plain(body, request.headers.get("Content-Type", ""), handler.payload_cls())
+                raise self._door.refusal(environ) or error from error
+        with self.bodies.reading(environ, is_signed=True) as body:
+            payload = parse_plain(body, environ.get("CONTENT_TYPE", ""), handler.payload_cls())
         return Received(self._door.envelope(payload), None, Kind.DIRECT)
 
-    def _receive_bare(self, handler: EndpointHandler[Any], request: flask.Request) -> Received:
+    def _receive_bare(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         """A request without a body: API key or signature are in its header."""
         payload: ApiPayload = handler.payload_cls().from_json_msg({})
-        if not self._door.admits(request):
-            auth_data = auth_data_in(request)
+        if not self._door.admits(environ):
+            auth_data = auth_data_in(environ)
             if auth_data is not None:
                 self._verifier.verify(auth_data)
             elif not self._verifier.unsecured:
-                raise self._door.refusal(request) or Unauthorized(
+                raise self._door.refusal(environ) or Unauthorized(
                     f"neither an API key nor a signature in the header {AUTH_DATA_HEADER}"
                 )
         return Received(self._door.envelope(payload), None, Kind.DIRECT)

@@ -24,7 +24,7 @@ from pyworker.errors import (
     Unauthorized,
     UnknownSession,
 )
-from pyworker.proxy.exchange import AbortReason, OpenExchanges
+from pyworker.proxy.open_exchanges import AbortReason, OpenExchanges
 from pyworker.reporting.figures import Limits
 from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.tracker import Kind, RequestTracker

@@ -77,7 +77,7 @@ class SessionViews:
 
     def create(self) -> flask.Response:
         """Open a session."""
-        with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
+        with self._pipeline.bodies.reading(flask.request.environ, _MAX_BODY) as body:
             envelope = parse_envelope(body, Terms)
             route = envelope.payload.on_close_route
             if route is not None and not is_close_route(route):
@@ -119,5 +119,5 @@ class SessionViews:
         return flask.jsonify(ended=True, removed_session=wanted.session_id)
 
     def _session_request(self) -> SessionRequest:
-        with self._pipeline.bodies.reading(flask.request, _MAX_BODY) as body:
+        with self._pipeline.bodies.reading(flask.request.environ, _MAX_BODY) as body:
             return parse_fields(SessionRequest, parse_object(body))

@@ -49,8 +49,10 @@ class ResponseReader(PollableSource):
         self._incoming = Incoming()
         #: Whether the header block of the final response has been read.
         self.has_begun = False
-        # Left by `take_in` for the next read: a piece, or an error.
+        # Left by `take_in` for the next read: a piece, the chunks that it came in if it is all of them, or an
+        # error.
         self._ready = b""
+        self._chunks = b""
         self._fault: Exception | None = None
         self.tap: Tap | None = None
         self.received = False
@@ -170,7 +172,7 @@ class ResponseReader(PollableSource):
         if self.closed or size == 0:
             return b""
         if self._ready:
-            piece, self._ready = self._ready[:size], self._ready[size:]
+            piece, self._ready, self._chunks = self._ready[:size], self._ready[size:], b""
         else:
             piece = self._wait_for_piece(size)
         if not piece or (self._body.is_complete and not self._ready):
@@ -243,7 +245,7 @@ class ResponseReader(PollableSource):
         if not data:
             return Arrival.MORE
         body = self._body
-        piece = body.whole_chunks(data)
+        piece = whole = body.whole_chunks(data)
         if not piece:
             self._incoming.append(data)
             try:
@@ -258,8 +260,15 @@ class ResponseReader(PollableSource):
             if not piece and not body.is_complete:
                 return Arrival.NOTHING
         self._ready = piece
+        self._chunks = data if piece and piece is whole else b""
         # The last read returns the connection to the pool, so the relay must not be watching it.
         return Arrival.PIECE if piece and not body.is_complete else Arrival.MORE
+
+    def take_chunks(self) -> bytes:
+        chunks, self._chunks = self._chunks, b""
+        if chunks:
+            self._ready = b""
+        return chunks
 
     def give_up_waiting(self) -> None:
         """The model server was silent for too long: the next read that has to wait raises TimeoutError."""

@@ -192,7 +192,8 @@ class Ours(_Worker):
         return [sys.executable, "-m", "gunicorn", "-c", str(self._checkout / "gunicorn.conf.py"), app]
 
     def variables(self, folder: Path) -> Mapping[str, str]:
-        path = f"{self._checkout}:{Path(__file__).with_name('on_path')}"
+        # Each checkout has a worker that is written for it.
+        path = f"{self._checkout}:{self._checkout / 'tests' / 'benchmarks' / 'on_path'}"
         return {**super().variables(folder), "PYTHONPATH": path}
 
 

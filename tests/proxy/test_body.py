@@ -44,7 +44,7 @@ def read(stream: io.RawIOBase | io.BytesIO, length: int | str | None, limit: int
         environ.update({"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True})
     with app.request_context({**EnvironBuilder().get_environ(), **environ}) as context:
         reader = BodyReader(limit, check, max_unsigned=4)
-        with reader.reading(context.request) as body:
+        with reader.reading(context.request.environ) as body:
             return bytes(body)
 
 
@@ -204,21 +204,21 @@ def test_unsigned_bodies_share_the_room_and_give_it_back() -> None:
         return app.request_context({**EnvironBuilder().get_environ(), **environ})
 
     def hold() -> None:
-        with context(half) as made, reader.reading(made.request):
+        with context(half) as made, reader.reading(made.request.environ):
             inside.wait()
             release.wait()
 
     with ThreadPoolExecutor(2) as pool:
         holders = [pool.submit(hold) for _ in range(2)]
         inside.wait()
-        with context(SMALL_BODY) as made, reader.reading(made.request) as body:
+        with context(SMALL_BODY) as made, reader.reading(made.request.environ) as body:
             assert len(body) == SMALL_BODY, "what is small is never in the way"
-        with context(2 * SMALL_BODY) as made, pytest.raises(NotReady), reader.reading(made.request):
+        with context(2 * SMALL_BODY) as made, pytest.raises(NotReady), reader.reading(made.request.environ):
             pass
         release.set()
         for holder in holders:
             holder.result()
-    with context(UNSIGNED_BYTES) as made, reader.reading(made.request) as body:
+    with context(UNSIGNED_BYTES) as made, reader.reading(made.request.environ) as body:
         assert len(body) == UNSIGNED_BYTES
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ TOKENS = [event("a"), event('say "usage": 3'), event("c")]
 STREAM = [*TOKENS, event(tokens=37), DONE]
 
 
-def served_by(plain: Stack, *steps: Step, **payload: object) -> tuple[str, float, bytes]:
+def served_by(plain: Stack, *steps: Step, **payload: Any) -> tuple[str, float, bytes]:
     """Outcome and served workload of one request, and the body that the client got."""
     before = plain.served()
     plain.model.once("/chat", *steps)

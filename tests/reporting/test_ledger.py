@@ -178,6 +178,21 @@ class LedgerMachine(RuleBasedStateMachine):
             )
         )
 
+    @precondition(lambda self: self.in_hand and self.on_its_way is None)
+    @rule()
+    def settle_what_was_reported(self) -> None:
+        """An estimate that an accepted report carried turns out to be too high before anything else comes."""
+        self.send("", 0)
+        self.accept()
+        tracker = self.in_hand.pop()
+        assert tracker.end(Outcome.SUCCESS, work=0.25)
+        self.counts["served"] += 1
+        self.expected_changes += 1
+        self._finished(tracker, Outcome.SUCCESS)
+        self.events.append(Event(served=0.25, settled=0.25 - tracker.workload))
+        self.send("", 0)
+        self.accept()
+
     def _finished(self, tracker: RequestTracker, outcome: Outcome) -> None:
         if tracker.kind.is_recorded:
             success = outcome in (Outcome.SUCCESS, Outcome.CANCELLED)

@@ -16,6 +16,7 @@ from tests.support.scripted import ScriptedServer
 from tests.support.waiting import DEADLINE, wait_until
 
 ECHO_WORKER = "pyworker:create_app('tests.support.echo_worker')"
+BOTH_WAYS = "pyworker:create_app('tests.support.both_ways')"
 PLAIN_WORKER = "pyworker:create_app('tests.support.plain_worker')"
 #: Of a client outside the fleet, for the plain worker.
 API_KEY = "sk-key-of-this-test"
@@ -113,8 +114,10 @@ class Stack:
         assert found, f"not within {timeout:g} s: {what}; reports: {self.reports[seen:]}"
 
     def served(self) -> float:
-        """The workload served by all that has ended, as reported; waits until everything is."""
-        self.wait_in_hand(0)
+        """The workload served by all that has ended, as reported; waits until everything has."""
+        # Those with an API key are in no list.
+        nothing = self.autoscaler.fleet.wait_for(lambda _: self.reports[-1]["cur_load"] == 0, DEADLINE)
+        assert nothing, self.reports[-1]
         seen = len(self.reports)
         mark = 1_000_000.0  # of a last request, which ends after all others
         self.model.once("/pass", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")

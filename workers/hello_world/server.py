@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import flask
-import requests
 
 from pyworker import responses
 from pyworker.backend import Backend
@@ -16,7 +15,7 @@ from workers.hello_world.data_types import InputData
 MODEL_SERVER_URL = "http://127.0.0.1:5001"
 
 
-class GenerateHandler(EndpointHandler[InputData]):
+class GenerateHandler(responses.PassThrough, EndpointHandler[InputData]):
     """The whole text, as JSON."""
 
     @property
@@ -30,26 +29,16 @@ class GenerateHandler(EndpointHandler[InputData]):
     def make_benchmark_payload(self) -> InputData:
         return InputData.of_random_words(self.benchmark_words)
 
-    def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
-    ) -> flask.Response:
-        return responses.pass_through(model_response)
-
     def find_failure(self, response: ResponseSample) -> str:
         return responses.error_in(response)
 
 
-class GenerateStreamHandler(GenerateHandler):
+class GenerateStreamHandler(responses.Stream, GenerateHandler):
     """One token at a time, as server-sent events."""
 
     @property
     def endpoint(self) -> str:
         return "/generate_stream"
-
-    def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
-    ) -> flask.Response:
-        return responses.stream(model_response)
 
 
 def create_backend(settings: Settings) -> Backend:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import flask
-import requests
 from typing_extensions import Self
 
 from pyworker import responses
@@ -31,7 +30,7 @@ class BenchData(ApiPayload):
         return 1.0 + self.tokens
 
 
-class GenerateHandler(EndpointHandler[BenchData]):
+class GenerateHandler(responses.PassThrough, EndpointHandler[BenchData]):
     """The whole response."""
 
     @property
@@ -45,23 +44,13 @@ class GenerateHandler(EndpointHandler[BenchData]):
     def make_benchmark_payload(self) -> BenchData:
         return BenchData()
 
-    def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
-    ) -> flask.Response:
-        return responses.pass_through(model_response)
 
-
-class StreamHandler(GenerateHandler):
+class StreamHandler(responses.Stream, GenerateHandler):
     """Token by token."""
 
     @property
     def endpoint(self) -> str:
         return "/stream"
-
-    def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
-    ) -> flask.Response:
-        return responses.stream(model_response)
 
 
 def create_backend(settings: Settings) -> Backend:
