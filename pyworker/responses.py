@@ -228,16 +228,14 @@ def read_whole(
 
 def _read_within(model_response: LazyResponse, limit: int | None, deadline: float | None) -> bytes:
     end = None if deadline is None else time.monotonic() + deadline
-    pieces: list[bytes] = []
-    length = 0
+    content = bytearray()
     for piece in iterate(model_response, is_held=True):
-        pieces.append(piece)
-        length += len(piece)
-        if limit is not None and length > limit:
+        content += piece
+        if limit is not None and len(content) > limit:
             raise ResponseTooLarge(f"the model server's response is longer than {limit} bytes")
         if end is not None and time.monotonic() > end:
             raise ModelTimeout(f"the model server's response did not end within {deadline:g} s")
-    return b"".join(pieces)
+    return bytes(content)
 
 
 def _broken(error: Exception, *, nothing_sent: bool) -> Exception:
