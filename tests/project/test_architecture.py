@@ -294,7 +294,7 @@ def test_importing_a_worker_is_light_and_silent() -> None:
         "        calls.append((event, arguments))\n"
         "sys.addaudithook(watch)\n"
         "import threading\n"
-        "import pyworker.app, workers.hello_world.server\n"
+        "import pyworker.app, workers.hello_world.server, workers.comfyui.server\n"
         "heavy = {'transformers', 'nltk', 'torch', 'tokenizers', 'huggingface_hub', 'gunicorn'}\n"
         "heavy.add('cryptography')\n"
         "heavy |= {'hdrh', 'rich'}  # of the load test\n"

@@ -6,25 +6,32 @@ import base64
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pyworker.local.signing import Signer
-from tests.support.comfyui.png import png
+from tests.support.comfyui.png import png, size_of
 from tests.support.comfyui.server import Fault
 from tests.support.comfyui.sockets import ClientSocket, Mode
 from tests.support.comfyui.stack import CUSTOM, ComfyStack, blank, comfy_stack, image_size, slow
 from tests.support.http import Answer, ask, next_request_idx
+from tests.support.process import ROOT
+from tests.support.stack import MODEL_API_KEY
+from workers.comfyui import client
 
 # Bytes; a picture of one colour above 4096 x 4096 pixels is larger.
 MAX_OUTPUT = 40_000
+PROCESS_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Iterator[ComfyStack]:
-    variables = {"COMFYUI_MAX_OUTPUT_BYTES": str(MAX_OUTPUT)}
+    variables = {"COMFYUI_MAX_OUTPUT_BYTES": str(MAX_OUTPUT), "MODEL_API_KEY": MODEL_API_KEY}
     with comfy_stack(tmp_path_factory.mktemp("comfyui"), signing_key, variables) as stack:
         stack.start_ready()
         yield stack
@@ -102,8 +109,7 @@ def test_a_template_is_filled(stack: ComfyStack) -> None:
     text = 'a "cat", "seed": 7'
     answer = stack.ask("/prompt", {"template": "text_to_image", "values": {"prompt": text, "steps": 2}})
     assert image_size(body_of(answer)["output"][0]) == (512, 512)
-    workflow = stack.comfy.engine.history[stack.comfy.engine.executed[-1]]["prompt"][2]
-    assert workflow["6"]["inputs"]["text"] == text
+    assert executed(stack)[-1]["6"]["inputs"]["text"] == text
 
 
 def test_the_shape_of_the_wrapper(stack: ComfyStack) -> None:
@@ -193,6 +199,58 @@ def test_outputs_above_the_limit(stack: ComfyStack) -> None:
     many = blank()
     many["1"]["inputs"]["batch_size"] = MAX_OUTPUT // 50
     assert body_of(stack.run(many), 413)["output"], "they are named"
+
+
+def test_the_key_of_the_model_server_is_sent_everywhere(stack: ComfyStack) -> None:
+    body_of(stack.run(blank()))
+    sent = {path: headers.get("Authorization") for _, path, headers in stack.comfy.requests}
+    assert {"/ws", "/prompt", "/view"} <= set(sent)
+    assert set(sent.values()) - {None} == {f"Bearer {MODEL_API_KEY}"}
+    assert {path for path, value in sent.items() if value is None} <= {"/system_stats"}
+
+
+def options(stack: ComfyStack) -> list[str]:
+    """What leads a program to the worker."""
+    return ["--autoscaler", stack.autoscaler.url, "-k", "key", "-e", "comfyui"]
+
+
+def test_the_example_client_saves_what_was_made(
+    stack: ComfyStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to_folder = [*options(stack), "--folder", str(tmp_path)]
+    assert client.main([*to_folder, "--template", "blank_image", "--set", "width=21"]) == 0
+    [saved] = tmp_path.iterdir()
+    assert capsys.readouterr().out == f"{saved}\n"
+    assert size_of(saved.read_bytes()) == (21, 512)
+    workflow = tmp_path / "mine.json"
+    workflow.write_text(json.dumps(blank(filename_prefix="mine")))
+    assert client.main([*to_folder, "--workflow", str(workflow)]) == 0
+    assert len(list(tmp_path.glob("mine_*.png"))) == 1
+    workflow.write_text(json.dumps(blank(width=0)))
+    assert client.main([*to_folder, "--workflow", str(workflow)]) == 1
+    assert "Value 0 smaller than min of 1: width" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        client.main([*to_folder, "--template", "blank_image", "--set", "wide=21"])
+    assert "values.wide" in capsys.readouterr().err
+
+
+def test_the_load_test(stack: ComfyStack) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workers.comfyui.test_load", *options(stack), "-n", "2", "-rps", "20"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len({workflow["3"]["inputs"]["seed"] for workflow in executed(stack)[-2:]}) == 2
+
+
+def executed(stack: ComfyStack) -> list[dict[str, Any]]:
+    """The workflows, in order of their end."""
+    engine = stack.comfy.engine
+    return [engine.history[prompt_id]["prompt"][2] for prompt_id in engine.executed]
 
 
 # -- errors ----------------------------------------------------------------------------------------------
@@ -341,9 +399,9 @@ def test_without_a_websocket_the_history_tells(stack: ComfyStack, mode: Mode) ->
 
 @pytest.mark.parametrize("event", ["execution_start", "progress", "executed", "execution_success"])
 def test_a_websocket_that_drops(stack: ComfyStack, event: str) -> None:
-    def drop(name: str, client: ClientSocket) -> None:
+    def drop(name: str, listener: ClientSocket) -> None:
         if name == event:
-            client.drop()
+            listener.drop()
 
     stack.comfy.sockets.before = drop
     assert image_size(body_of(stack.run(slow()))["output"][0]) == (64, 48)
@@ -351,7 +409,7 @@ def test_a_websocket_that_drops(stack: ComfyStack, event: str) -> None:
 
 def test_pings_are_answered(stack: ComfyStack) -> None:
     stack.comfy.sockets.received.clear()
-    stack.comfy.sockets.before = lambda name, client: client.ping() if name == "executing" else None
+    stack.comfy.sockets.before = lambda name, listener: listener.ping() if name == "executing" else None
     body_of(stack.run(slow()))
     assert "Pong" in stack.comfy.sockets.received
 
@@ -359,7 +417,13 @@ def test_pings_are_answered(stack: ComfyStack) -> None:
 def frame(opcode: int, payload: bytes, length: int | None = None, *, final: bool = True) -> bytes:
     """length: the one that is claimed."""
     claimed = len(payload) if length is None else length
-    return bytes([opcode | (0x80 if final else 0), 127]) + claimed.to_bytes(8, "big") + payload
+    if claimed < 126:
+        size = bytes([claimed])
+    elif claimed < 2**16:
+        size = b"\x7e" + claimed.to_bytes(2, "big")
+    else:
+        size = b"\x7f" + claimed.to_bytes(8, "big")
+    return bytes([opcode | (0x80 if final else 0)]) + size + payload
 
 
 @pytest.mark.parametrize(
@@ -375,9 +439,13 @@ def frame(opcode: int, payload: bytes, length: int | None = None, *, final: bool
 )
 def test_noise_on_the_websocket(stack: ComfyStack, noise: bytes) -> None:
     """It is skipped, and the events behind it are taken."""
-    stack.comfy.sockets.before = lambda name, client: client.send_raw(noise) if name == "executing" else None
+    stack.comfy.sockets.before = lambda name, listener: (
+        listener.send_raw(noise) if name == "executing" else None
+    )
     body_of(stack.run(slow()))
-    assert not [path for path in stack.comfy.paths("GET") if path == "/queue"], "nobody had to ask"
+    assert "/queue" not in stack.comfy.paths("GET"), "nobody had to ask"
+    asked = [path for path in stack.comfy.paths("GET") if path.startswith("/history")]
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -392,7 +460,9 @@ def test_noise_on_the_websocket(stack: ComfyStack, noise: bytes) -> None:
     ids=["no-utf-8", "opcode", "masked", "close", "length"],
 )
 def test_a_websocket_that_breaks_the_protocol_is_given_up(stack: ComfyStack, noise: bytes) -> None:
-    stack.comfy.sockets.before = lambda name, client: client.send_raw(noise) if name == "executing" else None
+    stack.comfy.sockets.before = lambda name, listener: (
+        listener.send_raw(noise) if name == "executing" else None
+    )
     body_of(stack.run(slow()))
     assert [path for path in stack.comfy.paths("GET") if path == "/queue" or path.startswith("/history")]
 
@@ -401,13 +471,13 @@ def test_a_frame_without_an_end_costs_no_memory(stack: ComfyStack) -> None:
     """Its length is claimed, and 100 MB of it come; the history tells of the end."""
     sent = False
 
-    def flood(name: str, client: ClientSocket) -> None:
+    def flood(name: str, listener: ClientSocket) -> None:
         nonlocal sent
         if name == "executing" and not sent:
             sent = True
-            client.send_raw(frame(1, b"", 2**40))
+            listener.send_raw(frame(1, b"", 2**40))
             for _ in range(100):
-                client.send_raw(b"x" * 10**6)
+                listener.send_raw(b"x" * 10**6)
 
     stack.comfy.sockets.before = flood
     before = stack.worker.peak_memory
@@ -440,6 +510,7 @@ def direct(stack: ComfyStack, workflow: dict[str, Any]) -> str:
 
 def test_a_client_that_hangs_up_interrupts_just_its_prompt(stack: ComfyStack) -> None:
     engine = stack.comfy.engine
+    stack.comfy.lines.clear()
     engine.hold("SlowImage")
     request_idx, next_idx = next_request_idx(), next_request_idx()
     with stack.begin(slow(seed=1), request_idx):
@@ -456,7 +527,6 @@ def test_a_client_that_hangs_up_interrupts_just_its_prompt(stack: ComfyStack) ->
     assert (stack.outcome(request_idx), stack.outcome(next_idx)) == ("Cancelled", "Success")
     assert stack.comfy.lines.count("Processing interrupted") == 1
     assert f"Interrupting prompt {prompt_id}" in stack.comfy.lines
-    stack.comfy.lines.clear()
 
 
 def test_a_prompt_that_waits_is_taken_out_of_the_queue(stack: ComfyStack) -> None:
@@ -498,10 +568,10 @@ def test_an_interruption_by_somebody_else(stack: ComfyStack) -> None:
     engine = stack.comfy.engine
     engine.hold("SlowImage")
     request_idx = next_request_idx()
-    with stack.begin(slow(), request_idx) as client:
+    with stack.begin(slow(), request_idx) as asking:
         engine.wait_running()
         assert ask(stack.comfy.url, "POST", "/interrupt", b"{}").status == 200
-        body = body_of(client.answer(), 499)
+        body = body_of(asking.answer(), 499)
     engine.release("SlowImage")
     assert body["error"] == "interrupted in ComfyUI at node 1 (SlowImage)"
     assert body["status"] == "cancelled"
@@ -515,9 +585,9 @@ def test_a_prompt_that_comfyui_forgot(stack: ComfyStack) -> None:
     engine.hold("SlowImage")
     other = direct(stack, slow(seed=1))
     engine.wait_for(lambda: engine.running == other, "somebody else's prompt to run")
-    with stack.begin(slow(seed=2)) as client:
+    with stack.begin(slow(seed=2)) as asking:
         engine.wait_for(lambda: engine.waiting, "ours to wait")
         assert ask(stack.comfy.url, "POST", "/queue", b'{"clear": true}').status == 200
-        assert "no longer knows the prompt" in body_of(client.answer(), 502)["error"]
+        assert "no longer knows the prompt" in body_of(asking.answer(), 502)["error"]
     engine.release("SlowImage")
     engine.wait_for(lambda: not engine.remaining, "an empty queue")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import flask
-import requests
 
 from pyworker import responses
 from pyworker.backend import Backend
@@ -29,7 +28,7 @@ _FAILED = (b'"status":"failed"', b'"status": "failed"')
 
 
 @dataclass(kw_only=True)
-class GenerateHandler(EndpointHandler[WrapperRequest]):
+class GenerateHandler(responses.PassThrough, EndpointHandler[WrapperRequest]):
     """Passes requests on to the wrapper."""
 
     benchmark: BenchmarkWorkflow
@@ -44,11 +43,6 @@ class GenerateHandler(EndpointHandler[WrapperRequest]):
 
     def make_benchmark_payload(self) -> WrapperRequest:
         return WrapperRequest.of(self.benchmark.make())
-
-    def generate_client_response(
-        self, client_request: flask.Request, model_response: requests.Response
-    ) -> flask.Response:
-        return responses.pass_through(model_response)
 
     def find_failure(self, response: ResponseSample) -> str:
         if any(words in response.beginning for words in _FAILED):

@@ -120,8 +120,7 @@ class Execution:
     def _await_end(self, events: EventSocket | None) -> Entry:
         pause = _FIRST_PAUSE
         self._alive()
-        # The first event may be expected soon.
-        look_at = time.monotonic() + (_FIRST_PAUSE if events is None else _LAST_PAUSE)
+        look_at = time.monotonic() + (_FIRST_PAUSE if events is None else QUIET)
         while True:
             self._check()
             left = min(look_at, self._late_at()) - time.monotonic()
@@ -140,6 +139,7 @@ class Execution:
                 except SocketLost as error:
                     self._job.check()
                     _warn(f"ComfyUI's websocket was lost, asking its history instead: {error}")
+                    events.close()
                     events, event = None, None
                     pause, look_at = _FIRST_PAUSE, 0.0
                 if event is not None and self._takes(event):

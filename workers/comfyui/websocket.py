@@ -34,7 +34,8 @@ from workers.comfyui.workflows import as_object
 
 #: Seconds to connect, and as many for the handshake.
 OPEN_SECONDS = 3.0
-_READ = 64 * 1024
+# Bytes. A library that takes frames off the front of a buffer copies the rest for each.
+_READ = 16 * 1024
 # Bytes of one event; a longer one is skipped.
 _MAX_EVENT = 2**20
 _SEND_SECONDS = 5.0
@@ -83,6 +84,11 @@ class EventSocket:
                 return None
             self._receive(left)
         return self._events.popleft()
+
+    def close(self) -> None:
+        """End the connection at once, so that nothing is sent to it in vain."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def _receive(self, seconds: float) -> None:
         """Take what arrives within `seconds`, of at most `_READ` bytes."""

@@ -94,10 +94,11 @@ class Engine:
     # -- the API -----------------------------------------------------------------------------------------
 
     def put(self, prompt: Prompt) -> None:
+        # Before it may run: events of a run may wait for a client that waits for the response to its request.
+        self._send_status(1)
         with self._changed:
             heapq.heappush(self._pending, prompt)
             self._changed.notify_all()
-        self._send_status()
 
     def listed(self) -> dict[str, object]:
         """What GET /queue says."""
@@ -285,8 +286,8 @@ class Engine:
             saved.append({"filename": filename, "subfolder": subfolder, "type": kind})
         return saved
 
-    def _send_status(self) -> None:
-        self._send("status", {"status": {"exec_info": {"queue_remaining": self.remaining}}}, None)
+    def _send_status(self, more: int = 0) -> None:
+        self._send("status", {"status": {"exec_info": {"queue_remaining": self.remaining + more}}}, None)
 
     def __repr__(self) -> str:
         return f"<Engine {self.remaining} remaining, running {self.running}>"
