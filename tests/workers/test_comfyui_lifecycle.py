@@ -67,6 +67,14 @@ def test_the_benchmark_runs_a_workflow_of_a_file(new_comfy: NewComfy, tmp_path: 
     assert len({given["seed"] for given in inputs}) == 3
 
 
+def test_a_benchmark_that_is_cached_is_told(new_comfy: NewComfy, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(blank()))
+    stack = new_comfy({"BENCHMARK_JSON_PATH": str(path)})
+    stack.worker.start()
+    stack.wait_for_report(lambda report: "in its cache: give it a seed" in report["error_msg"], "why")
+
+
 def test_a_checkpoint_that_is_missing_is_told(new_comfy: NewComfy, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     workflow = stable_diffusion()

@@ -19,7 +19,7 @@ from typing import Any
 import pydantic_core
 import requests
 
-from pyworker.errors import ModelTimeout, ModelUnreachable
+from pyworker.errors import ModelTimeout, ModelUnreachable, ResponseTooLarge
 from pyworker.jobs import Job
 from pyworker.runtime.log_limit import LogLimit
 from pyworker.runtime.thread_pool import waiting
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 QUIET = 5.0
 # Pauses between two looks while there is no websocket, or the end is near.
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
-# Seconds for ComfyUI to respond: it does so late while it loads a model.
-_RESPONSE = 60.0
+# Seconds for ComfyUI to respond, if MODEL_TIMEOUT allows it: it does so late while it loads a model.
+_RESPONSE = 300.0
 # Bytes of a response in JSON: the history holds the workflow.
 MAX_JSON = 64 * 2**20
 # Looks in a row that find the prompt nowhere: it is in neither place for a moment between queue and history.
@@ -183,7 +183,10 @@ class Execution:
         entry = self._entry()
         if entry is not None:
             return entry
-        place = self._find()
+        try:
+            place = self._find()
+        except ResponseTooLarge:  # it holds everybody's workflows
+            return None
         if place is not None:
             self._missed = 0
             if place != self._place:
