@@ -114,6 +114,8 @@ class Settings:
     threads: int = setting("WORKER_THREADS", 1024, parsers.integer(RESERVED_THREADS + 1))
     #: Number of threads that were asked for beyond what the limit of open files allows.
     threads_refused: int = 0
+    # What `from_env` was given; it may hold secrets.
+    _environ: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
     workers: int = setting("WEB_CONCURRENCY", 1, _one_process)
     drain_timeout: float = setting("DRAIN_TIMEOUT", 25.0, parsers.seconds)
     log_level: str = setting("LOG_LEVEL", "INFO", _log_level)
@@ -121,12 +123,9 @@ class Settings:
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Read an environment (default: that of the process); raises `ConfigError`."""
-        env = parsers.VariableReader(os.environ if environ is None else environ)
-        values: dict[str, Any] = {
-            one.name: env.get(**one.metadata, default=one.default, secret=not one.repr)
-            for one in fields(cls)
-            if one.metadata
-        }
+        environ = dict(os.environ if environ is None else environ)
+        env = parsers.VariableReader(environ)
+        values = _values_of(cls, env)
         threads, worker_port = values["threads"], values["worker_port"]
         neighbour = worker_port + 1 if worker_port < 65535 else worker_port - 1
         values["worker_http_port"] = env.get("WORKER_HTTP_PORT", neighbour, parsers.port_number)
@@ -143,7 +142,17 @@ class Settings:
             )
         if env.problems:
             raise ConfigError(*env.problems)
-        return cls(**values)
+        return cls(**values, _environ=environ)
+
+    def read(self, own: type[T]) -> T:
+        """The settings of a worker's own: a dataclass whose fields are made by `setting`, read from the same
+        environment. Raises `ConfigError`.
+        """
+        env = parsers.VariableReader(self._environ)
+        values = _values_of(own, env)
+        if env.problems:
+            raise ConfigError(*env.problems)
+        return own(**values)
 
     @property
     def bind(self) -> str:
@@ -188,6 +197,15 @@ class Settings:
             problems.append("CONTAINER_ID is not set: set it to the integer id of this instance")
         if problems:
             raise ConfigError(*problems)
+
+
+def _values_of(cls: type[Any], env: parsers.VariableReader) -> dict[str, Any]:
+    """The values of the fields made by `setting`, by their names."""
+    return {
+        one.name: env.get(**one.metadata, default=one.default, secret=not one.repr)
+        for one in fields(cls)
+        if one.metadata
+    }
 
 
 def _public_url(env: parsers.VariableReader, worker_port: int, use_ssl: bool) -> str | None:
