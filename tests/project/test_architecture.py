@@ -85,7 +85,6 @@ ALLOWED = {
         "reporting",
         "resources",
         "responses",
-        "routes",
         "runtime",
         "sessions",
         "upstream",
