@@ -11,6 +11,7 @@ import flask
 from pyworker.config import Settings
 from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
+from pyworker.lifecycle import probe
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
 from pyworker.proxy.direct import RAISED
@@ -30,6 +31,7 @@ class Backend:
     concurrency: concurrent requests in a round of the benchmark; benchmark_timeout: seconds for each.
     health_endpoint: a path or URL with a 2xx response while the model is healthy; MODEL_HEALTH_ENDPOINT
         overrides it.
+    health_timeout: seconds that a probe of it may take.
     max_sessions: sessions that may be open at a time, 0: no limit; MAX_SESSIONS overrides it.
     settings: those passed to `create_backend`; default: from the environment.
     """
@@ -46,6 +48,7 @@ class Backend:
         concurrency: int = 10,
         benchmark_timeout: float = 120.0,
         health_endpoint: str | None = None,
+        health_timeout: float = probe.TIMEOUT,
         max_sessions: int = 10,
         settings: Settings | None = None,
     ) -> None:
@@ -58,6 +61,7 @@ class Backend:
         self.max_queue_time = max_queue_time
         self.concurrency = concurrency
         self.benchmark_timeout = benchmark_timeout
+        self.health_timeout = health_timeout
         log_file = self.settings.model_log or model_log_file
         self.model_log_file = None if log_file is None else Path(log_file)
         chosen = self.settings.max_sessions

@@ -34,7 +34,8 @@ VLLM: LogActions = (
     (LogAction.ModelLoaded, "Application startup complete."),
     (LogAction.ModelError, "EngineCore failed to start."),
     (LogAction.ModelError, "Engine core initialization failed"),
-    (LogAction.ModelError, "RuntimeError: Engine process failed to start"),
+    # Engine process failed to start, Engine core initialization failed, …
+    (LogAction.ModelError, "RuntimeError: Engine"),
     (LogAction.ModelError, "Application startup failed. Exiting."),
     (LogAction.ModelError, "EngineDeadError"),
     # From its own bind before the engine starts, and from that of its web server.

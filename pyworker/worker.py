@@ -230,7 +230,12 @@ class Worker:
         self.runtime = Runtime(loops)
 
     def _new_probe(self, url: str) -> HealthProbe:
-        return HealthProbe(url, self.settings.model_api_key, ca_file=self.settings.model_ca_file)
+        return HealthProbe(
+            url,
+            self.settings.model_api_key,
+            ca_file=self.settings.model_ca_file,
+            timeout=self.backend.health_timeout,
+        )
 
     def _figures(self) -> ModelFigures:
         status = self.lifecycle.status

@@ -42,7 +42,7 @@ from pyworker.client.errors import (
     WorkerUnavailable,
 )
 from pyworker.client.http import Http
-from pyworker.client.routing import ROUTE_FAILURES, AuthData, Autoscaler, OneWorker, Trace
+from pyworker.client.routing import ROUTE_FAILURES, AuthData, Autoscaler, Door, OneWorker, Trace
 
 __all__ = [
     "AutoscalerUnreachable",
@@ -116,6 +116,13 @@ class Client:
         """
         client = cls("", "", "", **settings)
         client._caller.routing = OneWorker(worker_url, auth_data)
+        return client
+
+    @classmethod
+    def of_door(cls, url: str, api_key: str, **settings: Unpack[ClientSettings]) -> Self:
+        """A client of one worker's door for plain OpenAI clients: no envelope, no sessions."""
+        client = cls("", "", "", **settings)
+        client._caller.routing = Door(url, api_key)
         return client
 
     def route(self, cost: float) -> AuthData:

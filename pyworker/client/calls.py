@@ -24,6 +24,7 @@ from pyworker.client.http import Http, cause, data_of, excerpt, lines, read, rec
 from pyworker.client.routing import (
     AuthData,
     Deadline,
+    Door,
     Routing,
     Trace,
     index_of,
@@ -115,13 +116,11 @@ class Caller:
         trace.attempts += 1
         trace.worker = self.routing.base_url(call.auth_data)
         url = f"{trace.worker}/{call.route_path.lstrip('/')}"
-        session_id = None if call.session is None else call.session.session_id
-        body = {"auth_data": call.auth_data, "payload": call.payload, "session_id": session_id}
+        data, headers = self._packed(call)
         trace.status, trace.first_byte_at = 0, None
-        data = json.dumps(body).encode()
         trace.sent_at = time.monotonic()
         try:
-            response = self._http.post(url, data, {}, call.deadline.for_response(whole=whole))
+            response = self._http.post(url, data, headers, call.deadline.for_response(whole=whole))
         except requests.exceptions.ReadTimeout as error:
             waited = time.monotonic() - trace.sent_at
             raise WorkerTimeout(
@@ -140,6 +139,14 @@ class Caller:
         if not retryable(response.status_code):
             return response, None
         return response, WorkerAnswerError(self._described(response), response.status_code)
+
+    def _packed(self, call: Call) -> tuple[bytes, Mapping[str, str]]:
+        """Body and headers of the request."""
+        if isinstance(self.routing, Door):
+            return json.dumps(call.payload).encode(), {"Authorization": f"Bearer {self.routing.secret}"}
+        session_id = None if call.session is None else call.session.session_id
+        body = {"auth_data": call.auth_data, "payload": call.payload, "session_id": session_id}
+        return json.dumps(body).encode(), {}
 
     def items(self, call: Call) -> Iterator[str]:
         """The data of a streamed response, up to its end."""

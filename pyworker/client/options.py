@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import urllib3
 
@@ -58,10 +59,12 @@ def client_from(
     pool_size: int = 256,
     worker_url: str | None = None,
     auth_data: Mapping[str, object] | None = None,
+    door_url: str | None = None,
 ) -> Client:
     """The client that the parsed options ask for; ends the program if one is missing or wrong.
 
-    With `worker_url` it is a client of that worker, without an autoscaler.
+    With `worker_url` it is a client of that worker, without an autoscaler; with `door_url` one of a worker's
+    door for plain OpenAI clients.
     """
     if options.insecure:
         # It was asked for; a warning for each request would add nothing.
@@ -74,11 +77,36 @@ def client_from(
         "pool_size": pool_size,
     }
     try:
+        if door_url is not None:
+            return Client.of_door(door_url, _door_key(parser, options), **settings)
         if worker_url is not None:
             return Client.of_worker(worker_url, auth_data, **settings)
         return Client(*_account(parser, options), **settings)
     except ClientError as error:
         parser.error(str(error))
+
+
+class _Arguments(Protocol):
+    """A parser, or a group of one."""
+
+    def add_argument(self, *names: str, **options: Any) -> object: ...
+
+
+def add_door_option(arguments: _Arguments) -> None:
+    """The option that names a worker's door for plain OpenAI clients, for `client_from`."""
+    arguments.add_argument(
+        "--openai",
+        metavar="URL",
+        help="call a worker as a plain OpenAI client does, with -k KEY and without the autoscaler",
+    )
+
+
+def _door_key(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    if options.autoscaler is not None:
+        parser.error("--openai goes past the autoscaler: leave out -l and --autoscaler")
+    if options.api_key is None:
+        parser.error("--openai needs the key of the worker's door: -k KEY")
+    return options.api_key
 
 
 def _account(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[str, str, str]:

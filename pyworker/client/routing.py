@@ -191,7 +191,28 @@ class OneWorker:
         return f"the worker {redacted(self._url)}"
 
 
-Routing = Autoscaler | OneWorker
+class Door:
+    """A worker's door for plain OpenAI clients: requests go there without an envelope, with a bearer key.
+
+    Any thread may call any method. It has no sessions.
+    """
+
+    def __init__(self, url: str, api_key: str) -> None:
+        """url: as clients of OpenAI name it, with or without `/v1` at its end."""
+        self._url = url.rstrip("/").removesuffix("/v1")
+        self.secret = api_key
+
+    def route(self, cost: float, index: int, deadline: Deadline, trace: Trace) -> AuthData:  # noqa: ARG002
+        return {}
+
+    def base_url(self, auth_data: AuthData) -> str:  # noqa: ARG002
+        return self._url
+
+    def __repr__(self) -> str:
+        return f"the door {redacted(self._url)}"
+
+
+Routing = Autoscaler | OneWorker | Door
 
 
 def retryable(status: int) -> bool:

@@ -32,14 +32,17 @@ from pyworker.data_types import ApiPayload
 
 
 def run(
-    payload: ApiPayload | type[ApiPayload], endpoint: str, stream_endpoint: str | None = None
+    payload: ApiPayload | type[ApiPayload],
+    endpoint: str,
+    stream_endpoint: str | None = None,
+    stream_payload: ApiPayload | type[ApiPayload] | None = None,
 ) -> NoReturn:
     """Run the load test that the command line asks for and exit: status 1 when too many requests failed.
 
     A payload class makes the payloads, an instance is sent as it is. `endpoint` is the worker's route,
-    such as "/generate"; `stream_endpoint` the one for --stream, if that is another.
+    such as "/generate"; `stream_endpoint` and `stream_payload` are those for --stream, if they are others.
     """
-    sys.exit(execute(payload, endpoint, sys.argv[1:], stream_endpoint))
+    sys.exit(execute(payload, endpoint, sys.argv[1:], stream_endpoint, stream_payload))
 
 
 def execute(
@@ -47,8 +50,10 @@ def execute(
     endpoint: str,
     argv: Sequence[str],
     stream_endpoint: str | None = None,
+    stream_payload: ApiPayload | type[ApiPayload] | None = None,
 ) -> int:
     """As `run`, with the arguments given and the exit status returned."""
     from pyworker.loadtest.command import Target, execute
 
-    return execute(Target(payload, endpoint, stream_endpoint or endpoint), argv)
+    target = Target(payload, endpoint, stream_endpoint or endpoint, stream_payload or payload)
+    return execute(target, argv)

@@ -34,6 +34,7 @@ class Target:
     payload: LoadPayload
     route: str
     stream_route: str
+    stream_payload: LoadPayload
 
 
 def execute(target: Target, argv: Sequence[str]) -> int:
@@ -46,7 +47,7 @@ def execute(target: Target, argv: Sequence[str]) -> int:
     route = plan.route or (target.stream_route if plan.stream else target.route)
     measurement = Measurement(plan.objective)
     with client:
-        name = f"{options.worker_url or options.endpoint or 'the local endpoint'}{route}"
+        name = f"{options.worker_url or options.openai or options.endpoint or 'the local endpoint'}{route}"
         sender = Sender(client, payloads, route, measurement, stream=plan.stream)
         engine = _engine(plan, sender)
         with view_for(plan, f"load test of {name}") as view:
@@ -61,9 +62,10 @@ def _read(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> tuple[
     """What the test needs before it begins; ends the program if a file is wrong."""
     try:
         old = None if plan.compare_file is None else read_result(plan.compare_file)
+        payload = target.stream_payload if plan.stream else target.payload
         if plan.payload_file is not None:
-            return old, Payloads.of_file(plan.payload_file, target.payload)
-        return old, Payloads.made(target.payload, plan.count)
+            return old, Payloads.of_file(plan.payload_file, payload)
+        return old, Payloads.made(payload, plan.count)
     except ConfigError as error:
         parser.error(str(error))
 

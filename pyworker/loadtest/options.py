@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 from pyworker.client import Client
-from pyworker.client.options import add_client_options, client_from, positive
+from pyworker.client.options import add_client_options, add_door_option, client_from, positive
 from pyworker.errors import ConfigError
 from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
 from pyworker.loadtest.arrivals import Arrival, Rate
@@ -150,6 +150,7 @@ def _add_one_worker(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json",
         help="a response of POST /route/ that names this worker; its signature may be used repeatedly",
     )
+    add_door_option(group)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -218,6 +219,8 @@ def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         parser.error("--auth-data is for one worker: say which with --worker-url URL")
     if options.worker_url is not None and options.autoscaler is not None:
         parser.error("--worker-url goes past the autoscaler: leave out -l and --autoscaler")
+    if options.worker_url is not None and options.openai is not None:
+        parser.error("--openai and --worker-url are two ways to call one worker: leave out one")
     try:
         auth_data = None if options.auth_data is None else _auth_data(options.auth_data)
     except ConfigError as error:
@@ -229,6 +232,7 @@ def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         pool_size=MAX_THREADS,
         worker_url=options.worker_url,
         auth_data=auth_data,
+        door_url=options.openai,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pyworker.data_types import ApiPayload, JsonDataException
+from pyworker.data_types import ApiPayload, JsonDataException, OpenPayload
 from pyworker.errors import ConfigError
 
 LoadPayload = ApiPayload | type[ApiPayload]
@@ -40,14 +40,14 @@ class Payloads:
     def made(cls, payload: LoadPayload, count: int | None) -> Payloads:
         """A class makes a fresh payload for each request, up to MOST; an instance is sent as it is."""
         if not isinstance(payload, type):
-            return cls([Prepared(dataclasses.asdict(payload), payload.count_workload())])
+            return cls([Prepared(_fields_of(payload), payload.count_workload())])
         prepared: list[Prepared] = []
         first = payload.for_test()
         first.count_workload()  # the first count loads a tokenizer; that is not what the time is for
         end = time.monotonic() + MAKING_SECONDS
         while len(prepared) < min(MOST, MOST if count is None else count):
             one = payload.for_test() if prepared else first
-            prepared.append(Prepared(dataclasses.asdict(one), one.count_workload()))
+            prepared.append(Prepared(_fields_of(one), one.count_workload()))
             if time.monotonic() > end:
                 break
         return cls(prepared)
@@ -72,6 +72,13 @@ class Payloads:
         if not prepared:
             raise ConfigError(f"--payload {path} is empty; it needs a JSON object in each line")
         return cls(prepared)
+
+
+def _fields_of(payload: ApiPayload) -> Mapping[str, object]:
+    """As a client sends it. An open payload is more than its declared fields."""
+    if isinstance(payload, OpenPayload):
+        return payload.sent or payload.generate_payload_json()
+    return dataclasses.asdict(payload)
 
 
 def _of_line(line: str, kind: type[ApiPayload], where: str) -> Prepared:

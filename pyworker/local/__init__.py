@@ -8,8 +8,15 @@ messages            its message formats, strictly checked
 signing             its RSA key and signatures
 certificates        its certificate authority
 faults              faults that a test orders from it
-model_server        the routes, queue and log of an inference server
+model_server        an inference server: loading, queue, log
 model_options       its command line
+model_api           what makes it one of a kind of servers: routes, log lines
+hello_world_api     those of hello_world's server
+openai_api          those of vLLM and SGLang, a module for each group of routes
+tgi_api             those of TGI
+tgi_text            a text of TGI's while it is generated
+model_engine        what the routes generate with
+model_stats         what was asked and generated
 generation          one response while it is generated
 language_model      the n-gram model behind it
 model_log           its log

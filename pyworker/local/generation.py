@@ -2,60 +2,77 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import select
 import socket
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
 
-from pyworker.local.model_log import ModelLog
+from pyworker.errors import PyworkerError
 from pyworker.runtime.request_queue import RequestQueue
 
 LOOK_SECONDS = 0.1  # how often a waiting request checks that its client is still connected
 
+Item = TypeVar("Item")
+
+
+class EngineFailure(PyworkerError):
+    """The generation broke off on the server's side, because a test ordered it."""
+
+
+class Ending(Enum):
+    """How a generation ended."""
+
+    DONE = "done"
+    CUT = "cut"  # the client is gone, or the server stops
+    FAILED = "failed"
+
 
 @dataclass(kw_only=True)
-class Generation:
-    """Tokens at a pace of `pace` seconds each. Used by the thread of its connection only."""
+class Generation(Generic[Item]):
+    """Items (tokens, most often) at a pace of `pace` seconds each. Used by the thread of its connection only.
 
-    name: str
-    source: Iterator[str]
+    on_end: called once, with the ending, the number of items and the seconds since the request arrived.
+    break_after: after so many items it fails.
+    """
+
+    source: Iterator[Item]
     pace: float
     queue: RequestQueue
     client: socket.socket
     stopping: threading.Event
-    log: ModelLog
+    on_end: Callable[[Ending, int, float], None]
+    break_after: int | None = None
     count: int = 0
 
-    def tokens(self) -> Generator[str]:
-        """The tokens, once the request has a slot; `ConnectionAbortedError` if the client disconnects."""
+    def items(self) -> Generator[Item]:
+        """The items, once the request has a slot. A consumer that stops early closes it, which frees that.
+
+        Raises `ConnectionAbortedError` if the client disconnects, `EngineFailure` if a test ordered that.
+        """
         arrived = time.monotonic()
-        outcome = "499"  # unless it comes to its end
+        ending = Ending.CUT  # unless it comes to its end
         slot = self.queue.enter()
         try:
             while not slot.wait(LOOK_SECONDS):
                 self._check()
             started = time.monotonic()
-            for token in self.source:
+            for item in self.source:
+                if self.count == self.break_after:
+                    raise EngineFailure("the engine failed, as it was ordered to")
                 self._wait_until(started + (self.count + 1) * self.pace)
                 self.count += 1
-                yield token
-            outcome = "200"
+                yield item
+            ending = Ending.DONE
+        except EngineFailure:
+            ending = Ending.FAILED
+            raise
         finally:
             slot.release()
-            seconds = time.monotonic() - arrived
-            self.log.write(f"POST {self.name} {outcome}, {self.count} tokens in {seconds:.3f} s")
-
-    def events(self) -> Generator[str]:
-        """The tokens as server-sent events."""
-        # A client that disconnects closes this generator, which frees the slot.
-        with contextlib.closing(self.tokens()) as tokens:
-            for token in tokens:
-                yield f"data: {json.dumps({'token': token})}\n\n"
-        yield "data: [DONE]\n\n"
+            self.on_end(ending, self.count, time.monotonic() - arrived)
 
     def _check(self) -> None:
         if self.stopping.is_set():

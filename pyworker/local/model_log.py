@@ -1,4 +1,4 @@
-"""The log of the local model server: lines of JSON, as inference servers write them."""
+"""The log of the local model server."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ class ModelLog:
         # writing in order is all that this class is for.
         self._lock = threading.Lock()
 
-    def write(self, message: str, *, level: str = "INFO") -> None:
-        """One line."""
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        line = json.dumps({"timestamp": now, "level": level, "message": message}, separators=(",", ":"))
+    def write(self, *lines: str) -> None:
+        """These lines, without others between them."""
+        text = "".join(f"{line}\n" for line in lines)
         with self._lock:
             for stream in self._streams:
                 # A full disk or a closed terminal must not end the serving of requests.
                 with contextlib.suppress(OSError, ValueError):
-                    stream.write(line + "\n")
+                    stream.write(text)
                     stream.flush()
 
     def close(self) -> None:
@@ -43,6 +42,12 @@ class ModelLog:
             self._streams.clear()
             if self._file is not None:
                 self._file.close()
+
+
+def json_line(message: str, *, level: str = "INFO", **more: object) -> str:
+    """A line of JSON, as inference servers write it; `more` are further fields."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return json.dumps({"timestamp": now, "level": level, "message": message, **more}, separators=(",", ":"))
 
 
 def _begin_file(path: Path) -> TextIO:

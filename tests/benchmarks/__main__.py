@@ -15,9 +15,10 @@ from tests.benchmarks import peer, plot, report, scenarios
 from tests.benchmarks.figures import Result
 from tests.benchmarks.measure import Measurement, NewServer, Options, stamp
 from tests.benchmarks.programs import compile_programs
-from tests.benchmarks.servers import Bare, Nginx, Other, Ours, Peer
+from tests.benchmarks.servers import Bare, Hello, Nginx, OpenAI, Other, Ours, Peer
 
 _SERVERS = ("bare", "nginx", "peer", "ours")
+_ALL_SERVERS = (*_SERVERS, "hello", "openai")
 _QUICK = ("requests-64", "streams-64", "mix")
 
 
@@ -39,7 +40,12 @@ def _parser() -> argparse.ArgumentParser:
         help=f"separated by commas; requests-* means all that begin so: "
         f"{', '.join(scenario.name for scenario in scenarios.PLAIN)}, and each of them with -tls",
     )
-    parser.add_argument("--servers", default=",".join(_SERVERS), metavar="NAMES", help="default: %(default)s")
+    parser.add_argument(
+        "--servers",
+        default=",".join(_SERVERS),
+        metavar="NAMES",
+        help=f"of {', '.join(_ALL_SERVERS)} (default: %(default)s)",
+    )
     parser.add_argument(
         "--other", type=Path, metavar="FOLDER", help="another checkout of this project, measured as well"
     )
@@ -55,8 +61,8 @@ def _say(text: str) -> None:
 
 def _servers(names: Sequence[str], other: Path | None) -> Mapping[str, NewServer]:
     for name in names:
-        if name not in _SERVERS:
-            raise ConfigError(f"no server is called {name!r}: choose from {', '.join(_SERVERS)}")
+        if name not in _ALL_SERVERS:
+            raise ConfigError(f"no server is called {name!r}: choose from {', '.join(_ALL_SERVERS)}")
     chosen: dict[str, NewServer] = {}
     if "bare" in names:
         chosen["bare"] = Bare.where_plain
@@ -72,8 +78,7 @@ def _servers(names: Sequence[str], other: Path | None) -> Mapping[str, NewServer
     if other is not None:
         checkout = other.resolve()
         chosen["other"] = lambda around, tls: Other(around, tls, checkout)
-    if "ours" in names:
-        chosen["ours"] = Ours
+    chosen |= {kind.name: kind for kind in (Ours, Hello, OpenAI) if kind.name in names}
     return chosen
 
 

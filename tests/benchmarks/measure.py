@@ -98,7 +98,8 @@ class Measurement:
                 server.start(folder)
                 servers.append(server)
         for server in servers:
-            server.wait_ready(self._envelope(server, Load(1)).replace(_NUMBER, _SOME_NUMBER).encode())
+            first = Load(1)
+            server.wait_ready(first, self._envelope(server, first).replace(_NUMBER, _SOME_NUMBER).encode())
             self._ask(scenario, server, min(_WARM_UP, scenario.seconds))
         return servers
 
@@ -112,7 +113,8 @@ class Measurement:
         for number, load in enumerate(scenario.loads):
             body = self._folder / f"body-{number}.json"
             body.write_text(self._envelope(server, load), "utf-8")
-            runs.append(LoadRun(self._programs, load, body, server.port, seconds, scenario.tls))
+            asked = replace(load, path=server.path(load))
+            runs.append(LoadRun(self._programs, asked, body, server.port, seconds, scenario.tls))
         return [run.finish() for run in runs]
 
     def _envelope(self, server: Server, load: Load) -> str:
@@ -124,7 +126,7 @@ class Measurement:
             "reqnum": 0,
             "request_idx": 0,
         }
-        envelope = json.dumps({"auth_data": auth_data, "payload": load.payload(), "session_id": None})
+        envelope = json.dumps({"auth_data": auth_data, "payload": server.payload(load), "session_id": None})
         for name in ("reqnum", "request_idx"):
             envelope = envelope.replace(f'"{name}": 0', f'"{name}": {_NUMBER}')
         return envelope

@@ -11,15 +11,16 @@ from importlib.metadata import version
 from tests.benchmarks import scenarios
 from tests.benchmarks.figures import KIND, KINDS, MEMORY, Result
 
-_ORDER = ("bare", "nginx", "peer", "other", "ours")
+_ORDER = ("bare", "nginx", "peer", "other", "ours", "hello", "openai")
 #: Over TLS each ratio may be worse by this factor.
 _TLS_ALLOWANCE = 1.3
+_RIVALS = {"peer": "the peer", "hello": "a worker that only judges"}
 _FIRST_TOKEN = "first_token_p50_ms"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A bound on the ratio to the peer, or with `absolute` on the figure itself.
+    """A bound on the ratio of `server` to `rival`, or with `absolute` on the figure itself.
 
     relative_to: the scenario whose ratio this one's is divided by.
     """
@@ -29,6 +30,8 @@ class Target:
     bound: float
     absolute: bool = False
     relative_to: str | None = None
+    server: str = "ours"
+    rival: str = "peer"
 
     def over_tls(self) -> Target:
         """The ratio may be worse by this factor than the plain one."""
@@ -41,8 +44,8 @@ class Target:
         if result is None:
             return None
         if self.absolute:
-            return result.median("ours", self.figure)
-        ratio = result.ratio(self.figure)
+            return result.median(self.server, self.figure)
+        ratio = result.ratio(self.figure, self.server, self.rival)
         if self.relative_to is None or ratio is None:
             return ratio
         plain = results.get(self.relative_to)
@@ -64,7 +67,15 @@ PLAIN_TARGETS = (
     Target("request-10mb", MEMORY, 1.0),
     Target("response-50mb", MEMORY, 1.0),
 )
-TARGETS = (*PLAIN_TARGETS, *(target.over_tls() for target in PLAIN_TARGETS if not target.absolute))
+OPENAI_TARGETS = tuple(
+    Target(name, "cpu_ms_per_1000_tokens", 1.3, server="openai", rival="hello")
+    for name in ("streams-64", "streams-256")
+)
+TARGETS = (
+    *PLAIN_TARGETS,
+    *OPENAI_TARGETS,
+    *(target.over_tls() for target in PLAIN_TARGETS if not target.absolute),
+)
 
 
 @dataclass(frozen=True)
@@ -106,14 +117,17 @@ def figures_table(results: Sequence[Result]) -> Iterator[str]:
     servers = [name for name in _ORDER if any(name in result.rounds for result in results)]
     titles = {scenario.name: scenario.title for scenario in scenarios.ALL}
     rivals = [name for name in ("peer", "other") if name in servers and "ours" in servers]
-    ratios = [f"ours / {rival}" for rival in rivals]
+    pairs = [("ours", rival) for rival in rivals]
+    if {"hello", "openai"} <= set(servers):
+        pairs.append(("openai", "hello"))
+    ratios = [f"{one} / {other}" for one, other in pairs]
     yield f"| scenario | figure | {' | '.join([*servers, *ratios])} |"
     yield f"|---|---|{'--:|' * (len(servers) + len(ratios))}"
     for result in results:
         for kind in KINDS:
             values = [result.median(server, kind.name) for server in servers]
             if any(values):
-                values += [result.ratio(kind.name, to=rival) for rival in rivals]
+                values += [result.ratio(kind.name, one, other) for one, other in pairs]
                 cells = " | ".join(_number(value) for value in values)
                 yield f"| {titles[result.scenario]} | {kind.title} | {cells} |"
 
@@ -126,7 +140,11 @@ def targets_table(results: Sequence[Result]) -> Iterator[str]:
     for verdict in verdicts(results):
         target = verdict.target
         kind = KIND[target.figure]
-        what = kind.title if target.absolute else f"{kind.title.partition(',')[0]}, ratio to the peer"
+        what = (
+            kind.title
+            if target.absolute
+            else f"{kind.title.partition(',')[0]}, ratio to {_RIVALS[target.rival]}"
+        )
         what += ", relative to the plain one" if target.relative_to else ""
         sign = "≥" if kind.more_is_better else "≤"
         yield (

@@ -16,6 +16,7 @@ from pathlib import Path
 from pyworker.errors import ConfigError
 from tests.benchmarks.processes import Usage, usage
 from tests.benchmarks.programs import StubServer
+from tests.benchmarks.scenarios import Load
 from tests.support.ports import free_port
 from tests.support.process import ROOT, environment
 from tests.support.waiting import wait_until
@@ -59,10 +60,22 @@ class Server(ABC):
     def usage(self) -> Usage:
         """What its processes have used so far."""
 
-    def wait_ready(self, envelope: bytes) -> None:
+    def path(self, load: Load) -> str:
+        """Its route for this load."""
+        return load.path
+
+    def payload(self, load: Load) -> Mapping[str, object]:
+        """What it is sent."""
+        return load.payload()
+
+    def wait_ready(self, load: Load, envelope: bytes) -> None:
         """Wait until this request succeeds."""
         try:
-            wait_until(lambda: self._responds(envelope), f"a good response of {self.name}", _READY_WITHIN)
+            wait_until(
+                lambda: self._responds(self.path(load), envelope),
+                f"a good response of {self.name}",
+                _READY_WITHIN,
+            )
         except AssertionError as error:
             raise ConfigError(f"{error}\n{self.log}") from error
 
@@ -71,11 +84,11 @@ class Server(ABC):
         """The end of what it has to say for itself."""
         return ""
 
-    def _responds(self, envelope: bytes) -> bool:
+    def _responds(self, path: str, envelope: bytes) -> bool:
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = self._connect()
             try:
-                connection.request("POST", "/generate", envelope, {"Content-Type": "application/json"})
+                connection.request("POST", path, envelope, {"Content-Type": "application/json"})
                 return connection.getresponse().status == 200
             finally:
                 connection.close()
@@ -160,7 +173,7 @@ class _Worker(_Process):
 
     def prepare(self, folder: Path) -> None:
         (folder / ".has_benchmark").write_text("1000000000.0", "utf-8")
-        (folder / "model.log").write_text("model is loaded\n", "utf-8")
+        (folder / "model.log").write_text("model is loaded\nApplication startup complete.\n", "utf-8")
 
     def variables(self, folder: Path) -> Mapping[str, str]:
         around = self.around
@@ -182,13 +195,14 @@ class Ours(_Worker):
     """This project, or another checkout of it."""
 
     name = "ours"
+    worker = "bench_worker"
 
     def __init__(self, around: Surroundings, tls: bool, checkout: Path = ROOT) -> None:
         super().__init__(around, tls)
         self._checkout = checkout
 
     def command(self, folder: Path) -> Sequence[str]:
-        app = "pyworker:create_app('bench_worker')"
+        app = f"pyworker:create_app('{self.worker}')"
         return [sys.executable, "-m", "gunicorn", "-c", str(self._checkout / "gunicorn.conf.py"), app]
 
     def variables(self, folder: Path) -> Mapping[str, str]:
@@ -201,6 +215,27 @@ class Other(Ours):
     """Another checkout of this project: what a change costs or brings."""
 
     name = "other"
+
+
+class Hello(Ours):
+    """As ours, with routes that judge each response as hello_world's do."""
+
+    name = "hello"
+    worker = "bench_hello"
+
+
+class OpenAI(Ours):
+    """This project's worker for servers with OpenAI's API, which judges and settles each response."""
+
+    name = "openai"
+    worker = "openai"
+
+    def path(self, load: Load) -> str:
+        return "/v1/completions"
+
+    def payload(self, load: Load) -> Mapping[str, object]:
+        # The model server looks at the beginning.
+        return {"stream": load.streams, **load.payload()}
 
 
 class Peer(_Worker):

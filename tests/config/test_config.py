@@ -6,14 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from pyworker.config import RESERVED_THREADS, ReadinessSource, Settings
+from pyworker.config import RESERVED_THREADS, ReadinessSource, Settings, parsers, setting
 from pyworker.errors import ConfigError
 from tests.support.process import ROOT
 
@@ -170,8 +170,7 @@ def test_an_address_of_ipv6_is_bound_in_brackets(text: str, bound: str) -> None:
 
 
 def test_the_table_names_every_field() -> None:
-    names = [field.name for field in fields(Settings)]
-    names.remove("threads_refused")  # of WORKER_THREADS
+    names = [field.name for field in fields(Settings) if field.metadata]
     assert [field for _, field, _, _ in VARIABLES] == names
 
 
@@ -375,3 +374,37 @@ def test_the_descriptor_limit_is_raised() -> None:
     )
 
     assert done.stdout == "512 (512, 512)\n"
+
+
+# -- a worker's own --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnSettings:
+    """What a worker may read."""
+
+    steps: int = setting("BENCHMARK_STEPS", 20, parsers.integer(1, 1000))
+    key: str = setting("KEY_OF_THE_WORKER", "", parsers.header_value, secret=True)
+
+
+def test_a_worker_reads_its_own_variables() -> None:
+    settings = Settings.from_env({"BENCHMARK_STEPS": " 30 ", "KEY_OF_THE_WORKER": "k"})
+    assert settings.read(OwnSettings) == OwnSettings(30, "k")
+    assert Settings().read(OwnSettings) == OwnSettings()
+    assert Settings.from_env({"BENCHMARK_STEPS": ""}).read(OwnSettings) == OwnSettings()
+
+
+def test_every_fault_of_them_is_named_and_no_secret_told() -> None:
+    settings = Settings.from_env({"BENCHMARK_STEPS": "0", "KEY_OF_THE_WORKER": "k\u00e9y"})
+    with pytest.raises(ConfigError) as raised:
+        settings.read(OwnSettings)
+    assert raised.value.problems == (
+        "BENCHMARK_STEPS='0' is not valid: expected an integer between 1 and 1000",
+        "KEY_OF_THE_WORKER=(hidden) is not valid: expected printable ASCII characters only",
+    )
+    assert "k\u00e9y" not in repr(settings)
+
+
+def test_settings_of_two_environments_are_alike_if_their_values_are() -> None:
+    assert Settings.from_env({"UNRELATED": "1"}) == Settings.from_env({})
+    assert hash(Settings.from_env({"UNRELATED": "1"})) == hash(Settings.from_env({}))

@@ -48,7 +48,10 @@ CASES: list[tuple[str, list[str], bool]] = [
     ("tei_json", ["--engine", "tei"], True),
     ("tei_no_backend", ["--engine", "tei"], False),
     ("unknown_phrase", ["--engine", "vllm"], False),
+    ("vllm_older", ["--engine", "vllm"], False),
+    ("sglang_supervised", ["--engine", "sglang"], False),
 ]
+WORKERS = {"vllm": "vllm", "sglang": "sglang", "llama.cpp": "llama"}
 
 
 def replay(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +71,22 @@ def test_a_log_is_replayed_as_it_was(tmp_path: Path, name: str, arguments: list[
     assert done.stderr == ""
     assert done.stdout == (LOGS / f"{name}.replay").read_text("utf-8")
     assert done.returncode == (0 if ready else 1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("vllm", "vllm_out_of_memory", "vllm_supervised", "vllm_older"),
+        *("sglang", "sglang_child_fails", "sglang_supervised"),
+        *("llama_cpp", "llama_cpp_wrong_file", "llama_cpp_supervised"),
+    ],
+)
+def test_the_worker_of_an_engine_reads_its_log_alike(tmp_path: Path, name: str) -> None:
+    [[_, engine]] = [arguments for case, arguments, _ in CASES if case == name]
+    for worker in (WORKERS[engine], *(["openai"] if engine == "vllm" else [])):
+        done = replay(tmp_path, "--replay", str(LOGS / f"{name}.log"), "--worker", worker)
+        assert done.stderr == ""
+        assert done.stdout == (LOGS / f"{name}.replay").read_text("utf-8")
 
 
 def test_every_log_and_every_engine_is_replayed() -> None:

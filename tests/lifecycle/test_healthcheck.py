@@ -7,12 +7,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from pyworker.backend import Backend
+from pyworker.config import Settings
 from pyworker.errors import NotReady
 from pyworker.lifecycle.healthcheck import MAX_AGE, MAX_WAITING, SharedHealth
 from pyworker.lifecycle.probe import HealthProbe
+from pyworker.worker import Worker
+from tests.support.echo_worker.server import EchoHandler
 from tests.support.http import RawClient, ask, request_bytes
 from tests.support.scripted import Act, ScriptedServer, whole
 from tests.support.stack import NewStack
@@ -51,6 +56,18 @@ def test_one_probe_answers_all_who_wait(scripted_model: ScriptedServer, shared: 
     assert answers.count("fine") == MAX_WAITING + 1
     assert sum("too many clients wait" in answer for answer in answers) == 4
     assert len(scripted_model.requests(PATH)) == 1
+
+
+def test_a_probe_takes_as_long_as_the_worker_allows(scripted_model: ScriptedServer, tmp_path: Path) -> None:
+    scripted_model.script(PATH, Act.HANG)
+    settings = Settings(unsecured=True, state_dir=tmp_path, model_server_url=scripted_model.url)
+    handler = EchoHandler(path="/pass")
+    backend = Backend("", None, False, handler, health_endpoint=PATH, health_timeout=0.3, settings=settings)
+    worker = Worker(backend, settings)
+    try:
+        assert "/health did not answer in 0.3 s" in outcome(worker.shared_health)
+    finally:
+        worker.close()
 
 
 def test_an_answer_serves_for_a_second(scripted_model: ScriptedServer, shared: SharedHealth) -> None:

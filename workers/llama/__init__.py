@@ -1,0 +1,1 @@
+"""The worker of llama.cpp: `workers.openai` with its log, phrases and variable."""

@@ -1,0 +1,1 @@
+"""The worker of SGLang: `workers.openai` with its log, phrases and variable."""

@@ -1,0 +1,1 @@
+"""The worker of Text Generation Inference (TGI)."""

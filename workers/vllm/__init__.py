@@ -1,0 +1,1 @@
+"""The worker of vLLM: `workers.openai` with its log, phrases and variable."""
