@@ -16,6 +16,7 @@ from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
 from pyworker.lifecycle.loading_watch import LoadingWatch
 from pyworker.lifecycle.log_events import LogEffects
 from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.old_lines import OldLines
 from pyworker.lifecycle.phases import Phases
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
@@ -111,7 +112,7 @@ class Worker:
         self._probe = None if backend.health_url is None else self._new_probe(backend.health_url)
         has_health = self._probe is not None
         check = self.benchmark.problem if self._probe is None else self._probe.problem
-        loaded_by = self._probe.name if self._probe and settings.model_readiness.by_health else ""
+        loaded_by = self._probe.name if self._probe and backend.readiness.by_health else ""
         health = HealthMonitor(
             check,
             self.lifecycle,
@@ -143,7 +144,7 @@ class Worker:
         self.loading = LoadingWatch(
             self.lifecycle,
             warn_after=settings.model_loading_warn_after,
-            source=settings.model_readiness,
+            source=backend.readiness,
             log_actions=backend.log_actions,
             tailer=tailer,
             probe=self._probe,
@@ -155,13 +156,21 @@ class Worker:
             check=check,
             is_current=lambda: tailer is None or tailer.is_current,
         )
+        old_lines = OldLines(
+            self.lifecycle,
+            check=client.connection_problem if self._probe is None else check,
+            check_strictly=check,
+            tailer=tailer,
+            wake=wake_loading,
+        )
         log_effects = LogEffects(
             self.lifecycle,
-            settings.model_readiness,
+            backend.readiness,
             has_health=has_health,
             monitor=health,
             loading=self.loading,
             memory=memory,
+            old_lines=old_lines,
         )
 
         throughput = ThroughputWatch(
@@ -208,7 +217,10 @@ class Worker:
             ),
             Loop(
                 "pyworker-loading",
-                lambda: _earlier(memory.step(), self.loading.step(time.monotonic())),
+                # Lines of the log first: the memory may have to ask the model server for more.
+                lambda: _earlier(
+                    old_lines.step(now := time.monotonic()), memory.step(), self.loading.step(now)
+                ),
                 wake=wake_loading,
             ),
             Loop("pyworker-benchmark", self._warm_up.step),
@@ -227,7 +239,7 @@ class Worker:
             loops.insert(0, Loop("pyworker-pubkey", key_fetcher.fetch_once, wake=wake_key))
         if tailer is not None:
             loops.insert(0, Loop("pyworker-tail", tailer.step, on_end=tailer.close))
-        self.runtime = Runtime(loops)
+        self.runtime = Runtime([*backend.loops(self.lifecycle), *loops])
 
     def _new_probe(self, url: str) -> HealthProbe:
         return HealthProbe(
