@@ -178,7 +178,7 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
 
     @blueprint.get("/healthcheck")
     def healthcheck() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
-        health = worker.shared_health.get()
+        health = worker.model.shared_health.get()
         if health.body is None:
             # The status is what matters; half a body would look like a whole one.
             note = {"note": "the body of the model server's response is too long or incomplete"}

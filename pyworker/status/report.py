@@ -22,7 +22,7 @@ def status_of(worker: Worker) -> Mapping[str, object]:
     """Of now. Times in epoch seconds, durations in seconds, workload in the worker's unit."""
     worker.recorder.flush()
     status = worker.lifecycle.status
-    phase = worker.phases.current
+    phase = worker.model.phases.current
     load, in_hand = worker.ledger.in_hand()
     waiting = worker.ledger.waiting()
     now = time.time()
@@ -35,7 +35,7 @@ def status_of(worker: Worker) -> Mapping[str, object]:
         "waits_for": waits_for(worker),
         "phases": [
             {"state": one.state.value, "since": round(one.since, 3), "reason": one.reason}
-            for one in worker.phases.all()
+            for one in worker.model.phases.all()
         ],
         "queue": {
             "requests_in_hand": in_hand,
@@ -45,7 +45,7 @@ def status_of(worker: Worker) -> Mapping[str, object]:
             "estimated_wait_seconds": round(worker.admission.estimated_wait(), 3),
             "most_in_hand": worker.settings.max_in_hand,
         },
-        "benchmark": {"throughput": status.throughput, "progress": worker.benchmark.progress},
+        "benchmark": {"throughput": status.throughput, "progress": worker.model.benchmark.progress},
         "last_minute": worker.window.summary(),
         "since_start": dataclasses.asdict(worker.ledger.counts),
         "autoscaler": worker.reporter.last.as_json(),
@@ -67,9 +67,9 @@ def waits_for(worker: Worker) -> str:
     """What leads to the next state; empty if the worker is ready."""
     state = worker.lifecycle.state
     if state is ModelState.LOADING:
-        return worker.loading.awaited()
+        return worker.model.loading.awaited()
     if state is ModelState.BENCHMARKING:
-        return worker.benchmark.progress or "the benchmark, or the health of the model server"
+        return worker.model.benchmark.progress or "the benchmark, or the health of the model server"
     if state is ModelState.DRAINING:
         return f"{worker.ledger.in_hand()[1]} requests in hand"
     return why_not_ready(worker)

@@ -49,7 +49,7 @@ class StatusViews:
 
     def started(self) -> flask.Response:
         """200 once the worker was ready, else 503 with what it waits for. It does not change after that."""
-        started = any(phase.state is ModelState.READY for phase in self._worker.phases.all())
+        started = any(phase.state is ModelState.READY for phase in self._worker.model.phases.all())
         state = self._worker.lifecycle.state.value
         return _answer(started, started=started, reason="" if started else state)
 
