@@ -43,16 +43,16 @@ install_python() {
   fi
 }
 
-# Installing takes minutes, in which the model logs what the worker has to read: older lines go now.
+# Installing takes minutes, in which the model logs what the worker has to read: if older lines go, they go now.
 set_model_log_aside() {
-  case "${KEEP_MODEL_LOG-}" in
-    "" | false | 0 | no | off)
+  case "${ROTATE_MODEL_LOG-}" in
+    [Tt]rue | TRUE | 1 | [Yy]es | YES | [Oo]n | ON)
       if [ -s "${MODEL_LOG-}" ] && cp -- "$MODEL_LOG" "$MODEL_LOG.old"; then
         true >"$MODEL_LOG" || true
       fi
+      export ROTATE_MODEL_LOG=false
       ;;
   esac
-  export KEEP_MODEL_LOG=true
 }
 
 # fail LINE: the last words; on an instance for its log and the autoscaler too, as far as that is possible.

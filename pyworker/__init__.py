@@ -10,6 +10,7 @@
     lifecycle/   the model's state machine, its log, probes, the benchmark
     proxy/       one request from envelope to response
     sessions/    requests that belong together, and their routes
+    discovery/   BACKEND=auto: which worker fits the model server found here
 
 Beside them, for authors: `data_types`, `routes`, `backend`, `responses`, `jobs`, `engines`, `tokenizer`,
 `words`, `server`.

@@ -15,6 +15,7 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 
 from pyworker.backend import Backend
 from pyworker.config import Settings
+from pyworker.discovery.waiting import AUTO, choose
 from pyworker.errors import RequestError, Unauthorized, UpdateRefused
 from pyworker.proxy.direct import RAISED, DirectRoutes
 from pyworker.proxy.door import DIRECT, openai_error
@@ -47,12 +48,15 @@ _MAX_ADAPTERS = 128
 
 
 def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
-    """The WSGI app of the worker `name`: a folder under `workers/`, or the dotted path of a package.
+    """The WSGI app of the worker `name`: a folder under `workers/`, or the dotted path of a package; with
+    `auto`, of the worker that fits the model server that is found, or that waits for one.
 
     settings: default, those of the environment. No thread runs before `worker_of(app).start()`,
     which gunicorn.conf.py does after the fork. Raises `ConfigError`.
     """
     settings = Settings.from_env() if settings is None else settings
+    if name == AUTO:
+        name, settings = choose(settings)
     module = load_worker(name)
     backend: Backend = module.create_backend(settings)
     # Before the worker is made, which needs all handlers of the backend.

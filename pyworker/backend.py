@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import flask
 
-from pyworker.config import Settings
+from pyworker.config import ReadinessSource, Settings
 from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
 from pyworker.lifecycle import probe
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
+from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.proxy.direct import RAISED
 from pyworker.proxy.pipeline import Route, pipeline_of
 from pyworker.runtime.request_queue import Admission, RequestQueue, Unlimited
+from pyworker.runtime.services import Loop
 from pyworker.upstream.client import ModelClient
 
 
@@ -78,6 +80,8 @@ class Backend:
         endpoint = self.settings.model_health_endpoint or health_endpoint
         #: The URL of the health probe; None if health is not probed.
         self.health_url = None if endpoint is None else self.session.absolute(endpoint)
+        #: What says that the model is loaded.
+        self.readiness = self.settings.model_readiness or self._best_readiness()
         self._queue = RequestQueue()
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
         #: Each view that was made, and its route.
@@ -90,17 +94,28 @@ class Backend:
 
     def require_readiness_source(self) -> None:
         """Raise `ConfigError` if nothing can tell that the model is loaded."""
-        source = self.settings.model_readiness
+        source = self.readiness
         if source.by_log and self.model_log_file is None:
             raise ConfigError("MODEL_LOG is not set: set it to the file that the model server logs to")
         problem = "" if self.model_log_file is None else unfollowable(self.model_log_file)
-        if problem and not source.by_health:
+        chosen = self.settings.model_readiness
+        if problem and (chosen is None or not chosen.by_health):
             raise ConfigError(f"MODEL_LOG={self.model_log_file} {problem}")
         if source.by_health and self.health_url is None:
             raise ConfigError(
                 f"MODEL_READINESS={source.value} needs a health endpoint: set MODEL_HEALTH_ENDPOINT to a "
                 "path or URL of the model server that answers 2xx once the model is loaded"
             )
+
+    def loops(self, lifecycle: ModelLifecycle) -> Sequence[Loop]:  # noqa: ARG002
+        """Background loops of this backend's own, beside those of the worker."""
+        return ()
+
+    def _best_readiness(self) -> ReadinessSource:
+        """All that there is: the log, the health endpoint, or whichever of them comes first."""
+        if self.health_url is None:
+            return ReadinessSource.LOGS
+        return ReadinessSource.HEALTH if self.model_log_file is None else ReadinessSource.EITHER
 
     @property
     def benchmark_concurrency(self) -> int:

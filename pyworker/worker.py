@@ -16,6 +16,7 @@ from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
 from pyworker.lifecycle.loading_watch import LoadingWatch
 from pyworker.lifecycle.log_events import LogEffects
 from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.old_lines import OldLines
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.suspicion import FailureStreak
@@ -96,7 +97,7 @@ class Worker:
         self._probe = None if backend.health_url is None else self._new_probe(backend.health_url)
         has_health = self._probe is not None
         check = benchmark.problem if self._probe is None else self._probe.problem
-        loaded_by = self._probe.name if self._probe and settings.model_readiness.by_health else ""
+        loaded_by = self._probe.name if self._probe and backend.readiness.by_health else ""
         health = HealthMonitor(
             check,
             self.lifecycle,
@@ -128,7 +129,7 @@ class Worker:
         loading = LoadingWatch(
             self.lifecycle,
             warn_after=settings.model_loading_warn_after,
-            source=settings.model_readiness,
+            source=backend.readiness,
             log_actions=backend.log_actions,
             tailer=tailer,
             probe=self._probe,
@@ -140,13 +141,21 @@ class Worker:
             check=check,
             is_current=lambda: tailer is None or tailer.is_current,
         )
+        old_lines = OldLines(
+            self.lifecycle,
+            check=client.connection_problem if self._probe is None else check,
+            check_strictly=check,
+            tailer=tailer,
+            wake=wake_loading,
+        )
         log_effects = LogEffects(
             self.lifecycle,
-            settings.model_readiness,
+            backend.readiness,
             has_health=has_health,
             monitor=health,
             loading=loading,
             memory=memory,
+            old_lines=old_lines,
         )
 
         throughput = ThroughputWatch(
@@ -193,7 +202,8 @@ class Worker:
             ),
             Loop(
                 "pyworker-loading",
-                lambda: _earlier(memory.step(), loading.step(time.monotonic())),
+                # Lines of the log first: the memory may have to ask the model server for more.
+                lambda: _earlier(old_lines.step(now := time.monotonic()), memory.step(), loading.step(now)),
                 wake=wake_loading,
             ),
             Loop("pyworker-benchmark", self._warm_up.step),
@@ -211,7 +221,7 @@ class Worker:
             loops.insert(0, Loop("pyworker-pubkey", key_fetcher.fetch_once, wake=wake_key))
         if tailer is not None:
             loops.insert(0, Loop("pyworker-tail", tailer.step, on_end=tailer.close))
-        self.runtime = Runtime(loops)
+        self.runtime = Runtime([*backend.loops(self.lifecycle), *loops])
 
     def _new_probe(self, url: str) -> HealthProbe:
         return HealthProbe(

@@ -94,7 +94,8 @@ class Settings:
     master_token: str = setting("MASTER_TOKEN", "", str, secret=True)
     model_health_endpoint: str | None = setting("MODEL_HEALTH_ENDPOINT", None, parsers.path_or_base_url)
     health_failures: int = setting("HEALTH_FAILURES", 3, parsers.integer(1))
-    model_readiness: ReadinessSource = setting("MODEL_READINESS", ReadinessSource.LOGS, _readiness_source)
+    #: None: as `Backend.readiness` finds it.
+    model_readiness: ReadinessSource | None = setting("MODEL_READINESS", None, _readiness_source)
     model_loading_warn_after: float = setting("MODEL_LOADING_WARN_AFTER", 300.0, parsers.seconds)
     model_load_log_msg: tuple[str, ...] | None = setting("MODEL_LOAD_LOG_MSG", None, _phrases)
     model_error_log_msgs: tuple[str, ...] | None = setting("MODEL_ERROR_LOG_MSGS", None, _phrases)
@@ -234,6 +235,14 @@ def raise_descriptor_limit() -> int:
 def most_connections(descriptors: int) -> int:
     """Maximum number of client connections. Each may need another one to the model server, and files."""
     return descriptors // _SHARE
+
+
+def is_instance_start(worker: str, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether this process was started by the bootstrap of an instance: it knows which instance this is, and
+    chose the worker by BACKEND, which nobody sets who names the worker on the command line.
+    """
+    env = os.environ if environ is None else environ
+    return env.get("BACKEND", "").strip() == worker and bool(env.get("CONTAINER_ID", "").strip())
 
 
 def wants_colour(stream: TextIO) -> bool:

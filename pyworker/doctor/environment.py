@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyworker.config import Settings
+from pyworker.discovery.waiting import AUTO, choose
 from pyworker.doctor.finding import Examination, Finding, fail, ok, warn
 from pyworker.errors import ConfigError
 from pyworker.registry import load_worker
@@ -17,7 +18,9 @@ def environment(examination: Examination) -> Finding:
         settings = examination.known_settings = Settings.from_env()
     except ConfigError as error:
         return fail("; ".join(error.problems))
-    return ok(f"every variable that is set is valid; MODEL_READINESS={settings.model_readiness.value}")
+    chosen = settings.model_readiness
+    readiness = "not set" if chosen is None else chosen.value
+    return ok(f"every variable that is set is valid; MODEL_READINESS={readiness}")
 
 
 def identity(examination: Examination) -> Finding:
@@ -51,6 +54,8 @@ def worker(examination: Examination) -> Finding:
     settings = examination.settings
     name = examination.worker or settings.backend or DEFAULT_WORKER
     try:
+        if name == AUTO:
+            name, settings = choose(settings)
         module = load_worker(name)
         backend = module.create_backend(settings)
         module.create_blueprint(backend)

@@ -54,11 +54,11 @@ class _Sightings:
 def model_log(examination: Examination) -> Finding:
     """The log exists, and the worker's phrases occur in it."""
     path = examination.backend.model_log_file
-    by_log = examination.settings.model_readiness.by_log
+    by_log = examination.backend.readiness.by_log
     if path is None:
         if by_log:
             return fail("MODEL_LOG is not set", "set it to the file that the model server logs to")
-        raise NotChecked("MODEL_LOG is not set, and MODEL_READINESS=health needs none")
+        raise NotChecked("MODEL_LOG is not set, and readiness by health needs none")
     sightings = [_Sightings(action, phrase) for action, phrase in examination.backend.log_actions]
     problem = unfollowable(path)
     if problem:

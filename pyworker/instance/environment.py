@@ -14,6 +14,8 @@ from pathlib import Path
 from pyworker.instance.children import Children
 from pyworker.instance.output import StartError
 
+#: The checkout.
+ROOT = Path(__file__).resolve().parent.parent.parent
 PYTHON = ".venv/bin/python"
 REQUIREMENTS = Path("requirements.txt")
 #: Says for which Python and which requirements everything was installed.
@@ -93,7 +95,7 @@ def output_of(*command: str, environ: Mapping[str, str] | None = None) -> str:
 
 def gunicorn(worker: str) -> tuple[str, ...]:
     """The module that serves this worker, and its options."""
-    return ("gunicorn", "-c", "gunicorn.conf.py", f'pyworker:create_app("{worker}")')
+    return ("gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), f'pyworker:create_app("{worker}")')
 
 
 def _fingerprint() -> str:

@@ -1,16 +1,21 @@
-"""Serves one worker as on an instance: everything from an empty machine to the report of a crash."""
+"""Serves one worker as on an instance: everything from an empty machine to the report of a crash.
+
+Two programs end up here, `start_server.sh` and `python -m workers.NAME.server`; a `Way` says what differs.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from pyworker.config import ReadinessSource, Settings
+from pyworker.config import Settings
 from pyworker.config.parsers import VariableReader, base_url, boolean, seconds
 from pyworker.errors import ConfigError
 from pyworker.instance import certificate, environment, lock, logs, ports
@@ -29,18 +34,46 @@ _DEFAULTS = {
 _LOCK_MARGIN = 15.0
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way to start a worker.
+
+    program: its name in messages; python: what runs the worker; owns_environment: whether this start keeps
+    .venv and the version of the checkout; defaults: values of settings that are not set.
+    """
+
+    program: str
+    python: str
+    owns_environment: bool
+    defaults: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+SCRIPT = Way("start_server.sh", environment.PYTHON, owns_environment=True)
+
+
+def module_way(worker: str) -> Way:
+    """`python -m workers.NAME.server`, run by an instance's bootstrap in an environment that it has made.
+
+    A supervisor kills the bootstrap 10 s after SIGTERM, and expects the port to listen within 60 s.
+    """
+    defaults = {"BACKEND": worker, "DRAIN_TIMEOUT": "7", "CERTIFICATE_TIMEOUT": "20"}
+    package = worker if "." in worker else f"workers.{worker}"
+    return Way(f"{package}.server", sys.executable, owns_environment=False, defaults=defaults)
+
+
 class Launcher:
     """One start on an instance. For the main thread of a process without others."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], way: Way = SCRIPT) -> None:
         given = {name: text for name, text in environ.items() if text}
-        self._environ = {**_DEFAULTS, **given}
+        self._way = way
+        self._environ = {**_DEFAULTS, **way.defaults, **given}
         self._workspace = Path(self._environ["WORKSPACE_DIR"])
         self._environ.setdefault("PYWORKER_STATE_DIR", str(self._workspace))
         self._debug_log = self._workspace / "debug.log"
         self._worker_log = self._workspace / "pyworker.log"
         self._lock_file = self._workspace / ".pyworker.lock"
-        self._output = Output()
+        self._output = Output(way.program)
         self._children = Children(self._output, self._environ, self._debug_log)
 
     def run(self) -> int:
@@ -71,17 +104,14 @@ class Launcher:
         if settings is None or problems:
             raise StartError(*problems)
         ports.require_free(settings.worker_host, {"WORKER_PORT": self._environ["WORKER_PORT"]})
-        # The worker reads the log from its beginning, and lines of an earlier run would mislead it. What the
-        # model logs during the installation, which takes minutes, is for this worker.
-        if settings.model_log is not None and not self._keep_model_log:
-            logs.set_aside(settings.model_log, self._output)
-        flag = settings.update_flag
-        if flag.exists() and update(flag, self._workspace, self._children):
-            self._output.say("The new version takes over.")
-            # It takes the lock itself, and keeps what the model has logged since this start.
-            environ = {**self._environ, "KEEP_MODEL_LOG": "true"}
-            os.execve("/bin/sh", ["sh", "./start_server.sh"], environ)
-        environment.prepare(self._children)
+        if self._rotate_model_log:
+            # Now, since what the model logs during the installation, which takes minutes, is for this worker.
+            self._set_model_log_aside(settings.model_log)
+        if self._way.owns_environment:
+            self._prepare_environment(settings.update_flag)
+        elif settings.update_flag.exists():
+            kept = f"{settings.update_flag} asks for an update, which is left to what made this environment"
+            self._output.note(kept)
         if settings.use_ssl:
             self._require_certificate(settings)
         return settings
@@ -89,8 +119,12 @@ class Launcher:
     def _open_workspace(self) -> None:
         try:
             self._workspace.mkdir(parents=True, exist_ok=True)
+            if logs.is_recorded(self._worker_log):
+                # Lines would come twice; and what records them ends with SIGTERM, before the worker does.
+                self._worker_log = self._workspace / "worker.log"
             self._worker_log.touch()
-            self._output.copy_to(self._debug_log)
+            if not logs.is_recorded(self._debug_log):
+                self._output.copy_to(self._debug_log)
             self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             fault = f"WORKSPACE_DIR={self._workspace} cannot be used ({error.strerror})"
@@ -99,7 +133,7 @@ class Launcher:
     def _read_settings(self) -> tuple[Settings | None, tuple[str, ...]]:
         """The settings unless a value is invalid, and what is wrong with them."""
         reader = VariableReader(self._environ)
-        self._keep_model_log = reader.get("KEEP_MODEL_LOG", False, boolean)
+        self._rotate_model_log = reader.get("ROTATE_MODEL_LOG", False, boolean)
         self._console = reader.get("CONSOLE_URL", "https://console.vast.ai", base_url)
         self._certificate_seconds = reader.get("CERTIFICATE_TIMEOUT", 120.0, seconds)
         try:
@@ -110,14 +144,13 @@ class Launcher:
 
     def _missing(self, settings: Settings) -> Iterator[str]:
         """A line for each setting that an instance needs and does not have."""
-        names = " ".join(sorted(path.parent.name for path in Path("workers").glob("*/server.py")))
+        workers = (environment.ROOT / "workers").glob("*/server.py")
+        names = " ".join(sorted(path.parent.name for path in workers))
         if settings.backend is None:
             yield f"BACKEND is not set: set it to the name of a worker (here: {names})"
         elif not environment.WORKER_NAME.fullmatch(settings.backend):
             advice = f"set it to one of {names}, or to the dotted path of a package"
             yield f"BACKEND is not a worker's name: {advice}"
-        if settings.model_log is None and settings.model_readiness is not ReadinessSource.HEALTH:
-            yield "MODEL_LOG is not set: set it to the file that the model server logs to"
         if settings.unsecured:
             return
         if settings.container_id == 0:
@@ -148,6 +181,20 @@ class Launcher:
             raise StartError(f"this instance is started already: {holders}", advice, reported=False)
         self._children.inherited = (self._lock,)
 
+    def _set_model_log_aside(self, log: Path | None) -> None:
+        if log is None:
+            self._output.note("ROTATE_MODEL_LOG=true has no effect without MODEL_LOG: set MODEL_LOG, too")
+        else:
+            logs.set_aside(log, self._output)
+
+    def _prepare_environment(self, flag: Path) -> None:
+        if flag.exists() and update(flag, self._workspace, self._children):
+            self._output.say("The new version takes over.")
+            # It takes the lock itself, and keeps what the model has logged since this start.
+            environ = {**self._environ, "ROTATE_MODEL_LOG": "false"}
+            os.execve("/bin/sh", ["sh", "./start_server.sh"], environ)
+        environment.prepare(self._children)
+
     def _require_certificate(self, settings: Settings) -> None:
         if shutil.which("openssl") is None:
             # A bare system also lacks the root certificates that the TLS of the console needs.
@@ -172,7 +219,7 @@ class Launcher:
     def _serve(self, backend: str) -> int:
         """Run the worker; the exit status. If it ends by itself, report why until a signal ends this."""
         begin = self._worker_log.stat().st_size
-        command = (environment.PYTHON, "-m", *environment.gunicorn(backend))
+        command = (self._way.python, "-m", *environment.gunicorn(backend))
         end_requested = False
         with logs.copied_to(self._worker_log) as output:
             with signals_held():
@@ -203,5 +250,17 @@ class Launcher:
             how(Beacon(addresses_of(self._environ), failure, self._output.note))
 
 
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The program; its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pyworker.instance.launcher",
+        description="What start_server.sh ends in; with WORKER, what python -m workers.WORKER.server does on "
+        "an instance. Everything else is set by the environment.",
+    )
+    parser.add_argument("worker", nargs="?", metavar="WORKER")
+    worker = parser.parse_args(arguments).worker
+    return Launcher(environ, SCRIPT if worker is None else module_way(worker)).run()
+
+
 if __name__ == "__main__":
-    sys.exit(Launcher(os.environ).run())
+    sys.exit(main(sys.argv[1:], os.environ))

@@ -7,17 +7,21 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
 from pyworker.instance.output import Output, StartError
+from pyworker.instance.ports import open_files
 
 #: Bytes above which a log of the instance's own is set aside.
 LARGE = 10 * 2**20
 _LAST_LINES = 50
 _LAST_BYTES = 64 * 1024
 _MARK = "pyworker: "
+# A start that is repeated within this time, in seconds, adds to FILE.old: what the first one kept stays.
+_SAME_START = 60.0
 
 
 def set_aside(log: Path, output: Output, above: int = 0) -> None:
@@ -25,6 +29,7 @@ def set_aside(log: Path, output: Output, above: int = 0) -> None:
 
     A process that has it open continues with the same file.
     """
+    old = Path(f"{log}.old")
     try:
         if log.stat().st_size <= above:
             return
@@ -33,10 +38,36 @@ def set_aside(log: Path, output: Output, above: int = 0) -> None:
     if not (log.is_file() and os.access(log, os.W_OK)):
         raise StartError(f"{log} cannot be emptied: is it a file that this user may write?")
     try:
-        shutil.copyfile(log, f"{log}.old")
+        with log.open("rb") as source, old.open("ab" if _is_of_this_start(old) else "wb") as target:
+            shutil.copyfileobj(source, target)
     except OSError as error:  # a full disk must not keep it from being emptied
-        output.note(f"{log} cannot be kept as {log}.old ({error.strerror})")
+        output.note(f"{log} cannot be kept as {old} ({error.strerror})")
     os.truncate(log, 0)
+
+
+def _is_of_this_start(old: Path) -> bool:
+    try:
+        status = old.stat()
+    except OSError:
+        return False
+    return time.time() - status.st_mtime < _SAME_START and status.st_size < LARGE
+
+
+def is_recorded(log: Path) -> bool:
+    """Whether another process of this process group has the file open: what started this one may copy the
+    terminal to it.
+    """
+    group, own = os.getpgrp(), os.getpid()
+    if not group:
+        return False  # it began outside of this container, like all others that say 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The fields after the name in parentheses: state, parent, process group.
+            fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+            is_beside = int(fields[2]) == group and int(folder.name) != own
+            if is_beside and str(log.resolve()) in open_files(int(folder.name)):
+                return True
+    return False
 
 
 @contextlib.contextmanager

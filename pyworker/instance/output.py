@@ -24,9 +24,13 @@ class StartError(Exception):
 
 
 class Output:
-    """Writes unbuffered, and goes on if the terminal is closed or the disk is full. Used by one thread."""
+    """Writes unbuffered, and goes on if the terminal is closed or the disk is full. Used by one thread.
 
-    def __init__(self) -> None:
+    name: of the program, in front of its notes.
+    """
+
+    def __init__(self, name: str = "start_server.sh") -> None:
+        self._name = name
         self._log: int | None = None
         self._line_is_open = False
         self._last_dot = 0.0
@@ -34,7 +38,7 @@ class Output:
     def copy_to(self, log: Path) -> None:
         """From now on everything is appended to this file too."""
         self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        _write(self._log, f"\n{time.strftime('%c %Z')}: start_server.sh, process {os.getpid()}\n")
+        _write(self._log, f"\n{time.strftime('%c %Z')}: {self._name}, process {os.getpid()}\n")
 
     def say(self, text: str) -> None:
         """A line of progress."""
@@ -42,7 +46,7 @@ class Output:
 
     def note(self, *lines: str) -> None:
         """Lines that matter."""
-        self._say("".join(f"start_server.sh: {line}\n" for line in lines), _STDERR)
+        self._say("".join(f"{self._name}: {line}\n" for line in lines), _STDERR)
 
     @contextlib.contextmanager
     def step(self, text: str) -> Generator[None]:

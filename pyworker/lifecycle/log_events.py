@@ -10,6 +10,7 @@ from pyworker.data_types import LogAction
 from pyworker.lifecycle.health import HealthMonitor
 from pyworker.lifecycle.loaded_mark import ModelMemory
 from pyworker.lifecycle.loading_watch import LoadingWatch
+from pyworker.lifecycle.old_lines import PATIENCE, OldLines
 from pyworker.lifecycle.state import Cause, Effect, ModelLifecycle, effect_of
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class LogEffects:
         monitor: HealthMonitor,
         loading: LoadingWatch,
         memory: ModelMemory,
+        old_lines: OldLines,
     ) -> None:
         self._lifecycle = lifecycle
         self._source = source
@@ -40,6 +42,7 @@ class LogEffects:
         self._monitor = monitor
         self._loading = loading
         self._memory = memory
+        self._old_lines = old_lines
         # By message, of which there are few: when it was logged last, and how many lines were left out since.
         self._logged: dict[str, tuple[float, int]] = {}
 
@@ -54,8 +57,7 @@ class LogEffects:
                 self._loading.error_line = line
             self._log(logging.INFO, f"the model's log says {action.name}, but MODEL_READINESS=health", line)
         elif effect is Effect.LOADED:
-            if self._lifecycle.loaded():
-                logger.info("the model is loaded: %s", line)
+            self._load(line, is_old)
         elif effect is Effect.SUSPICION:
             if self._monitor.suspect(f"its log said: {line}"):
                 self._log(
@@ -66,11 +68,25 @@ class LogEffects:
         else:
             self._fail(line, is_old)
 
+    def _load(self, line: str, is_old: bool) -> None:
+        if is_old:
+            return self._old_lines.loaded(line)
+        self._old_lines.forget()
+        if self._lifecycle.loaded():
+            logger.info("the model is loaded: %s", line)
+        return None
+
     def _fail(self, line: str, is_old: bool) -> None:
-        if not is_old:
-            self._memory.forget()
+        if is_old:
+            self._loading.error_line = line
+            self._old_lines.failed(line)
+            what = f"old error line in the model's log; it counts if nothing follows within {PATIENCE:.0f} s"
+            return self._log(logging.WARNING, what, line)
+        self._memory.forget()
+        self._old_lines.forget()
         if self._lifecycle.failed(Cause.LOG, line):
             self._log(logging.ERROR, "the model failed", line)
+        return None
 
     def _log(self, level: int, what: str, line: str) -> None:
         """Log at most every `QUIET` seconds: a broken model may write thousands of such lines."""

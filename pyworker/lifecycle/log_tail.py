@@ -53,12 +53,16 @@ def unfollowable(path: Path) -> str:
 
 @dataclass(frozen=True)
 class LogGlance:
-    """What a tailer has read so far. trouble: why it cannot read; `last`: the last lines, shortened."""
+    """What a tailer has read so far. trouble: why it cannot read; `last`: the last lines, shortened.
+
+    is_current: whether everything that was in the log before the first step is among it.
+    """
 
     path: Path
     lines: int = 0
     last: tuple[str, ...] = ()
     trouble: str = ""
+    is_current: bool = False
 
     def __str__(self) -> str:
         if self.trouble:
@@ -125,7 +129,7 @@ class LogTailer:
         if now is not None:
             self._check_silence(now, progressed)
         last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
-        self.glance = LogGlance(self._path, self._lines, last, self._trouble)
+        self.glance = LogGlance(self._path, self._lines, last, self._trouble, self.is_current)
         return progressed
 
     @property

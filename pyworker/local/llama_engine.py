@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pyworker.local.tiny_llama import CONTEXT, write_model
 DEFAULT_PORT = 18_000
 MODEL_NAME = "tiny-llama"
 _DEFAULT_CONTEXT = 4096
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _PACKAGES = ("xllamacpp", "gguf", "numpy")
 
 
@@ -64,27 +66,33 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def serve(options: argparse.Namespace, model: Path) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status."""
-    xllamacpp: Any = importlib.import_module("xllamacpp")
-    try:
-        server = xllamacpp.Server(_parameters(xllamacpp, options, model))
-    except (AttributeError, RuntimeError) as error:
-        newer = " (pip install --upgrade xllamacpp)" if isinstance(error, AttributeError) else ""
-        sys.stderr.write(f"pyworker.local.llama_engine: {error}{newer}\n")
-        return 1
-    _wait_for(signal.SIGTERM, signal.SIGINT)
-    del server  # ends its threads
-    return 0
+    """Serve until SIGTERM or SIGINT, which are blocked; the exit status."""
+    start = _Start(options, model)
+    start.thread.start()
+    signal.sigwait(_ENDING)
+    if start.fault:
+        sys.stderr.write(f"pyworker.local.llama_engine: {start.fault}\n")
+    return 1 if start.fault else 0
 
 
-def _wait_for(*signals: signal.Signals) -> None:
-    """Until one of them comes, to whichever thread. The server's own handlers would only end its loop."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    for number in signals:
-        signal.signal(number, lambda *_: None)
-    os.read(reader, 1)
+class _Start:
+    """Starts the server on a thread of its own, which asks for the end if that fails. It is never ended."""
+
+    def __init__(self, options: argparse.Namespace, model: Path) -> None:
+        self.server: Any = None
+        self.fault = ""
+        self.thread = threading.Thread(
+            target=self._run, args=(options, model), name="pyworker-llama-start", daemon=True
+        )
+
+    def _run(self, options: argparse.Namespace, model: Path) -> None:
+        xllamacpp: Any = importlib.import_module("xllamacpp")
+        try:
+            self.server = xllamacpp.Server(_parameters(xllamacpp, options, model))
+        except (AttributeError, RuntimeError) as error:
+            newer = " (pip install --upgrade xllamacpp)" if isinstance(error, AttributeError) else ""
+            self.fault = f"{error}{newer}"
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _parameters(xllamacpp: Any, options: argparse.Namespace, model: Path) -> Any:
@@ -110,6 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not is_available():
         sys.stderr.write(f"pyworker.local.llama_engine: first: pip install {' '.join(_PACKAGES)}\n")
         return 2
+    # The server sets handlers of its own, which would end its loop and leave this process without anything to
+    # do. No thread gets a signal that is blocked before any thread starts, so the main one can wait for it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     if options.log_file is not None:
         _log_to(options.log_file)
     if options.model is not None:
@@ -128,4 +139,8 @@ def _log_to(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # The server's own end waits forever for a loop that has not begun yet.
+    os._exit(status)

@@ -24,7 +24,7 @@ VOCABULARY = 1024
 CONTEXT = 131_072
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
 )
 
 _SPECIAL = ("<unk>", "<s>", "</s>")

@@ -77,7 +77,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     (
         "MODEL_READINESS",
         "model_readiness",
-        ReadinessSource.LOGS,
+        None,
         {
             "logs": ReadinessSource.LOGS,
             "health": ReadinessSource.HEALTH,

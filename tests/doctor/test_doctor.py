@@ -285,12 +285,14 @@ def test_no_log(instance: Instance) -> None:
 
 
 def test_no_log_is_named(instance: Instance) -> None:
-    examined = instance.examine(MODEL_LOG="")
-    examined.expect("worker", "FAIL MODEL_LOG is not set")
-    examined.expect("model log", "FAIL MODEL_LOG is not set")
-    examined = instance.examine(MODEL_LOG="", MODEL_READINESS="health")
-    examined.expect_nothing_failed()
-    examined.expect("model log", "- MODEL_READINESS=health needs none")
+    for settings in ({"MODEL_HEALTH_ENDPOINT": ""}, {"MODEL_READINESS": "either"}):
+        examined = instance.examine(MODEL_LOG="", **settings)
+        examined.expect("worker", "FAIL MODEL_LOG is not set")
+        examined.expect("model log", "FAIL MODEL_LOG is not set")
+    for settings in ({}, {"MODEL_READINESS": "health"}):
+        examined = instance.examine(MODEL_LOG="", **settings)
+        examined.expect_nothing_failed()
+        examined.expect("model log", "- readiness by health needs none")
 
 
 def test_a_log_that_cannot_be_read(instance: Instance) -> None:

@@ -132,8 +132,9 @@ def test_an_error_line_between_loaded_and_ready_counts_if_the_model_is_not_well(
     gate = threading.Event()
     stack.model.once("/benchmark", gate, whole(b"work"))
     stack.model.script("/health", whole(b"sick", status="500 Sick"))
-    stack.worker.say(LOADED_LINE)
     stack.worker.start()
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
+    stack.worker.say(LOADED_LINE)
     stack.model.request("/benchmark")
     stack.worker.say(f"{ERROR_LINE}: a real one")
     wait_errored(stack, "a real one")
@@ -176,9 +177,9 @@ def test_a_flood_of_error_lines_of_a_model_that_loads_is_one_line(new_stack: New
 def test_the_loaded_line_comes_before_the_port_listens(tmp_path: Path, new_stack: NewStack) -> None:
     with ScriptedServer(listening=False) as late:
         stack = new_stack({"MODEL_SERVER_URL": late.url})
-        stack.worker.say(LOADED_LINE)
         stack.worker.start()
         stack.worker.wait_for_log("fetched the autoscaler's public key")
+        stack.worker.say(LOADED_LINE)
         stack.worker.wait_for_log("the model is loaded")
         assert "benchmarking" in refusal(stack.post("/pass"))
         late.listen()

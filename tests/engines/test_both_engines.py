@@ -91,7 +91,8 @@ def test_a_stream_is_the_engine_s(stack: EngineStack, served_before: float, rout
     assert events.done == direct.done == (stack.model.name == LLAMA_CPP)
     assert events.text.strip()
     assert len(events.usages) == len(direct.usages)
-    assert [set(event) for event in events.objects[-1:]] == [set(event) for event in direct.objects[-1:]]
+    # llama.cpp tells its timings beside the usage, and without one in the last chunk.
+    assert set(direct.objects[-1]) - set(events.objects[-1]) <= {"timings"}
     assert all(event["choices"] for event in events.objects)
     assert stack.outcome(request_idx) == "Success"
     for usage in events.usages:

@@ -6,7 +6,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _LINE = re.compile(r"line +[0-9]+  (\w+ +[^|]*?)  \| ")
 
 
 @contextmanager
-def taken_port(port: int) -> Iterator[None]:
+def taken_port(port: int) -> Generator[None]:
     """Somebody else listens there."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", port))

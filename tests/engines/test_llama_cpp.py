@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 PROMPT = "What is a tide?"
 #: Of the engine of this file.
 CONTEXT = 16_384
+#: Until the probes have noticed that the server is gone, or back.
+HEALTH_SECONDS = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +209,28 @@ def test_a_worker_reports_a_bad_start(tmp_path: Path, signing_key: Signer) -> No
         )
 
 
+def test_a_server_that_dies_in_mid_stream_and_comes_back(tmp_path: Path, signing_key: Signer) -> None:
+    engine = engines.llama_cpp(tmp_path, "--context", str(CONTEXT)).start()
+    with engine_stack(tmp_path, signing_key, engine, "llama", {"HEALTH_FAILURES": "1"}) as stack:
+        request_idx = next_request_idx()
+        payload = {"prompt": PROMPT, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
+        with stack.begin("/v1/completions", payload, request_idx) as client:
+            assert client.head() == 200
+            client.until(b"\n\n")
+            engine.kill()
+            with pytest.raises((EOFError, ConnectionResetError)):
+                client.until(b"[DONE]")
+        assert stack.outcome(request_idx) == "Error"
+        stack.wait_for_report(lambda report: report["error_msg"], "its death", HEALTH_SECONDS)
+
+        engine.start()
+        try:
+            stack.wait_for_next_report(_is_ready, "its return", HEALTH_SECONDS)
+            assert stack.call("/v1/completions", {"prompt": PROMPT, "max_tokens": 2}).status == 200
+        finally:
+            engine.stop()
+
+
 def test_the_model_says_what_it_learned(tmp_path: Path) -> None:
     """Its most likely words are those of the text."""
     model = tmp_path / "learned.gguf"
@@ -223,16 +246,16 @@ def test_the_model_says_what_it_learned(tmp_path: Path) -> None:
         engine.stop()
 
 
-def test_it_ends_when_it_is_told(tmp_path: Path) -> None:
-    """Once it serves; while it loads it just dies."""
-    engine = engines.llama_cpp(tmp_path).start()
-    wait_until(lambda: _catches(engine, signal.SIGTERM), "its handler of SIGTERM")
+@pytest.mark.parametrize("moment", ["as it starts", "as soon as it serves"])
+def test_it_ends_when_it_is_told(tmp_path: Path, moment: str) -> None:
+    engine = engines.llama_cpp(tmp_path).launch()
+    if moment == "as it starts":
+        engine.wait_for_log("loading model")
+    else:
+        wait_until(engine.is_healthy, "a server")
 
     assert engine.stop() == 0
-    assert "main loop exited" in engine.log
 
 
-def _catches(engine: Engine, number: signal.Signals) -> bool:
-    lines = Path(f"/proc/{engine.pid}/status").read_text("utf-8").splitlines()
-    [mask] = [line.split()[1] for line in lines if line.startswith("SigCgt")]
-    return bool(int(mask, 16) >> (number - 1) & 1)
+def _is_ready(report: Mapping[str, Any]) -> bool:
+    return report["max_perf"] > 0 and not report["error_msg"]

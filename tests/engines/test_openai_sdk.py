@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
@@ -102,6 +103,55 @@ def test_a_stream_that_is_left(client: openai.OpenAI, stack: EngineStack) -> Non
     stream.close()
 
     stack.model.wait_for_log("cancel task", since=seen)
+
+
+def test_forty_streams_of_an_asynchronous_client(stack: EngineStack, served_before: float) -> None:
+    async def one(client: openai.AsyncOpenAI) -> int:
+        stream = await client.completions.create(
+            model=MODEL,
+            prompt=PROMPT,
+            max_tokens=25,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        usage = [chunk.usage async for chunk in stream if chunk.usage]
+        return usage[-1].completion_tokens
+
+    async def all_of_them() -> list[int]:
+        async with openai.AsyncOpenAI(
+            base_url=f"{stack.url}/v1", api_key=DOOR_KEY, timeout=60, max_retries=0
+        ) as client:
+            return await asyncio.gather(*(one(client) for _ in range(40)))
+
+    assert asyncio.run(all_of_them()) == [25] * 40
+    assert stack.settled() == served_before + 1000
+
+
+def test_a_tool_is_described_and_not_called(client: openai.OpenAI) -> None:
+    """Fields that only the engine knows reach it."""
+    response = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": PROMPT}],
+        max_tokens=10,
+        tools=[{"type": "function", "function": {"name": "tides", "parameters": {"type": "object"}}}],
+        tool_choice="none",
+    )
+
+    assert response.choices[0].message.content
+
+
+def test_the_other_apis(client: openai.OpenAI, stack: EngineStack, served_before: float) -> None:
+    whole = client.responses.create(model=MODEL, input=PROMPT, max_output_tokens=10)
+    events = list(client.responses.create(model=MODEL, input=PROMPT, max_output_tokens=10, stream=True))
+
+    assert whole.output_text.strip()
+    assert whole.usage
+    last = events[-1]
+    assert last.type == "response.completed"
+    assert last.response.usage
+    tokens = whole.usage.output_tokens + last.response.usage.output_tokens
+    assert stack.settled() == served_before + tokens
 
 
 def test_embeddings(

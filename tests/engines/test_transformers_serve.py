@@ -56,6 +56,15 @@ def test_an_error_within_a_stream_of_status_200_is_an_error(stack: EngineStack, 
     assert stack.settled() == served_before
 
 
+def test_a_response_that_is_a_stream_unasked(stack: EngineStack, served_before: float) -> None:
+    answer = stack.call("/v1/responses", {"input": "tide", "max_output_tokens": 6})
+
+    assert (answer.header("Content-Type") or "").startswith("text/event-stream")
+    last = json.loads(answer.body.decode().strip().rpartition("data: ")[2])
+    assert last["type"] == "response.completed"
+    assert stack.settled() == served_before + last["response"]["usage"]["output_tokens"]
+
+
 def test_a_client_that_leaves_makes_way_for_the_next(stack: EngineStack) -> None:
     """One response is generated at a time, so the next begins only once this one was given up."""
     request_idx = next_request_idx()

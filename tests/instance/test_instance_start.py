@@ -173,7 +173,7 @@ def instance(
 
 def test_the_first_start_and_a_restart(instance: Instance) -> None:
     instance.write("/workspace/model.log", "a line of an earlier run\n")
-    run = instance.start()
+    run = instance.start(ROTATE_MODEL_LOG="true")
     instance.wait_serving(run)
 
     [signing] = instance.console.signings
@@ -207,7 +207,10 @@ def test_the_first_start_and_a_restart(instance: Instance) -> None:
 
     instance.write("/workspace/model.log", "a line of the first run\n")
     instance.write("/workspace/.has_benchmark", "123.0\n")
-    again = instance.start()
+    # Some time later; of a start that is repeated at once, both logs are kept.
+    old = instance.sandbox.path("/workspace/model.log.old")
+    os.utime(old, (time.time() - 3600, time.time() - 3600))
+    again = instance.start(ROTATE_MODEL_LOG="true")
     instance.wait_serving(again)
     assert (certificate.read_bytes(), len(instance.console.signings)) == (before, 1)
     assert instance.read("/workspace/model.log.old") == "a line of the first run\n"
@@ -252,12 +255,31 @@ def test_every_process_is_killed_and_the_start_repeated(instance: Instance) -> N
     assert instance.stop(again) == 0
 
 
-def test_the_models_log_is_kept_where_the_model_still_runs(instance: Instance) -> None:
+def test_the_models_log_is_read_as_it_is(instance: Instance, scripted_model: ScriptedServer) -> None:
+    """The model may be there first."""
     instance.write("/workspace/model.log", "server has started\n")
-    run = instance.start(USE_SSL="false", KEEP_MODEL_LOG="true")
+    run = instance.start(USE_SSL="false", MODEL_SERVER_URL=scripted_model.url)
     instance.wait_serving(run, "http")
     wait_until(lambda: "the model is loaded" in instance.worker_log, "the loaded line", START_SECONDS)
+    assert instance.read("/workspace/model.log") == "server has started\n"
     assert instance.read("/workspace/model.log.old") == ""
+    assert instance.stop(run) == 0
+
+
+def test_logs_that_are_set_aside_within_a_minute_are_kept_together(instance: Instance) -> None:
+    for line in ("a long story\n", "a line of the second between\n"):
+        instance.write("/workspace/model.log", line)
+        run = instance.start(USE_SSL="false", ROTATE_MODEL_LOG="true")
+        instance.wait_serving(run, "http")
+        assert instance.stop(run) == 0
+    assert instance.read("/workspace/model.log.old") == "a long story\na line of the second between\n"
+
+
+def test_a_log_that_nobody_named_cannot_be_set_aside(instance: Instance) -> None:
+    health = {"MODEL_READINESS": "health", "MODEL_HEALTH_ENDPOINT": "/health"}
+    run = instance.start(USE_SSL="false", MODEL_LOG="", ROTATE_MODEL_LOG="true", **health)
+    instance.wait_serving(run, "http")
+    assert "ROTATE_MODEL_LOG=true has no effect without MODEL_LOG" in instance.debug_log
     assert instance.stop(run) == 0
 
 
@@ -339,10 +361,13 @@ def test_a_second_start_names_the_first_and_leaves_it_alone(instance: Instance) 
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"BACKEND": ""}, "BACKEND is not set: set it to the name of a worker (here: hello_world)"),
-        ({"BACKEND": "../x"}, "BACKEND is not a worker's name: set it to one of hello_world,"),
-        ({"MODEL_LOG": ""}, "MODEL_LOG is not set: set it to the file that the model server logs to"),
-        ({"MODEL_LOG": "/etc"}, "/etc cannot be emptied: is it a file that this user may write?"),
+        ({"BACKEND": ""}, "BACKEND is not set: set it to the name of a worker (here: auto "),
+        ({"BACKEND": "../x"}, "BACKEND is not a worker's name: set it to one of auto "),
+        (
+            {"MODEL_LOG": "/etc", "ROTATE_MODEL_LOG": "true"},
+            "/etc cannot be emptied: is it a file that this user may write?",
+        ),
+        ({"ROTATE_MODEL_LOG": "x"}, "ROTATE_MODEL_LOG='x' is not valid: expected true or false"),
         ({"PUBLIC_IPADDR": ""}, "PUBLIC_IPADDR is not set: set it to the public address of this instance"),
         ({"WORKER_PORT": "x"}, "WORKER_PORT='x' is not valid: expected an integer"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL='LOUD' is not valid: expected one of DEBUG, INFO, WARNING, ERROR"),
@@ -380,11 +405,11 @@ def test_faults_are_named_together_and_go_to_every_address(instance: Instance) -
     with ScriptedServer() as other:
         other.script(STATUS, whole(b"", status="500 Fault"))
         both = f"{other.url},{instance.autoscaler.url}"
-        said = instance.failed(instance.start(BACKEND="", MODEL_LOG="", REPORT_ADDR=both))
+        said = instance.failed(instance.start(BACKEND="", PUBLIC_IPADDR="", REPORT_ADDR=both))
         assert len(other.requests(STATUS)) == 1
     [report] = instance.failures
     assert "BACKEND is not set" in report["error_msg"]
-    assert "MODEL_LOG is not set" in report["error_msg"]
+    assert "PUBLIC_IPADDR is not set" in report["error_msg"]
     assert said.splitlines()[-1].endswith("it answered 500")
 
 
@@ -568,7 +593,7 @@ def test_a_worker_that_cannot_start_is_reported_until_the_script_is_ended(instan
     run.read_until("this is reported every 10 s until process ", START_SECONDS)
     instance.autoscaler.wait_for(lambda: len(instance.failures) == 2, "the second report", 30.0)
     assert instance.stop(run) == 1
-    reason = "cannot start: there is no worker 'nowhere'; workers here: hello_world."
+    reason = "cannot start: there is no worker 'nowhere'; workers here: auto, "
     assert instance.failures[0] == instance.failures[1]
     assert instance.failures[0]["error_msg"].startswith(f"the worker ended by itself (status 4): {reason}")
     assert instance.failures[0]["url"] == f"http://127.0.0.1:{instance.port}"
@@ -583,6 +608,14 @@ def test_a_worker_that_is_killed_is_reported(instance: Instance) -> None:
     os.kill(min(masters), signal.SIGKILL)
     instance.autoscaler.wait_for(lambda: instance.failures, "a report")
     assert "ended from outside (signal 9)" in instance.failures[0]["error_msg"]
+    assert instance.stop(run) == 1
+
+
+def test_without_a_log_or_a_health_endpoint_the_worker_says_what_is_missing(instance: Instance) -> None:
+    run = instance.start(USE_SSL="false", MODEL_LOG="")
+    instance.autoscaler.wait_for(lambda: instance.failures, "a report", START_SECONDS)
+    reason = "cannot start: MODEL_LOG is not set: set it to the file that the model server logs to"
+    assert reason in instance.failures[0]["error_msg"]
     assert instance.stop(run) == 1
 
 

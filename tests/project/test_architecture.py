@@ -34,11 +34,12 @@ LAYERS = (
     {"engines", "proxy"},
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
+    {"discovery"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
 BESIDE = {
-    "server": {"errors"},
+    "server": {"config", "errors"},
     "resources": set[str](),
     "tokenizer": {"resources"},
     "words": {"resources"},
@@ -73,10 +74,11 @@ CORE = (
 
 #: Which wing (or module beside the wings) may import which third-party package.
 ALLOWED = {
-    "flask": {"app", "backend", "jobs", "local", "proxy", "responses", "routes", "sessions"},
+    "flask": {"app", "backend", "discovery", "jobs", "local", "proxy", "responses", "routes", "sessions"},
     "werkzeug": {"app", "local", "proxy", "responses"},
     "requests": {
         "client",
+        "discovery",
         "doctor",
         "jobs",
         "lifecycle",
@@ -93,7 +95,7 @@ ALLOWED = {
     "Crypto": {"proxy", "local"},
     "cryptography": {"doctor", "local", "downstream"},
     "pydantic": {"data_types", "loadtest", "local", "proxy", "sessions", "validation"},
-    "pydantic_core": {"data_types", "proxy", "reporting", "sessions", "upstream", "validation"},
+    "pydantic_core": {"data_types", "discovery", "proxy", "reporting", "sessions", "upstream", "validation"},
     "hdrh": {"loadtest"},
     "rich": {"loadtest"},
     "gunicorn": {"downstream"},

@@ -193,6 +193,7 @@ UNSET = {
     "the public authorities": (None,),
     "made of the two above": (None,),
     "current folder": (Path(),),
+    "`either` (no health endpoint: `logs`)": (None,),
     "`WORKER_PORT` + 1": (Settings().worker_port + 1,),
 }
 

@@ -84,8 +84,9 @@ def test_neither_the_log_nor_a_report_of_a_worker_holds_it(new_stack: NewStack) 
             "DRAIN_TIMEOUT": "1",
         }
     )
-    stack.worker.say("echo model is loaded")
     stack.worker.start()
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
+    stack.worker.say("echo model is loaded")
     stack.wait_for_report(lambda report: report["error_msg"] != "", "an error is reported")
     stack.post("/pass")
     stack.worker.stop()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,11 +61,6 @@ class Engine:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
     def log(self) -> str:
         """Everything that it has written so far."""
         return self.log_file.read_text("utf-8", "replace") if self.log_file.exists() else ""
@@ -112,6 +106,12 @@ class Engine:
             running.remove(self)
         return status
 
+    def kill(self) -> int:
+        """End it without a word; its exit status."""
+        assert self._process is not None
+        self._process.kill()
+        return self.wait()
+
     def stop(self) -> int:
         """End it, by force if it takes too long; its exit status."""
         assert self._process is not None
@@ -119,8 +119,7 @@ class Engine:
         try:
             return self.wait()
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
-            return self.wait()
+            return self.kill()
 
     def get(self, path: str) -> Answer:
         """A request past the worker."""

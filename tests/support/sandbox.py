@@ -24,6 +24,7 @@ mkdir "$1/changes" "$1/work" "$1/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$1/changes,workdir=$1/work" "$1/root"
 mount --rbind /dev "$1/root/dev"
 mount -t proc proc "$1/root/proc"
+if [ -n "$2" ]; then mount --bind "$2" "$1/root$2"; fi
 rm -rf "$1/root/workspace" "$1/root/.force_update" "$1"/root/etc/instance.*
 echo ready
 exec sleep infinity
@@ -33,13 +34,18 @@ exec sleep infinity
 class Sandbox:
     """One such root. Belongs to one thread; skips the test where it cannot be made."""
 
-    def __init__(self, *, network: bool = True) -> None:
-        """network: False leaves it with no interface but a loopback that is down."""
+    def __init__(self, *, network: bool = True, shared: Path | None = None) -> None:
+        """network: False leaves it with no interface but a loopback that is down. shared: a folder whose
+        changes are real.
+        """
         namespaces = ["--mount", "--pid", *([] if network else ["--net"])]
         self._namespaces = namespaces
         self._mount = tempfile.mkdtemp(prefix="sandbox")
         self._holder = subprocess.Popen(
-            ["unshare", *namespaces, "--fork", "--kill-child", "bash", "-c", _SETUP, "bash", self._mount],
+            [
+                *("unshare", *namespaces, "--fork", "--kill-child"),
+                *("bash", "-c", _SETUP, "bash", self._mount, str(shared or "")),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -127,7 +127,7 @@ class Stack(Generic[Model]):
         )
         assert found, f"not within {timeout:g} s: {what}; reports: {self.reports[seen:]}"
 
-    def served(self) -> float:
+    def served(self: Stack[ScriptedServer]) -> float:
         """The workload served by all that has ended, as reported; waits until everything has."""
         # Those with an API key are in no list.
         nothing = self.autoscaler.fleet.wait_for(lambda _: self.reports[-1]["cur_load"] == 0, DEADLINE)

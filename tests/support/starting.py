@@ -31,26 +31,37 @@ STOP_SECONDS = 20.0
 class Run:
     """One run of start_server.sh and what it has said so far. Used by one thread."""
 
-    def __init__(self, folder: Path, *arguments: str, inside: Sequence[str] = (), **settings: str) -> None:
-        """`inside`: the command that leads into another root, for which `folder` need not be there."""
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        inside: Sequence[str] = (),
+        program: Sequence[str] = ("./start_server.sh",),
+        stdin: str = os.devnull,
+        **settings: str,
+    ) -> None:
+        """`inside`: the command that leads into another root, for which `folder` need not be there.
+        `program`: what is run in place of the script.
+        """
         self.mark = uuid.uuid4().hex
         environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/root"), MARK: self.mark}
         # Modules are compiled when they are imported: most of what is installed never is.
         environ["PIP_COMPILE"] = "0"
         # Whatever the machine needs for reaching a package index.
-        kept = ("PIP_", "HTTP", "http", "SSL_CERT", "REQUESTS_CA", "NO_PROXY", "no_proxy")
+        kept = ("PIP_", "UV_", "HTTP", "http", "SSL_CERT", "REQUESTS_CA", "NO_PROXY", "no_proxy")
         environ.update({name: value for name, value in os.environ.items() if name.startswith(kept)})
         environ.update(settings)
         # Bash cannot trap a signal that was ignored when it started, as it is in some CI systems.
-        command = [*inside, "env", "--default-signal=INT,TERM", "-C", str(folder), "./start_server.sh"]
-        self.process = subprocess.Popen(
-            [*command, *arguments],
-            env=environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        command = [*inside, "env", "--default-signal=INT,TERM", "-C", str(folder), *program]
+        with Path(stdin).open("rb") as read:
+            self.process = subprocess.Popen(
+                [*command, *arguments],
+                env=environ,
+                stdin=read,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._inside = bool(inside)
         self._said = bytearray()
 
@@ -125,7 +136,7 @@ def demo_ports() -> dict[str, str]:
 
 def copy_project(target: Path) -> Path:
     """The project's files as a fresh clone has them, changes included."""
-    skipped = shutil.ignore_patterns(".git", ".venv", ".pyworker", "__pycache__", ".*_cache", ".hypothesis")
+    skipped = shutil.ignore_patterns(".git", ".venv*", ".pyworker", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, target, ignore=skipped)
     return target
 
