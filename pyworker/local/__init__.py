@@ -1,6 +1,7 @@
 """A local autoscaler and a stand-in model server for development and tests, and the demo of both.
 
 demo                `start_server.sh demo`
+demo_engines        which model server stands behind the worker
 autoscaler          routes, signs and collects reports over HTTP
 autoscaler_options  its command line
 fleet               its workers, routed and finished requests
@@ -19,6 +20,8 @@ model_engine        what the routes generate with
 model_stats         what was asked and generated
 generation          one response while it is generated
 language_model      the n-gram model behind it
+llama_engine        llama.cpp's server with a very small model, if its package is there
+tiny_llama          that model's file
 model_log           its log
 serving             an HTTP/1.1 server for both, within a process
 """

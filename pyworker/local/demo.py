@@ -17,6 +17,7 @@ from pyworker.instance import ports
 from pyworker.instance.children import Children, exit_on_signals, shell_status
 from pyworker.instance.environment import PYTHON, WORKER_NAME, gunicorn, output_of, prepare
 from pyworker.instance.output import Output, StartError
+from pyworker.local import demo_engines
 
 _HOST = "127.0.0.1"
 _FOLDER = Path(".pyworker")
@@ -30,7 +31,9 @@ _PORTS = {"DEMO_MODEL_PORT": "5001", "DEMO_AUTOSCALER_PORT": "8081", "WORKER_POR
 _UNSET = {
     *("BACKEND", "UNSECURED", "CHECK_URL", "MASTER_TOKEN", "MODEL_API_KEY", "MODEL_HEALTH_ENDPOINT"),
     *("MODEL_TIMEOUT", "PYWORKER_PUBLIC_URL", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS"),
+    *demo_engines.VARIABLES,
 }
+_CHAT = '{"messages": [{"role": "user", "content": "What is a tide?"}], "max_tokens": 64}'
 _FIND_CLIENT = """
 import contextlib, importlib.util, sys
 for name in (f"workers.{sys.argv[1]}.client", f"{sys.argv[1]}.client"):
@@ -49,6 +52,7 @@ class Demo:
         self._ports = {name: environ.get(name) or default for name, default in _PORTS.items()}
         self._model_port, self._autoscaler_port, self._worker_port = self._ports.values()
         self._output = Output()
+        self._engine = demo_engines.engine_of(worker, has_llama=False)  # unless it is found
         self._children = Children(self._output, self._environ(environ), _FOLDER / "setup.log")
         #: The log of each server by its name in messages.
         self._logs: dict[str, Path] = {}
@@ -104,12 +108,16 @@ class Demo:
             prepare(self._children)
         except OSError as error:
             raise StartError(f"the demo cannot be prepared: {error}") from error
+        if demo_engines.wants_llama(self._worker):
+            has_llama = output_of(PYTHON, "-c", demo_engines.LLAMA_CHECK) == "True"
+            self._engine = demo_engines.engine_of(self._worker, has_llama=has_llama)
+        self._children.environ = {**self._children.environ, **self._engine.variables}
 
     def _start_all(self) -> None:
         """Start the three servers, and wait until the worker is ready for requests."""
-        how = "--tokens-per-second 400 --parallel 10 --load-seconds 1"
-        model = f"pyworker.local.model_server --port {self._model_port} --log-file {_FOLDER}/model.log {how}"
-        self._spawn("The model server", "model-server.log", *model.split())
+        engine = self._engine
+        command = engine.command_at(self._model_port, f"{_FOLDER}/model.log")
+        self._spawn(engine.name, "model-server.log", *command)
         autoscaler = ("pyworker.local.autoscaler", "--port", self._autoscaler_port)
         self._spawn("The local autoscaler", "autoscaler.log", *autoscaler)
         # The worker's first report and the public key need the autoscaler, hence this order.
@@ -119,8 +127,8 @@ class Demo:
         )
         self._spawn(f"The worker {self._worker}", _WORKER_LOG.name, *gunicorn(self._worker))
         self._await(f"waiting for the worker on port {self._worker_port}", self._worker_responds)
-        health = f"waiting for the model server on port {self._model_port}"
-        self._await(health, lambda: _get(self._model_port, "/healthcheck"))
+        health = f"waiting for {engine.name.replace('The ', 'the ')} on port {self._model_port}"
+        self._await(health, lambda: _get(self._model_port, engine.health) is not None)
         self._await("waiting for the worker to measure the model's speed", self._worker_is_ready)
 
     def _spawn(self, name: str, log: str, *module: str) -> None:
@@ -136,9 +144,9 @@ class Demo:
                 self._require_children()
                 if time.monotonic() > deadline:
                     raise self._failure(
-                        f"Gave up after {_READY_SECONDS:.0f} s of {text} (see the logs in {_FOLDER}). The "
-                        'demo\'s model server logs "server has started" and has the routes of hello_world: '
-                        "the worker has to know both."
+                        f"Gave up after {_READY_SECONDS:.0f} s of {text} (see the logs in {_FOLDER}). "
+                        f"{self._engine.name} stands behind the worker, which has to know "
+                        f"{self._engine.known_by}."
                     )
                 self._output.tick()
                 time.sleep(_TICK)
@@ -194,7 +202,12 @@ class Demo:
         self._output.say("\nA whole response:")
         self._ask(client)
         self._output.say("\nA streamed response:")
-        return self._ask((*client, "--stream"))
+        self._ask((*client, "--stream"))
+        if self._engine.key:
+            self._output.say("\nThe same without the autoscaler, as any client of OpenAI's API may ask:")
+            door = ("--openai", f"http://{_HOST}:{self._worker_port}", "-k", self._engine.key)
+            self._ask((client[0], *door))
+        return None
 
     def _ask(self, client: Sequence[str]) -> None:
         """One request of the example client, shown as a command one could type."""
@@ -215,9 +228,19 @@ class Demo:
             how = " ".join(options)
             self._output.say(f'  {PYTHON} -m {module} {how} --stream --prompt "What is a tide?"')
             self._output.say(f"  {PYTHON} -m pyworker.loadtest -w {self._worker} {how} -n 100 -rps 10")
+        if self._engine.key:
+            self._show_door()
         self._output.say(f"  curl http://{_HOST}:{self._worker_port}/ping")
         self._output.say(f"  curl http://{_HOST}:{self._autoscaler_port}/workers/")
         self._output.say(f"The logs: {_WORKER_LOG}, {_FOLDER}/autoscaler.log, {_FOLDER}/model.log")
+        if self._engine.hint:
+            self._output.say(self._engine.hint)
+
+    def _show_door(self) -> None:
+        url = f"http://{_HOST}:{self._worker_port}/v1"
+        key = f"-H 'Authorization: Bearer {self._engine.key}'"
+        self._output.say(f"  curl {key} {url}/models")
+        self._output.say(f"  curl {key} -d '{_CHAT}' {url}/chat/completions")
 
 
 def _get(port: str, path: str) -> bytes | None:

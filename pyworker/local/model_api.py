@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import flask
 
@@ -19,7 +18,7 @@ class ModelApi(ABC):
         """The routes, and how errors are sent."""
 
     #: Into how many equal steps the time of loading is divided.
-    loading_steps: ClassVar[int]
+    loading_steps: int
 
     @abstractmethod
     def loading_lines(self, step: int) -> Sequence[str]:

@@ -209,7 +209,12 @@ def _events(sequence: TgiText, generation: Generation[Mapping[str, Any]]) -> Gen
     try:
         with contextlib.closing(generation.items()) as tokens:
             for token in tokens:
-                event = {"index": generation.count, "token": token, "generated_text": None, "details": None}
+                event: dict[str, Any] = {
+                    "index": generation.count,
+                    "token": token,
+                    "generated_text": None,
+                    "details": None,
+                }
                 if sequence.finish_reason is not None:
                     event["generated_text"] = sequence.generated_text
                     if sequence.parameters.details:

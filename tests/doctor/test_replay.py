@@ -37,6 +37,9 @@ CASES: list[tuple[str, list[str], bool]] = [
     ("tgi_text_no_download", ["--engine", "tgi"], False),
     ("llama_cpp_router", ["--engine", "llama.cpp"], True),
     ("llama_cpp_supervised", ["--engine", "llama.cpp"], False),
+    ("llama_cpp_2026", ["--engine", "llama.cpp"], True),
+    ("llama_cpp_damaged_file", ["--engine", "llama.cpp"], False),
+    ("llama_cpp_port_taken", ["--engine", "llama.cpp"], False),
     ("comfyui_custom_node", ["--engine", "comfyui"], True),
     ("comfyui_port_taken", ["--worker", "comfyui"], False),
     ("comfyui_bad_workflows", ["--worker", "comfyui"], True),
@@ -50,8 +53,10 @@ CASES: list[tuple[str, list[str], bool]] = [
     ("unknown_phrase", ["--engine", "vllm"], False),
     ("vllm_older", ["--engine", "vllm"], False),
     ("sglang_supervised", ["--engine", "sglang"], False),
+    ("tgi_text_cached", ["--engine", "tgi"], True),
+    ("tgi_text_port_taken", ["--engine", "tgi"], False),
 ]
-WORKERS = {"vllm": "vllm", "sglang": "sglang", "llama.cpp": "llama"}
+WORKERS = {"vllm": "vllm", "sglang": "sglang", "llama.cpp": "llama", "tgi": "tgi"}
 
 
 def replay(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -79,6 +84,7 @@ def test_a_log_is_replayed_as_it_was(tmp_path: Path, name: str, arguments: list[
         *("vllm", "vllm_out_of_memory", "vllm_supervised", "vllm_older"),
         *("sglang", "sglang_child_fails", "sglang_supervised"),
         *("llama_cpp", "llama_cpp_wrong_file", "llama_cpp_supervised"),
+        *("tgi", "tgi_shard_fails", "tgi_text_cached", "tgi_text_port_taken"),
     ],
 )
 def test_the_worker_of_an_engine_reads_its_log_alike(tmp_path: Path, name: str) -> None:

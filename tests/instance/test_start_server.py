@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import http.client
 import itertools
+import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from tests.support.http import ask
 from tests.support.starting import (
     DEMO_SECONDS,
     INSTALL_SECONDS,
@@ -62,6 +67,54 @@ def test_the_first_demo_installs_and_shows_both_responses(installed: Installed) 
     whole, streamed = _responses(installed.said)
     assert len(whole.split()) > 10
     assert len(streamed.split()) > 10
+
+
+@pytest.mark.parametrize("worker", ["vllm", "sglang", "llama", "tgi"])
+def test_the_demo_of_an_engine_shows_its_responses(
+    installed: Installed, start: Start, ports: dict[str, str], worker: str
+) -> None:
+    started = time.monotonic()
+    run = start(installed.folder, "demo", "--once", worker, **ports)
+    assert run.end(DEMO_SECONDS) == 0, run.said
+    assert time.monotonic() - started < DEMO_SECONDS
+    shown = _responses(run.said)
+    assert len(shown) == (2 if worker == "tgi" else 3)
+    assert all(len(text.split()) > 3 for text in shown), run.said
+    assert run.left() == []
+
+
+def test_the_demo_of_openai_shows_the_door_to_plain_clients(
+    installed: Installed, start: Start, ports: dict[str, str]
+) -> None:
+    run = start(installed.folder, "demo", "openai", **ports, OPENAI_API_KEY_DIGESTS="0" * 64, MODEL_NAME="x")
+    run.read_until("The logs:", DEMO_SECONDS)
+    assert len(_responses(run.said)) == 3
+    models, chat = [
+        line.strip() for line in run.said.splitlines() if "curl" in line and "Authorization" in line
+    ]
+    assert json.loads(_curl(models))["data"][0]["object"] == "model"
+    [choice] = json.loads(_curl(chat))["choices"]
+    assert choice["message"]["content"].strip()
+    key = shlex.split(chat)[2].removeprefix("Authorization: Bearer ")
+    assert key.startswith("sk-demo-")
+    refused = json.loads(_curl(chat.replace(key, "sk-other")))
+    assert refused["error"]["code"] == "invalid_api_key"
+    assert all(key not in path.read_text("utf-8") for path in (installed.folder / ".pyworker").glob("*.log"))
+    run.process.terminate()
+    assert run.end(STOP_SECONDS) == 143, run.said
+    assert run.left() == []
+
+
+def _curl(command: str) -> bytes:
+    """What a line for curl prints; sent by hand if there is no curl."""
+    words = shlex.split(command)
+    assert words[0] == "curl"
+    if shutil.which("curl"):
+        return subprocess.run([*words, "-s"], capture_output=True, timeout=60, check=True).stdout
+    url = urlsplit(words[-1])
+    body = words[words.index("-d") + 1].encode() if "-d" in words else b""
+    headers = dict(word.split(": ", 1) for word in words if word.startswith("Authorization: "))
+    return ask(f"http://{url.netloc}", "POST" if body else "GET", url.path, body, headers).body
 
 
 def test_a_second_demo_installs_nothing(installed: Installed, start: Start, ports: dict[str, str]) -> None:

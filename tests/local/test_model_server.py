@@ -389,6 +389,6 @@ def test_help_states_every_default(tmp_path: Path) -> None:
     with _process(tmp_path, "--help") as process:
         stdout, _ = process.communicate(timeout=DEADLINE)
     text = " ".join(stdout.split())
-    assert text.count("(default: ") == 8
+    assert text.count("(default: ") == 13
     assert "(default: 127.0.0.1)" in text
     assert "(default: 5001)" in text

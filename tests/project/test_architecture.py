@@ -114,6 +114,10 @@ ALLOWED = {
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},
     "nltk": {"words"},
+    # Not in requirements.txt: the model server that they make is looked for, and another takes its place.
+    "xllamacpp": {"local"},
+    "gguf": {"local"},
+    "numpy": {"local"},
 }
 #: Small enough to be had anywhere; it comes with pydantic.
 ANYWHERE = {"typing_extensions"}

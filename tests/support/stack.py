@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol
+
+from typing_extensions import TypeVar
 
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import FinishedRequest
@@ -29,21 +31,33 @@ ERROR_LINE = "echo model has failed"
 INFO_LINE = "echo model says"
 
 
-class Stack:
+class HasUrl(Protocol):
+    """A model server."""
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        ...
+
+
+Model = TypeVar("Model", bound=HasUrl, default=ScriptedServer)
+
+
+class Stack(Generic[Model]):
     """One worker with its surroundings."""
 
     def __init__(
         self,
         folder: Path,
         autoscaler: Autoscaler,
-        model: ScriptedServer,
+        model: Model,
         variables: Mapping[str, str] | None = None,
         app: str = ECHO_WORKER,
     ) -> None:
         self.folder = folder
         self.autoscaler = autoscaler
         self.model = model
-        self._variables = {
+        self.variables = {
             "REPORT_ADDR": autoscaler.url,
             "MODEL_SERVER_URL": model.url,
             "MASTER_TOKEN": MASTER_TOKEN,
@@ -52,12 +66,12 @@ class Stack:
         self._app = app
         # Workload of the requests of `served`.
         self._marks = 0.0
-        self.worker = WorkerProcess(app, folder, self._variables)
+        self.worker = WorkerProcess(app, folder, self.variables)
 
     def again(self, variables: Mapping[str, str] | None = None) -> None:
         """A new process in the same folder, as after a restart of the instance; not started yet."""
         self.worker.stop()
-        self.worker = WorkerProcess(self._app, self.folder, {**self._variables, **(variables or {})})
+        self.worker = WorkerProcess(self._app, self.folder, {**self.variables, **(variables or {})})
 
     @property
     def url(self) -> str:
@@ -80,9 +94,9 @@ class Stack:
             lambda report: report["max_perf"] > 0 and not report["error_msg"] and report["url"] == self.url,
             "a report of a ready worker",
         )
-        wait_until(self._checks_signatures, "the public key at the worker")
+        wait_until(self.checks_signatures, "the public key at the worker")
 
-    def _checks_signatures(self) -> bool:
+    def checks_signatures(self) -> bool:
         """Asked with a session that does not exist: that costs nothing, and nothing of it is counted."""
         body = json.dumps({"auth_data": self.auth_data(), "payload": {"prompt": ""}, "session_id": "none"})
         return ask(self.url, "POST", "/pass", body.encode()).status == 410
@@ -113,7 +127,7 @@ class Stack:
         )
         assert found, f"not within {timeout:g} s: {what}; reports: {self.reports[seen:]}"
 
-    def served(self) -> float:
+    def served(self: Stack[ScriptedServer]) -> float:
         """The workload served by all that has ended, as reported; waits until everything has."""
         # Those with an API key are in no list.
         nothing = self.autoscaler.fleet.wait_for(lambda _: self.reports[-1]["cur_load"] == 0, DEADLINE)

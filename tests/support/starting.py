@@ -136,7 +136,7 @@ def demo_ports() -> dict[str, str]:
 
 def copy_project(target: Path) -> Path:
     """The project's files as a fresh clone has them, changes included."""
-    skipped = shutil.ignore_patterns(".git", ".venv", ".pyworker", "__pycache__", ".*_cache", ".hypothesis")
+    skipped = shutil.ignore_patterns(".git", ".venv*", ".pyworker", "__pycache__", ".*_cache", ".hypothesis")
     shutil.copytree(ROOT, target, ignore=skipped)
     return target
 

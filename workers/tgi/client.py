@@ -78,12 +78,13 @@ def text_of(item: str) -> str:
         value: object = json.loads(item)
     except ValueError:
         return item
-    fields = cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+    fields: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
     if "error" in fields:
         raise ClientError(f"the model server says: {fields['error']}")
-    if isinstance(token := fields.get("token"), dict):
-        fields = cast("Mapping[str, Any]", token)
-        return "" if fields.get("special") else str(fields.get("text", ""))
+    token = fields.get("token")
+    if isinstance(token, dict):
+        token = cast("Mapping[str, Any]", token)
+        return "" if token.get("special") else str(token.get("text", ""))
     return str(fields.get("generated_text", item))
 
 

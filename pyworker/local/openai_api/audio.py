@@ -194,7 +194,7 @@ def _transcription(service: Service, task: str) -> flask.Response:
 
 
 def _verbose(heard: Heard, task: str, text: str) -> Mapping[str, Any]:
-    segment = {
+    segment: dict[str, Any] = {
         "id": 0,
         "avg_logprob": -0.3,
         "compression_ratio": 1.2,

@@ -144,7 +144,12 @@ class Chat(Texts):
     object_chunk = "chat.completion.chunk"
 
     def choice(self, choice: Choice) -> Mapping[str, Any]:
-        message = {"role": "assistant", "content": choice.text, "refusal": None, "tool_calls": []}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": choice.text,
+            "refusal": None,
+            "tool_calls": [],
+        }
         return {"index": choice.index, "message": message, "logprobs": None, **_end(choice)}
 
     def opening(self, choice: Choice) -> Mapping[str, Any]:

@@ -21,14 +21,16 @@ COMPRESSED_RATE = 16_000
 
 def tone(seconds: float) -> Iterator[bytes]:
     """Samples, in pieces of a tenth of a second: 16 bits, one channel, `RATE` a second."""
-    total = max(round(seconds * RATE), 1)
-    piece = RATE // 10
-    for start in range(0, total, piece):
-        wave_form = (
-            round(8000 * math.sin(2 * math.pi * TONE_HERTZ * number / RATE))
-            for number in range(start, min(start + piece, total))
-        )
-        yield array("h", wave_form).tobytes()
+    left = max(round(seconds * RATE), 1)
+    # Whole waves, so one piece follows the other without a click.
+    piece = array("h", (_sample(number) for number in range(RATE // 10)))
+    while left > 0:
+        yield piece[:left].tobytes()
+        left -= len(piece)
+
+
+def _sample(number: int) -> int:
+    return round(8000 * math.sin(2 * math.pi * TONE_HERTZ * number / RATE))
 
 
 def wav(samples: bytes) -> bytes:

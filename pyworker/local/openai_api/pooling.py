@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import flask
 
@@ -128,7 +129,7 @@ def _packed(vector: Sequence[float]) -> str:
 def _document_text(document: object) -> str:
     """A document is a text, or an object with one."""
     if isinstance(document, dict):
-        document = document.get("text")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        document = cast("dict[str, object]", document).get("text")
     if not isinstance(document, str):
         raise ApiError("a document must be a text, or an object with a text", param="documents")
     return document

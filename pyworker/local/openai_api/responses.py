@@ -38,13 +38,11 @@ def _messages(fields: ResponsesFields) -> Sequence[Message]:
     if isinstance(fields.input, str):
         return [*instructions, Message(role="user", content=fields.input)]
     # Items without a content, such as the call of a function, have no words.
-    turns = [Message(role=str(item.get("role")), content=_content(item)) for item in fields.input]
+    turns = [
+        Message(role=str(item.get("role")), content=content_text(item.get("content")))
+        for item in fields.input
+    ]
     return [*instructions, *turns]
-
-
-def _content(item: Mapping[str, Any]) -> str:
-    content = item.get("content")
-    return content_text(content) if isinstance(content, str | list) else ""
 
 
 @dataclass(eq=False)

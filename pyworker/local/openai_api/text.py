@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from pyworker.local.openai_api.api_error import ApiError
 from pyworker.local.openai_api.fields import Message, SamplingFields, TextInput
@@ -209,13 +209,12 @@ def chat_prompt(messages: Sequence[Message]) -> Prompt:
     return Prompt(prompt.text, prompt.tokens + MESSAGE_TOKENS * len(messages))
 
 
-def content_text(content: str | Iterable[Mapping[str, Any]] | None) -> str:
-    """The text of a content, which may be in parts."""
-    if content is None:
-        return ""
+def content_text(content: object) -> str:
+    """The text of a content, which may be in parts; empty for anything else."""
     if isinstance(content, str):
         return content
-    texts = [part.get("text") for part in content]
+    parts = cast("list[object]", content) if isinstance(content, list) else []
+    texts = [cast("Mapping[str, object]", part).get("text") for part in parts if isinstance(part, dict)]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
