@@ -3,6 +3,7 @@
 `README.md` in this folder is the design page. The wings, lowest first; none imports from a later line:
 
     runtime/     threads, the request queue, limits and bounds that several wings share
+    telemetry/   what happened to requests, in figures
     config/      environment → frozen, validated `Settings`
     downstream/  clients: event loop, TLS, HTTP framing, responses
     upstream/    the model server: connections, responses, the pooled Session
@@ -16,6 +17,7 @@ Beside them, for authors: `data_types`, `routes`, `backend`, `responses`, `jobs`
 `words`, `server`.
 `worker` wires everything together and `app` is the Flask app; `registry` finds a worker by name.
 
+    status/      what the worker does, for people and for Prometheus
     client/      SDK for callers
     loadtest/    `python -m pyworker.loadtest`
     doctor/      `python -m pyworker.doctor`: what is wrong on an instance

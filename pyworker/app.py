@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hmac
+import itertools
 import logging
 import math
+import re
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import flask
 from werkzeug.exceptions import HTTPException, NotFound
@@ -16,12 +18,15 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.discovery.waiting import AUTO, choose
-from pyworker.errors import RequestError, Unauthorized, UpdateRefused
+from pyworker.errors import RequestError, UpdateRefused
 from pyworker.proxy.direct import RAISED, DirectRoutes
 from pyworker.proxy.door import DIRECT, openai_error
 from pyworker.proxy.pipeline import PIPELINE
 from pyworker.registry import load_worker
 from pyworker.sessions.views import SessionViews
+from pyworker.status.report import readings_of
+from pyworker.status.views import StatusViews, require_token
+from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
 from pyworker.worker import Worker
 from pyworker.wsgi_extensions import HELD
 
@@ -45,6 +50,11 @@ _BINDING = (
     "HTTP_UPGRADE",
 )
 _MAX_ADAPTERS = 128
+# What a client may call its request; anything else is replaced.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+# Names of requests that their clients have not named are unique among the processes of a fleet.
+_PROCESS = secrets.token_hex(6)
+_NUMBERS = itertools.count(1)
 
 
 def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
@@ -68,6 +78,8 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)
     app.register_blueprint(sessions.blueprint())
+    worker.metrics.read_gauges(lambda: readings_of(worker))
+    app.register_blueprint(StatusViews(worker).blueprint())
     app.direct = DirectRoutes(app, worker.pipeline, backend.views)
     callbacks = _WorkerApp(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
@@ -93,15 +105,16 @@ class _WorkerApp(flask.Flask):
         If it fails between the view and the first byte, it releases what the request holds.
         """
         try:
+            start = _identified(environ, start_response)
             route = None if self.direct is None else self.direct.find(environ)
             if self.direct is None or route is None:
-                return super().wsgi_app(environ, start_response)
+                return super().wsgi_app(environ, start)
             try:
-                return self.direct.serve(route, environ, start_response)
+                return self.direct.serve(route, environ, start)
             except Exception:
                 if RAISED not in environ:
                     raise
-                return super().wsgi_app(environ, start_response)
+                return super().wsgi_app(environ, start)
         except BaseException:
             _fail_held(environ)
             raise
@@ -133,6 +146,23 @@ class _WorkerApp(flask.Flask):
         return response
 
 
+def _identified(environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
+    """Give the request an id, unless its client did, and have the response tell it and its steps."""
+    given: str | None = environ.get("HTTP_X_REQUEST_ID")
+    is_good = given is not None and _REQUEST_ID.fullmatch(given) is not None
+    request_id = given if is_good and given else f"{_PROCESS}-{next(_NUMBERS):x}"
+    environ[REQUEST_ID] = request_id
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None, /) -> Any:
+        watch: Stopwatch | None = environ.get(STOPWATCH)
+        headers.append(("X-Request-Id", request_id))
+        if watch is not None:
+            headers.append(("Server-Timing", watch.server_timing()))
+        return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+    return start
+
+
 def worker_of(app: flask.Flask) -> Worker:
     """The worker behind an app made by `create_app`."""
     return cast("Worker", app.extensions[EXTENSION])
@@ -148,7 +178,7 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
 
     @blueprint.get("/healthcheck")
     def healthcheck() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
-        health = worker.shared_health.get()
+        health = worker.model.shared_health.get()
         if health.body is None:
             # The status is what matters; half a body would look like a whole one.
             note = {"note": "the body of the model server's response is too long or incomplete"}
@@ -159,7 +189,7 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
 
     @blueprint.post("/pyworker/update")
     def update() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
-        _require_token(flask.request, settings.master_token)
+        require_token(flask.request, settings.master_token)
         _touch(settings.update_flag)
         logger.info("update requested; it happens at the next start")
         return flask.jsonify(ok=True)
@@ -175,15 +205,6 @@ def _touch(flag: Path) -> None:
         reason = f"{flag} cannot be written ({getattr(error, 'strerror', None) or error})"
         logger.error("update requested, but %s: set PYWORKER_UPDATE_FLAG to a file that can be", reason)
         raise UpdateRefused(f"no update: {reason}; set PYWORKER_UPDATE_FLAG to a file that can be") from error
-
-
-def _require_token(request: flask.Request, token: str) -> None:
-    """Raise `Unauthorized` unless the request has this bearer token. An empty `token` matches nothing."""
-    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-    # Compared even without a token, so that the time reveals nothing.
-    same = hmac.compare_digest(given.strip().encode(), token.encode())
-    if not (token and same and scheme.lower() == "bearer"):
-        raise Unauthorized("the master token is missing or wrong")
 
 
 def _fail_held(environ: WSGIEnvironment) -> None:

@@ -165,6 +165,10 @@ class ModelUnreachable(RequestError):
     status = 502
 
 
+class ResponseTooLarge(ModelUnreachable):
+    """The model server's response is longer than its reader allows."""
+
+
 class NotReady(RequestError):
     """The worker cannot serve now: it is loading, errored, draining, or has no public key yet."""
 

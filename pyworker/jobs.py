@@ -103,10 +103,14 @@ class Job:
         json: object = None,
         form: Form | None = None,
         timeout: float | None = None,
+        limit: int | None = None,
+        deadline: float | None = None,
     ) -> requests.Response:
         """A call to the model server; returns its response, of any status, with the whole body read.
 
-        timeout: seconds of silence, default: the job's. Raises `ModelUnreachable` too.
+        timeout: seconds of silence, default: the job's. limit: bytes of the body, deadline: seconds from its
+        header block to its end, each of which has no bound by default. Raises `ModelUnreachable` too, and
+        `ResponseTooLarge`, which is one.
         """
         self.check()
         body, content_type = encode_form(form) if form is not None else (b"", JSON)
@@ -124,7 +128,7 @@ class Job:
             timeout=self._timeout if timeout is None else timeout,
         )
         with response:
-            read_whole(response)
+            read_whole(response, limit, deadline)
         self._alive_at = time.monotonic()
         return response
 

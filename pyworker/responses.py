@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import http.client
 import re
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from types import GeneratorType
@@ -28,7 +29,7 @@ import urllib3
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
-from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
+from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable, ResponseTooLarge
 from pyworker.runtime.limits import READ_SIZE
 from pyworker.upstream.error_objects import error_in as error_in
 from pyworker.upstream.faults import describe_break
@@ -207,12 +208,34 @@ def iterate(model_response: requests.Response, *, is_held: bool = False) -> Gene
         raise _broken(error, nothing_sent=is_held or not has_begun) from error
 
 
-def read_whole(model_response: requests.Response) -> bytes:
-    """The decoded body. Raises `ModelUnreachable` or `ModelTimeout` if it breaks off."""
+def read_whole(
+    model_response: requests.Response, limit: int | None = None, deadline: float | None = None
+) -> bytes:
+    """The decoded body, which `content` has from then on.
+
+    limit: bytes as they are received; deadline: seconds; None: no bound. Raises `ModelUnreachable` or
+    `ModelTimeout` if it breaks off, `ResponseTooLarge` above the limit.
+    """
+    if isinstance(model_response, LazyResponse) and (limit is not None or deadline is not None):
+        content = _read_within(model_response, limit, deadline)
+        model_response.keep(content)
+        return content
     try:
         return model_response.content
     except requests.exceptions.RequestException as error:
         raise _broken(error, nothing_sent=True) from error
+
+
+def _read_within(model_response: LazyResponse, limit: int | None, deadline: float | None) -> bytes:
+    end = None if deadline is None else time.monotonic() + deadline
+    content = bytearray()
+    for piece in iterate(model_response, is_held=True):
+        content += piece
+        if limit is not None and len(content) > limit:
+            raise ResponseTooLarge(f"the model server's response is longer than {limit} bytes")
+        if end is not None and time.monotonic() > end:
+            raise ModelTimeout(f"the model server's response did not end within {deadline:g} s")
+    return bytes(content)
 
 
 def _broken(error: Exception, *, nothing_sent: bool) -> Exception:

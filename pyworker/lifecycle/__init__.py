@@ -1,6 +1,7 @@
 """The model behind the worker: whether it is loaded and healthy, and how fast it is.
 
 state             the state machine, and what a log line causes in each state
+phases            when the model entered which state
 log_lines         bytes to lines, and the phrases in them
 log_tail          follows the model's log through rotation and truncation
 log_events        what a matching line does to the worker

@@ -66,12 +66,21 @@ class Benchmark:
         self._timeout = timeout
         self._ready_timeout = ready_timeout
         self._stopping = threading.Event()
+        #: What it is doing, in words; empty if it is not running. Written by its own thread.
+        self.progress = ""
         # Guards _calls, which `abort` aborts.
         self._lock = threading.Lock()
         self._calls: set[ModelCall] = set()
 
     def run(self) -> float:
         """Workload per second of the best round. Raises `BenchmarkFailed`."""
+        try:
+            return self._run()
+        finally:
+            self.progress = ""
+
+    def _run(self) -> float:
+        self.progress = "the first response of the model server"
         self._warm_up()
         logger.info(
             "benchmark of %s: %d rounds of %d requests",
@@ -118,6 +127,7 @@ class Benchmark:
                 )
 
     def _round(self, number: int) -> float:
+        self.progress = f"round {number} of {self._handler.benchmark_runs} of the benchmark"
         attempts, elapsed = self._send_all(self._payloads(self._concurrency))
         succeeded = [attempt for attempt in attempts if not attempt.problem]
         if not succeeded:

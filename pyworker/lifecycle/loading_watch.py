@@ -62,17 +62,27 @@ class LoadingWatch:
         return self._warn_next - elapsed
 
     def _message(self, elapsed: float) -> str:
-        found = [f"still loading after {_duration(elapsed)}", self._health()]
-        if self._source.by_log:
-            found.insert(1, f"{_phrases(self._log_actions)} in {self._log()}")
-        elif self._tailer is not None:
+        found = [f"still loading after {_duration(elapsed)}", *self._of_log(), self._health()]
+        if not self._source.by_log and self._tailer is not None:
             found.append(f"its log, which MODEL_READINESS=health ignores, is {self._log()}")
-        if self.error_line:
-            found.append(f"error line in its log: {shortened(self.error_line, _SHOWN_TEXT)!r}")
-        return "; ".join(found)
+        return "; ".join([*found, *self._error()])
+
+    def awaited(self) -> str:
+        """What has not been seen, without asking the model server. Any thread may call it."""
+        health = [] if self._probe is None else [f"the health endpoint is {self._probe.name}"]
+        return "; ".join([*self._of_log(), *health, *self._error()])
+
+    def _of_log(self) -> Sequence[str]:
+        if not self._source.by_log:
+            return []
+        return [f"{_phrases(self._log_actions)} in {self._log()}" if self._tailer else self._log()]
+
+    def _error(self) -> Sequence[str]:
+        line = self.error_line
+        return [f"error line in its log: {shortened(line, _SHOWN_TEXT)!r}"] if line else []
 
     def _log(self) -> str:
-        return "no log: MODEL_LOG is not set" if self._tailer is None else str(self._tailer.glance)
+        return "MODEL_LOG is not set" if self._tailer is None else str(self._tailer.glance)
 
     def _health(self) -> str:
         if self._probe is None:

@@ -8,8 +8,10 @@ door        clients with an API key, and errors in the shape that they expect
 forms       multipart/form-data → text fields and files
 auth        the autoscaler's signatures, and replays of them
 direct      routes that pass on what the model server sends, past Flask's objects
+admission   is the worker ready, and is the wait short enough?
 exchange    what one request holds until its last byte, and how it is aborted
 open_exchanges  exchanges that can be aborted together
+history     what is recorded of one request
 verdict     the model server's response → the outcome
 disconnect  notifies requests whose client hung up
 """

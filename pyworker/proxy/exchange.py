@@ -66,6 +66,10 @@ class Exchange:
         self._limit: threading.Timer | None = None
         self._is_closed = False
         self._on_end: Callable[[], None] | None = None
+        #: Of the client's response, once it was made.
+        self.status = 0
+        #: Why the request failed, or its client got no complete response; empty if neither.
+        self.problem = ""
         self._registers = registers
         for register in registers:
             register.add(self)
@@ -78,6 +82,7 @@ class Exchange:
     def client_gone(self) -> None:
         """The client hung up: leave the queue and end the call to the model server."""
         self.gone = True
+        self.problem = "the client hung up"
         if self._end_early(Outcome.CANCELLED):
             logger.info("499 request %d: the client hung up", self.tracker.request_idx)
         self._end_call()
@@ -133,6 +138,7 @@ class Exchange:
     def pass_on(self, passed: Passed) -> Iterable[bytes]:
         """As `deliver`, for a response with a body that is not an object: what the server iterates."""
         body = passed.body
+        self.status = passed.status
         if isinstance(body, bytes):
             whole = self._until_last_byte(body, iter(()), passed.length, passed.status)
             return ClosingIterator(whole, self.close)
@@ -150,6 +156,7 @@ class Exchange:
         Waits for the first piece of a streamed body. An error before it is raised and becomes an error
         response.
         """
+        self.status = response.status_code
         length = response.calculate_content_length() if response.is_sequence else None
         if length is not None:
             response.content_length = length
@@ -189,6 +196,7 @@ class Exchange:
         except Exception as error:
             self._end_early(Outcome.ERROR)
             reason = str(error) if isinstance(error, PyworkerError) else type(error).__name__
+            self.problem = self.problem or reason
             if not self.call.aborted and (more := _abort_lines.suffix(reason)) is not None:
                 logger.warning("request %d: response aborted: %s%s", self.tracker.request_idx, reason, more)
             # Makes the server close the connection without a proper end of the body.

@@ -169,6 +169,7 @@ class Ledger:
             done = tracker.workload if outcome is Outcome.SUCCESS else 0.0
         else:
             done = work
+        tracker.work = done
         self._served += done
         self._since.served += done
         if outcome is Outcome.SUCCESS:
@@ -206,6 +207,11 @@ class Ledger:
         """The workload and the number of the requests that are queued or working."""
         with self._lock:
             return self._requests.load, len(self._requests.trackers)
+
+    def waiting(self) -> int:
+        """The number of the requests that are queued."""
+        with self._lock:
+            return sum(not tracker.is_working for tracker in self._requests.trackers.values())
 
     @property
     def counts(self) -> Counts:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from pyworker.errors import AutoscalerError
 from pyworker.reporting.autoscaler_client import AutoscalerClient
@@ -23,6 +23,19 @@ _BATCH = 500
 _MAX_PAUSE = 10.0
 #: Seconds for which `flush` goes on sending batches.
 _FLUSH_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class LastReport:
+    """at: epoch seconds, None before the first; problem: why it was not accepted; failures: in a row."""
+
+    at: float | None = None
+    problem: str = ""
+    failures: int = 0
+
+    def as_json(self) -> dict[str, object]:
+        """For `/status`."""
+        return {"last_report_at": self.at, "problem": self.problem, "failures": self.failures}
 
 
 class Reporter:
@@ -47,6 +60,8 @@ class Reporter:
         self._failures = 0
         self._retry_at = 0.0
         self._is_behind = False
+        #: How the last report ended. Replaced as a whole by the thread that reports.
+        self.last = LastReport()
 
     def report_once(self, now: float) -> float:
         """Send what is due. Returns the seconds until the next step. now: monotonic seconds.
@@ -62,6 +77,8 @@ class Reporter:
             if not status_problem:
                 self._sent_at = now
             problem = problem or status_problem
+        if problem or self._sent_at == now:
+            self.last = LastReport(time.time(), problem, self._failures + 1 if problem else 0)
         if problem:
             self._failures += 1
             pause = min(2.0 ** (self._failures - 1), _MAX_PAUSE)

@@ -66,6 +66,13 @@ class RequestTracker:
         self._started: float | None = None
         self.admitted = False
         self.outcome: Outcome | None = None
+        #: The work done, once there is an outcome.
+        self.work = 0.0
+
+    @property
+    def is_working(self) -> bool:
+        """Whether its turn in the queue has come."""
+        return self._started is not None
 
     def start_work(self) -> None:
         """The request is being sent to the model server."""

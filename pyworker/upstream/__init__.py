@@ -10,6 +10,7 @@ response_head    bytes of a header block → status, fields, framing
 response_body    the framings of a body: by its length, in chunks, until the connection ends
 incoming         a buffer of received bytes
 lazy_response    the response as handlers get it, its parts made on first use
+tap              what may be put between a body and its reader
 event_filter     leaves out events of a stream that the client must not get
 encoding         payload → strict JSON, or a form
 error_objects    error objects that come with status 200

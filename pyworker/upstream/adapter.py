@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import http.client
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import requests
@@ -27,26 +27,32 @@ from pyworker.upstream.origin import Origin
 from pyworker.upstream.response_reader import ResponseReader
 
 _KNOWN_TEMPLATES = 64
+#: Header fields that tell which request this is; their values hold no line end.
+Trace = Sequence[tuple[str, str]]
 
 
 class ModelRequest(requests.PreparedRequest):
     """A prepared request that shares all but its body with a template, and whose call can be aborted.
 
-    template: method, URL and headers, without Content-Length.
+    template: method, URL and headers, without Content-Length. trace: header fields of this request alone.
     """
 
-    def __init__(self, template: requests.PreparedRequest, body: bytes, call: ModelCall) -> None:
+    def __init__(
+        self, template: requests.PreparedRequest, body: bytes, call: ModelCall, trace: Trace = ()
+    ) -> None:
         # Not the base's, which makes new objects of what the template has.
         self.method, self.url, self.headers = template.method, template.url, template.headers
         self.body = self.content = body
         self.template = template
         self.call = call
+        self.trace = trace
 
     def full(self) -> requests.PreparedRequest:
         """The same as an ordinary request, for adapters that are not ours."""
         request = self.template.copy()
         request.body = self.content
         request.prepare_content_length(self.content)
+        request.headers.update(self.trace)
         return request
 
 
@@ -81,7 +87,11 @@ class ModelAdapter(HTTPAdapter):
         read_timeout = timeout[1] if isinstance(timeout, tuple) else timeout
         if isinstance(request, ModelRequest):
             template = request.template
-            return self._send(template, self._start_of(template), request.content, request.call, read_timeout)
+            start = self._start_of(template)
+            if request.trace:
+                fields = "".join(f"\r\n{name}: {value}" for name, value in request.trace)
+                start += fields.encode("latin-1")
+            return self._send(template, start, request.content, request.call, read_timeout)
         ca_file = self.origin.ca_file
         is_special = self.origin.is_tls and (cert is not None or verify is not True)
         content = cast("object", request.body)  # also a file or generator

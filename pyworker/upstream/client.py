@@ -12,7 +12,7 @@ import requests
 
 from pyworker.errors import ModelTimeout, ModelUnreachable
 from pyworker.runtime.redaction import redacted
-from pyworker.upstream.adapter import ModelAdapter, ModelRequest
+from pyworker.upstream.adapter import ModelAdapter, ModelRequest, Trace
 from pyworker.upstream.call import ModelCall
 from pyworker.upstream.encoding import JSON, encode
 from pyworker.upstream.faults import describe
@@ -111,8 +111,10 @@ class ModelClient:
         method: str = "POST",
         content_type: str = JSON,
         timeout: float | None = None,
+        trace: Trace = (),
     ) -> requests.Response:
-        """Send a request; returns when the header block of the response has arrived.
+        """Send a request; returns when the header block of the response has arrived. trace: more header
+        fields.
 
         Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.upstream.call.Aborted`. A redirect to the
         instance itself is `ModelUnreachable`: no client could follow it.
@@ -122,7 +124,7 @@ class ModelClient:
             # Each form has a boundary of its own, so its template is not kept.
             is_form = content_type.startswith("multipart/")
             make = self._make_template if is_form else self._template
-            request = ModelRequest(make(path, method, content_type), body, call)
+            request = ModelRequest(make(path, method, content_type), body, call, trace)
             response = self.session.send(request, timeout=limit)
         except requests.exceptions.Timeout as error:
             raise ModelTimeout(str(error)) from error

@@ -64,6 +64,10 @@ class LazyResponse(requests.Response):
         self.__dict__ = {**vars(build()), **self.__dict__}
         return getattr(self, name)
 
+    def keep(self, content: bytes) -> None:
+        """The body, which was read from `reader`: what `content` returns."""
+        self._content = content
+
     def close(self) -> None:
         """Stop reading; the connection is reused if the body was read to its end."""
         if self._build is None:

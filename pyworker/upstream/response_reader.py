@@ -7,7 +7,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from pyworker.runtime.limits import MAX_HEADER_BLOCK, READ_SIZE
 from pyworker.runtime.nonblocking import Receiver
@@ -16,19 +15,8 @@ from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.incoming import Incoming
 from pyworker.upstream.response_body import Chunked, Counted, Framing, UntilEnd
 from pyworker.upstream.response_head import Fields, ResponseHead, parse_head
+from pyworker.upstream.tap import Tap
 from pyworker.wsgi_extensions import Arrival, PollableSource
-
-
-class Tap(Protocol):
-    """What sees each piece of a body when it arrives, and may change what is read of it. Never raises."""
-
-    def feed(self, piece: bytes) -> bytes:
-        """What is read of this piece; may be empty."""
-        ...
-
-    def finish(self) -> bytes:
-        """What is left to be read once the body is complete; empty if called again."""
-        ...
 
 
 class ResponseReader(PollableSource):

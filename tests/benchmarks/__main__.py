@@ -15,10 +15,10 @@ from tests.benchmarks import peer, plot, report, scenarios
 from tests.benchmarks.figures import Result
 from tests.benchmarks.measure import Measurement, NewServer, Options, stamp
 from tests.benchmarks.programs import compile_programs
-from tests.benchmarks.servers import Bare, Nginx, OpenAI, Other, Ours, Peer
+from tests.benchmarks.servers import Bare, Hello, Nginx, OpenAI, Other, Ours, Peer
 
 _SERVERS = ("bare", "nginx", "peer", "ours")
-_ALL_SERVERS = (*_SERVERS, "openai")
+_ALL_SERVERS = (*_SERVERS, "hello", "openai")
 _QUICK = ("requests-64", "streams-64", "mix")
 
 
@@ -78,10 +78,7 @@ def _servers(names: Sequence[str], other: Path | None) -> Mapping[str, NewServer
     if other is not None:
         checkout = other.resolve()
         chosen["other"] = lambda around, tls: Other(around, tls, checkout)
-    if "ours" in names:
-        chosen["ours"] = Ours
-    if "openai" in names:
-        chosen["openai"] = OpenAI
+    chosen |= {kind.name: kind for kind in (Ours, Hello, OpenAI) if kind.name in names}
     return chosen
 
 

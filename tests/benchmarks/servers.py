@@ -217,6 +217,13 @@ class Other(Ours):
     name = "other"
 
 
+class Hello(Ours):
+    """As ours, with routes that judge each response as hello_world's do."""
+
+    name = "hello"
+    worker = "bench_hello"
+
+
 class OpenAI(Ours):
     """This project's worker for servers with OpenAI's API, which judges and settles each response."""
 

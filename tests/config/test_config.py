@@ -88,6 +88,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ("MODEL_LOAD_LOG_MSG", "model_load_log_msg", None, {" is ready\n": ("is ready",)}),
     ("MODEL_ERROR_LOG_MSGS", "model_error_log_msgs", None, {"a: b\n\n  c, d \r\n": ("a: b", "c, d")}),
     ("MODEL_INFO_LOG_MSGS", "model_info_log_msgs", None, {"x\ny": ("x", "y")}),
+    ("OPENAI_API_KEY_DIGESTS", "openai_api_key_digests", (), {"0A" * 32: ("0a" * 32,)}),
     ("MODEL_API_KEY", "model_api_key", "", {"sk-1": "sk-1"}),
     ("MODEL_TIMEOUT", "model_timeout", None, {"0.5": 0.5, "600": 600.0}),
     ("MODEL_CA_FILE", "model_ca_file", None, {DEFAULT_CA_BUNDLE_PATH: Path(DEFAULT_CA_BUNDLE_PATH)}),

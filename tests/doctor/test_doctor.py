@@ -285,12 +285,12 @@ def test_no_log(instance: Instance) -> None:
 
 
 def test_no_log_is_named(instance: Instance) -> None:
-    for settings in ({"MODEL_HEALTH_ENDPOINT": ""}, {"MODEL_READINESS": "either"}):
-        examined = instance.examine(MODEL_LOG="", **settings)
+    for health, readiness in (("", ""), ("/health", "either")):
+        examined = instance.examine(MODEL_LOG="", MODEL_HEALTH_ENDPOINT=health, MODEL_READINESS=readiness)
         examined.expect("worker", "FAIL MODEL_LOG is not set")
         examined.expect("model log", "FAIL MODEL_LOG is not set")
-    for settings in ({}, {"MODEL_READINESS": "health"}):
-        examined = instance.examine(MODEL_LOG="", **settings)
+    for readiness in ("", "health"):
+        examined = instance.examine(MODEL_LOG="", MODEL_READINESS=readiness)
         examined.expect_nothing_failed()
         examined.expect("model log", "- readiness by health needs none")
 

@@ -65,7 +65,7 @@ def test_a_probe_takes_as_long_as_the_worker_allows(scripted_model: ScriptedServ
     backend = Backend("", None, False, handler, health_endpoint=PATH, health_timeout=0.3, settings=settings)
     worker = Worker(backend, settings)
     try:
-        assert "/health did not answer in 0.3 s" in outcome(worker.shared_health)
+        assert "/health did not answer in 0.3 s" in outcome(worker.model.shared_health)
     finally:
         worker.close()
 

@@ -84,9 +84,9 @@ MODULE_COMMANDS = [
 # Modules in running text too.
 MODULES = sorted(
     {
-        module.rstrip(".")
+        module.rstrip(".-")
         for path in READMES
-        for module in re.findall(r"python -m ((?:pyworker|workers)[\w.]*)", path.read_text(encoding="utf-8"))
+        for module in re.findall(r"python -m ((?:pyworker|workers)[\w.-]*)", path.read_text(encoding="utf-8"))
     }
 )
 

@@ -60,9 +60,13 @@ ROUTES = ("pass", "stream", "serial")
 WAYS = ("direct", "objects")
 
 
+#: Headers whose values differ from one request to the next.
+_CHANGING = ("date", "x-request-id", "server-timing")
+
+
 def seen(answer: Answer) -> tuple[object, ...]:
-    """What a client can tell of it, but for the time."""
-    headers = [(name, value) for name, value in answer.headers if name.lower() != "date"]
+    """What a client can tell of it, but for the times and the request's id."""
+    headers = [(name, "" if name.lower() in _CHANGING else value) for name, value in answer.headers]
     return answer.status, headers, answer.body, answer.complete
 
 

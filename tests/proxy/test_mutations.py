@@ -78,7 +78,7 @@ def check_properties(ledger: type[ledger.Ledger]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=600,
+            max_examples=300,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

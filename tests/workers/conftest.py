@@ -89,9 +89,13 @@ class OpenAIStack(Stack):
 
 @contextmanager
 def openai_stack(
-    folder: Path, signer: Signer, variables: Mapping[str, str] | None = None, worker: str = "openai"
+    folder: Path,
+    signer: Signer,
+    variables: Mapping[str, str] | None = None,
+    worker: str = "openai",
+    benchmark: float | None = 1000.0,
 ) -> Generator[OpenAIStack]:
-    """A ready worker, which several tests may share."""
+    """A ready worker, which several tests may share. benchmark: an earlier result; None to measure."""
     with Autoscaler(signer=signer) as autoscaler, ScriptedServer() as model:
         ports = {
             urlsplit(autoscaler.url).port or 0: "pyworker-autoscaler",
@@ -103,7 +107,8 @@ def openai_stack(
         own = {"OPENAI_API_KEY_DIGESTS": digest, **(variables or {})}
         stack = OpenAIStack(folder, autoscaler, model, own, f"pyworker:create_app('{worker}')")
         try:
-            stack.keep_benchmark(1000.0)
+            if benchmark is not None:
+                stack.keep_benchmark(benchmark)
             stack.worker.say(LOADED)
             stack.worker.start()
             stack.wait_for_report(lambda report: report["max_perf"] > 0, "a report of a ready worker")

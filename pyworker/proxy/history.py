@@ -1,0 +1,85 @@
+"""What is recorded of one request: its steps, and how it ended."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from pyworker.reporting.tracker import RequestTracker
+from pyworker.telemetry.record import REFUSED, RequestRecord
+from pyworker.telemetry.recorder import Recorder
+from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
+from pyworker.upstream.adapter import Trace
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+# https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class History:
+    """One request on its way. Used by one thread at a time; exactly one of `refuse` and `end` is called."""
+
+    def __init__(self, route: str, environ: WSGIEnvironment, recorder: Recorder) -> None:
+        self.stopwatch = environ[STOPWATCH] = Stopwatch()
+        self.request_id: str = environ.get(REQUEST_ID, "")
+        self._route = route
+        self._recorder = recorder
+
+    def refuse(self, status: int, reason: str) -> None:
+        """It was never admitted."""
+        total = time.monotonic() - self.stopwatch.began
+        self._recorder.refused(
+            RequestRecord(
+                request_id=self.request_id,
+                request_idx=None,
+                route=self._route,
+                ended_at=self._recorder.now(),
+                status=status,
+                outcome=REFUSED,
+                reason=reason,
+                authentication=total,
+                queued=0.0,
+                first_byte=None,
+                total=total,
+                workload=0.0,
+                work=None,
+            )
+        )
+
+    def end(self, tracker: RequestTracker, status: int, reason: str) -> None:
+        """It has an outcome, and everything that it held is released."""
+        now = time.monotonic()
+        watch = self.stopwatch
+        admitted = watch.began if watch.admitted is None else watch.admitted
+        started = now if watch.started is None else watch.started
+        assert tracker.outcome is not None
+        self._recorder.ended(
+            RequestRecord(
+                request_id=self.request_id,
+                request_idx=tracker.request_idx,
+                route=self._route,
+                ended_at=self._recorder.now(),
+                status=status,
+                outcome=tracker.outcome.value,
+                reason=reason,
+                authentication=admitted - watch.began,
+                queued=started - admitted,
+                first_byte=None if watch.first_byte is None else watch.first_byte - started,
+                total=now - watch.began,
+                workload=tracker.workload,
+                work=tracker.work,
+            )
+        )
+
+
+def trace_of(environ: WSGIEnvironment) -> Trace:
+    """The header fields by which the model server's log and traces can be matched with ours."""
+    request_id: str | None = environ.get(REQUEST_ID)
+    trace = [("X-Request-Id", request_id)] if request_id else []
+    parent: str | None = environ.get("HTTP_TRACEPARENT")
+    if parent is not None and _TRACEPARENT.fullmatch(parent):
+        trace.append(("traceparent", parent))
+    return trace

@@ -1,0 +1,103 @@
+"""The routes that tell what the worker does.
+
+`/livez`, `/readyz` and `/startupz` are public and say a word. The others tell figures and lines of logs, to
+clients on the same machine and to those with the master token.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+
+import flask
+
+from pyworker.errors import Unauthorized
+from pyworker.lifecycle.state import ModelState
+from pyworker.status.report import status_of, why_not_ready
+from pyworker.telemetry import metrics
+from pyworker.worker import Worker
+
+
+class StatusViews:
+    """The views of one worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def blueprint(self) -> flask.Blueprint:
+        """The routes."""
+        blueprint = flask.Blueprint("status", __name__)
+        for path, view in (
+            ("/livez", self.live),
+            ("/readyz", self.ready),
+            ("/startupz", self.started),
+            ("/status", self.status),
+            ("/status/requests", self.requests),
+            ("/metrics", self.metrics),
+        ):
+            blueprint.add_url_rule(path, view_func=view, methods=["GET"])
+        return blueprint
+
+    def live(self) -> flask.Response:
+        """200 while the process answers at all."""
+        return flask.jsonify(live=True)
+
+    def ready(self) -> flask.Response:
+        """200 if a request would be served now, else 503 with the reason."""
+        reason = why_not_ready(self._worker)
+        return _answer(not reason, ready=not reason, reason=reason)
+
+    def started(self) -> flask.Response:
+        """200 once the worker was ready, else 503 with what it waits for. It does not change after that."""
+        started = any(phase.state is ModelState.READY for phase in self._worker.model.phases.all())
+        state = self._worker.lifecycle.state.value
+        return _answer(started, started=started, reason="" if started else state)
+
+    def status(self) -> flask.Response:
+        """Everything, as JSON."""
+        self._require_insider()
+        return flask.jsonify(status_of(self._worker))
+
+    def requests(self) -> flask.Response:
+        """The last requests, newest first."""
+        self._require_insider()
+        recorder = self._worker.recorder
+        return flask.jsonify(
+            ended=[record.as_json() for record in reversed(list(recorder.recent()))],
+            refused=[record.as_json() for record in reversed(list(recorder.recently_refused()))],
+        )
+
+    def metrics(self) -> flask.Response:
+        """For Prometheus."""
+        self._require_insider()
+        self._worker.recorder.flush()
+        return flask.Response(self._worker.metrics.text(), content_type=metrics.CONTENT_TYPE)
+
+    def _require_insider(self) -> None:
+        if not is_local(flask.request.remote_addr):
+            require_token(flask.request, self._worker.settings.master_token)
+
+
+def is_local(address: str | None) -> bool:
+    """Whether a client is on this machine."""
+    try:
+        ip = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return ip.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
+def require_token(request: flask.Request, token: str) -> None:
+    """Raise `Unauthorized` unless the request has this bearer token. An empty `token` matches nothing."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    # Compared even without a token, so that the time reveals nothing.
+    same = hmac.compare_digest(given.strip().encode(), token.encode())
+    if not (token and same and scheme.lower() == "bearer"):
+        raise Unauthorized("the master token is missing or wrong")
+
+
+def _answer(is_good: bool, **body: object) -> flask.Response:
+    response = flask.jsonify(body)
+    response.status_code = 200 if is_good else 503
+    return response

@@ -1,0 +1,86 @@
+"""The last minute, second by second."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pyworker.telemetry.record import REFUSED, RequestRecord
+
+#: Seconds that are looked back.
+LENGTH = 60
+# Latencies of one second that are kept for percentiles.
+_MAX_SAMPLES = 200
+_PERCENTILES = (50, 90, 99)
+
+
+@dataclass
+class _Second:
+    at: int
+    outcomes: Counter[str] = field(default_factory=Counter[str])
+    shed: Counter[str] = field(default_factory=Counter[str])
+    work: float = 0.0
+    totals: list[float] = field(default_factory=list[float])
+    first_bytes: list[float] = field(default_factory=list[float])
+
+
+class Window:
+    """Rates and percentiles of the last minute, in bounded memory. Thread-safe. now: epoch seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        # Guards _seconds, newest last.
+        self._lock = threading.Lock()
+        self._seconds: deque[_Second] = deque(maxlen=LENGTH)
+
+    def take(self, records: Sequence[RequestRecord]) -> None:
+        """Count these requests."""
+        with self._lock:
+            for record in records:
+                second = self._second(int(record.ended_at))
+                if record.outcome == REFUSED:
+                    second.shed[str(record.status)] += 1
+                    continue
+                second.outcomes[record.outcome] += 1
+                second.work += record.work or 0.0
+                if len(second.totals) < _MAX_SAMPLES:
+                    second.totals.append(record.total)
+                    if record.first_byte is not None:
+                        second.first_bytes.append(record.total_to_first_byte)
+
+    def _second(self, at: int) -> _Second:
+        # A clock that was set back counts as standing still.
+        if not self._seconds or self._seconds[-1].at < at:
+            self._seconds.append(_Second(at))
+        return self._seconds[-1]
+
+    def summary(self) -> Mapping[str, object]:
+        """Of the last 60 s: numbers of requests, workload per second, and percentiles in seconds."""
+        oldest = self._now() - LENGTH
+        with self._lock:
+            seconds = [second for second in self._seconds if second.at > oldest]
+        outcomes = sum((second.outcomes for second in seconds), Counter[str]())
+        shed = sum((second.shed for second in seconds), Counter[str]())
+        return {
+            "requests_per_second": round(sum(outcomes.values()) / LENGTH, 3),
+            "outcomes": dict(outcomes),
+            "refused_by_status": dict(shed),
+            "workload_per_second": round(sum(second.work for second in seconds) / LENGTH, 3),
+            "latency_seconds": _percentiles([value for second in seconds for value in second.totals]),
+            "first_byte_seconds": _percentiles([value for second in seconds for value in second.first_bytes]),
+        }
+
+    def __repr__(self) -> str:
+        return f"<Window [{len(self._seconds)} seconds]>"
+
+
+def _percentiles(values: list[float]) -> Mapping[str, float]:
+    """The nearest-rank percentiles; empty without values."""
+    values.sort()
+    return {
+        f"p{percent}": round(values[max(-(-len(values) * percent // 100) - 1, 0)], 6)
+        for percent in _PERCENTILES
+        if values
+    }
