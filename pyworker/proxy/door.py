@@ -52,6 +52,10 @@ class Door:
             environ[DIRECT] = True
         return is_known
 
+    def forget(self, environ: WSGIEnvironment) -> None:
+        """The request came in an envelope: its errors are those of any other."""
+        environ.pop(DIRECT, None)
+
     def refusal(self, environ: WSGIEnvironment) -> Unauthorized | None:
         """The error for a request with an unknown key that is not signed either; None if it has no key."""
         if not self._digests or not _key_of(environ):
@@ -72,6 +76,11 @@ def _key_of(environ: WSGIEnvironment) -> str:
     scheme, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     # The second is how clients of Anthropic's API send it, which engines serve too.
     return key.strip() if scheme.lower() == "bearer" else environ.get("HTTP_X_API_KEY", "")
+
+
+def is_enveloped(body: bytes) -> bool:
+    """Whether a client with a key has sent an envelope all the same, as clients of the fleet do."""
+    return b'"auth_data"' in body and isinstance(parse_object(body).get("auth_data"), dict)
 
 
 def parse_plain(body: bytes, content_type: str, payload_cls: type[ApiPayload]) -> ApiPayload:

@@ -10,7 +10,7 @@ from pyworker.data_types import ApiPayload, AuthData, Dialect, EndpointHandler
 from pyworker.errors import InvalidSession, RequestError, Unauthorized
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
-from pyworker.proxy.door import Door, parse_plain
+from pyworker.proxy.door import Door, is_enveloped, parse_plain
 from pyworker.proxy.envelope import AUTH_DATA_HEADER, Envelope, auth_data_in, parse_envelope
 from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.reporting.tracker import Kind
@@ -57,8 +57,11 @@ class Reception:
 
     def _receive_enveloped(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         with self.bodies.reading(environ) as body:
-            envelope: Envelope[ApiPayload] = parse_envelope(body, handler.payload_cls())
-            session = self._authenticate(envelope)
+            return self._opened(handler, body)
+
+    def _opened(self, handler: EndpointHandler[Any], body: bytes) -> Received:
+        envelope: Envelope[ApiPayload] = parse_envelope(body, handler.payload_cls())
+        session = self._authenticate(envelope)
         return Received(envelope, session, Kind.REQUEST if session is None else Kind.IN_SESSION)
 
     def _receive_plain(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
@@ -69,6 +72,9 @@ class Reception:
             except RequestError as error:
                 raise self._door.refusal(environ) or error from error
         with self.bodies.reading(environ, is_signed=True) as body:
+            if is_enveloped(body):
+                self._door.forget(environ)
+                return self._opened(handler, body)
             payload = parse_plain(body, environ.get("CONTENT_TYPE", ""), handler.payload_cls())
         return Received(self._door.envelope(payload), None, Kind.DIRECT)
 

@@ -76,6 +76,23 @@ def test_a_signed_envelope_is_served_whatever_key_comes_with_it(plain: Stack) ->
     assert plain.outcome(request_idx) == "Success"
 
 
+def test_a_signed_envelope_with_a_key_of_the_door_is_an_envelope(plain: Stack) -> None:
+    request_idx = next_request_idx()
+    body = plain.envelope(request_idx=request_idx, max_tokens=3)
+    assert ask(plain.url, "POST", "/chat", body, KEYED).status == 200
+    assert plain.outcome(request_idx) == "Success"
+    assert plain.model.request("/chat").json()["max_tokens"] == 3
+    forged = json.dumps({"auth_data": plain.auth_data(signature="AAAA"), "payload": {}}).encode()
+    answer = ask(plain.url, "POST", "/chat", forged, KEYED)
+    assert (answer.status, answer.object()) == (401, {"error": "the signature does not verify"})
+
+
+def test_a_prompt_about_envelopes_is_no_envelope(plain: Stack) -> None:
+    payload = {"prompt": 'what is "auth_data"?', "max_tokens": 2, "metadata": {"auth_data": {}}}
+    assert call(plain, payload).status == 200
+    assert plain.model.request("/chat").json() == payload
+
+
 def test_without_digests_no_key_opens(stack: Stack) -> None:
     answer = ask(stack.url, "POST", "/pass", b'{"prompt": "x"}', KEYED)
     assert answer.status == 422
