@@ -88,7 +88,11 @@ def test_a_signed_envelope_with_a_key_of_the_door_is_an_envelope(plain: Stack) -
 
 
 def test_a_prompt_about_envelopes_is_no_envelope(plain: Stack) -> None:
-    payload = {"prompt": 'what is "auth_data"?', "max_tokens": 2, "metadata": {"auth_data": {}}}
+    payload: dict[str, object] = {
+        "prompt": 'what is "auth_data"?',
+        "max_tokens": 2,
+        "metadata": {"auth_data": {}},
+    }
     assert call(plain, payload).status == 200
     assert plain.model.request("/chat").json() == payload
 
