@@ -71,6 +71,12 @@ class OldLines:
         with self._lock:
             self._loaded = self._error = ""
 
+    @property
+    def has_loaded_line(self) -> bool:
+        """Whether a loaded line waits to be decided about."""
+        with self._lock:
+            return bool(self._loaded)
+
     def step(self, now: float) -> float | None:
         """Decide if that is possible. Returns seconds until the next step, None: after the next line.
 

@@ -94,7 +94,8 @@ class ModelSide:
             LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server}),
             self.lifecycle,
             check=check,
-            is_current=lambda: tailer is None or tailer.is_current,
+            # The log comes first: what is remembered may cost a request to be confirmed.
+            is_current=lambda: tailer is None or (tailer.is_current and not self._old_lines.has_loaded_line),
         )
         self._old_lines = OldLines(
             self.lifecycle,

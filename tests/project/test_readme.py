@@ -186,7 +186,7 @@ def test_the_settings_of_the_start_are_what_the_launcher_reads() -> None:
 #: What the table says of a setting that is not set, and the value it has then.
 UNSET = {
     "\N{EN DASH}": (None, 0),
-    "empty": ("",),
+    "empty": ("", ()),
     "none": (None,),
     "the worker's own": (None,),
     "the worker's own (10)": (None,),

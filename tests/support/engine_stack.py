@@ -96,7 +96,9 @@ class EngineStack(Stack[Engine]):
             served = 0.0
             for report in self.reports:
                 served += report["cur_perf"]
-                if report["working_request_idxs"] == [auth_data["request_idx"]]:
+                # Those with an API key are in no list of indices.
+                is_last = report["working_request_idxs"] == [auth_data["request_idx"]]
+                if is_last and report["cur_load"] == 0:
                     alone.append(served)
                     return True
             return False

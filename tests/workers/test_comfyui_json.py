@@ -90,6 +90,8 @@ def test_its_errors_are_passed_on(new_stack: NewStack) -> None:
 
 def test_a_wrapper_that_gives_up_is_told(new_stack: NewStack) -> None:
     stack: Stack = new_stack(None, APP)
-    stack.worker.say("ERROR BACKENDS_READY_TIMEOUT after 600 s")
+    stack.model.script("/health", whole(b"no backend", status="503 Service Unavailable"))
     stack.worker.start()
+    stack.worker.wait_for_log("fetched the autoscaler's public key")
+    stack.worker.say("ERROR BACKENDS_READY_TIMEOUT after 600 s")
     stack.wait_for_report(lambda report: "BACKENDS_READY_TIMEOUT" in report["error_msg"], "the error")

@@ -78,7 +78,7 @@ class ComfyStack(Stack):
         # Requests of `work_served`, each of more work than all others together.
         self._marks = 0
 
-    def _checks_signatures(self) -> bool:
+    def checks_signatures(self) -> bool:
         body = {"auth_data": self.auth_data(), "payload": {"workflow": blank()}, "session_id": "none"}
         return ask(self.url, "POST", CUSTOM, json.dumps(body).encode()).status == 410
 
