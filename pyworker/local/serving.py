@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MAX_BODY = 128 * 1024 * 1024
 IDLE_SECONDS = 120.0
 BACKLOG = 512
-STOP_SECONDS = 5.0
+STOP_SECONDS = 20.0
 MAX_CONNECTIONS = 4096
 """Each holds a thread; further clients get 503 with Retry-After."""
 
