@@ -8,11 +8,12 @@
 
 Shared by the workers' example clients and the load test.
 
-calls    one request: find a worker, call it, retry
-errors   what a call raises
-http     one POST, and the lines of a response
-options  command-line options of everything that calls the service
-routing  the autoscaler's choice of a worker, or a fixed one
+calls     one request: find a worker, call it, retry
+errors    what a call raises
+http      one POST, and the lines of a response
+options   command-line options of everything that calls the service
+printing  what the example clients of workers share
+routing   the autoscaler's choice of a worker, or a fixed one
 """
 
 from __future__ import annotations

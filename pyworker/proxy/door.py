@@ -98,19 +98,17 @@ def parse_plain(body: bytes, content_type: str, payload_cls: type[ApiPayload]) -
 def openai_error(status: int, message: str, error: Exception | None = None) -> Mapping[str, object]:
     """An error body as OpenAI's API has it: message, type, the parameter at fault, code."""
     parameter: str | None = None
+    figures: Mapping[str, object] = {}
     if isinstance(error, JsonDataException):
         names = list(error.json_msg)
         parameter = names[0] if names else None
         details = "; ".join(f"{name}: {_text(fault)}" for name, fault in error.json_msg.items())
         message = f"{message} ({details})" if details else message
+    elif isinstance(error, RequestError):
+        figures = {name: value for name, value in error.body().items() if name != "error"}
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     code = "invalid_api_key" if status == 401 else None
-    own = {} if not isinstance(error, RequestError) else dict(error.body())
-    own.pop("error", None)
-    for name in list(own):
-        if isinstance(error, JsonDataException) and name in error.json_msg:
-            del own[name]
-    return {"error": {"message": message, "type": kind, "param": parameter, "code": code, **own}}
+    return {"error": {**figures, "message": message, "type": kind, "param": parameter, "code": code}}
 
 
 def _text(fault: object) -> str:

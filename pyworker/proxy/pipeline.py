@@ -178,11 +178,10 @@ class Pipeline:
         except BaseException as error:
             exchange.fail()
             self._streak.ended(tracker.outcome, error)
-            history.end(tracker, _status_of(error), _reason(error))
-            if exchange.gone and isinstance(error, Exception):
-                raise ClientGone("the client hung up") from error
-            if exchange.aborted is not None and isinstance(error, Exception):
-                raise exchange.aborted.error() from error
+            told = _told(exchange, error)
+            history.end(tracker, _status_of(told), _reason(told))
+            if told is not error:
+                raise told from error
             if isinstance(error, (ModelUnreachable, ModelTimeout)):
                 self._log_fault(error, exchange.tracker.request_idx, route.handler.endpoint)
             raise
@@ -264,6 +263,15 @@ def pipeline_of(app: flask.Flask) -> Pipeline:
     if pipeline is None:
         raise ConfigError("this app has no pipeline: make it with pyworker.create_app")
     return pipeline
+
+
+def _told(exchange: Exchange, error: BaseException) -> BaseException:
+    """What the client is told: the error itself, unless that only follows from the end of the request."""
+    if exchange.gone and isinstance(error, Exception):
+        return ClientGone("the client hung up")
+    if exchange.aborted is not None and isinstance(error, Exception):
+        return exchange.aborted.error()
+    return error
 
 
 def _status_of(error: BaseException) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 import time
@@ -92,6 +93,7 @@ def readings_of(worker: Worker) -> Iterable[Reading]:
         yield f"state_{state.value}", f"Whether the worker is {state.value}.", float(status.state is state)
 
 
+@functools.cache
 def _versions() -> Mapping[str, str]:
     found = {"pyworker": pyworker.__version__, "python": platform.python_version()}
     for name in _PACKAGES:

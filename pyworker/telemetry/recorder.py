@@ -11,7 +11,7 @@ from pyworker.telemetry.record import RequestRecord
 
 #: Requests that are remembered.
 REMEMBERED = 500
-# Records that wait for the next step; more than that in one interval are only counted.
+# Records that wait for the next step; if there are more in one interval, the oldest are in no metric.
 _MAX_WAITING = 50_000
 _INTERVAL = 0.5
 

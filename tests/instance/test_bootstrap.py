@@ -177,15 +177,6 @@ class Rented:
         stack.worker.port = self.port
         return stack
 
-    def read(self, path: str) -> str:
-        file = self.sandbox.path(path)
-        return file.read_text("utf-8", "replace") if file.exists() else ""
-
-    def write(self, path: str, text: str) -> None:
-        file = self.sandbox.path(path)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, "utf-8")
-
 
 @pytest.fixture
 def rented(
@@ -230,7 +221,7 @@ def test_the_first_start_and_a_restart(rented: Rented) -> None:
     )
     assert checked.returncode == 0, checked.stderr
     # The third form is the one that works, and the others fail before they do anything.
-    debug = rented.read("/workspace/debug.log")
+    debug = rented.sandbox.read("/workspace/debug.log")
     assert "No module named worker\n" in debug
     assert "No module named workers.hello_world.worker\n" in debug
     assert re.findall(r"^(\S+) ended with status 1$", debug, re.MULTILINE) == [
@@ -239,16 +230,18 @@ def test_the_first_start_and_a_restart(rented: Rented) -> None:
     ]
 
     # The lock, and logs in which nothing comes twice.
-    assert rented.read("/workspace/.pyworker.lock").strip().isdigit()
-    own_log = rented.read("/workspace/worker.log")
+    assert rented.sandbox.read("/workspace/.pyworker.lock").strip().isdigit()
+    own_log = rented.sandbox.read("/workspace/worker.log")
     assert own_log.count("Listening at") == 1
     for log in ("debug.log", "pyworker.log"):
-        assert rented.read(f"/workspace/{log}").count("Listening at") == 1
+        assert rented.sandbox.read(f"/workspace/{log}").count("Listening at") == 1
     # The bootstrap's certificate names no address that a client could check.
     assert len(rented.console.signings) == 2
     assert rented.stop(run) < KILL_SECONDS
-    assert "Shutting down" in rented.read("/workspace/worker.log"), "what the bootstrap no longer copies"
-    assert "hunter2" not in run.said + rented.read("/workspace/worker.log")
+    assert "Shutting down" in rented.sandbox.read("/workspace/worker.log"), (
+        "what the bootstrap no longer copies"
+    )
+    assert "hunter2" not in run.said + rented.sandbox.read("/workspace/worker.log")
 
     began = time.monotonic()
     again = rented.start()
@@ -285,12 +278,12 @@ def test_a_worker_that_does_not_load_is_reported_until_it_is_ended(rented: Rente
 
 @pytest.mark.parametrize("told_by", ["log", "health"])
 def test_a_model_that_was_loaded_before(rented: Rented, tmp_path: Path, told_by: str) -> None:
-    rented.write("/workspace/.has_benchmark", "500.0\n")
+    rented.sandbox.write("/workspace/.has_benchmark", "500.0\n")
     settings = {"USE_SSL": "false"}
     if told_by == "log":
-        rented.write("/workspace/model.log", f"loading\n{LOADED_LINE}\nserving\n")
+        rented.sandbox.write("/workspace/model.log", f"loading\n{LOADED_LINE}\nserving\n")
     else:
-        rented.write("/workspace/model.log", "the loaded line was rotated away\n")
+        rented.sandbox.write("/workspace/model.log", "the loaded line was rotated away\n")
         rented.model.script("/health", whole(b"fine"))
         settings["MODEL_HEALTH_ENDPOINT"] = "/health"
     run = rented.start(**settings)
@@ -298,20 +291,22 @@ def test_a_model_that_was_loaded_before(rented: Rented, tmp_path: Path, told_by:
     stack = rented.client(tmp_path)
     stack.wait_for_report(lambda report: report["max_perf"] == 500.0, "a ready worker", LISTEN_SECONDS)
     assert {report["error_msg"] for report in stack.reports} == {""}
-    assert rented.read("/workspace/model.log") != "", "the log is read as it is"
-    assert rented.read("/workspace/model.log.old") == ""
+    assert rented.sandbox.read("/workspace/model.log") != "", "the log is read as it is"
+    assert rented.sandbox.read("/workspace/model.log.old") == ""
     assert rented.stop(run) < KILL_SECONDS
 
 
 def test_an_older_log_is_set_aside_if_that_is_asked_for(rented: Rented, tmp_path: Path) -> None:
-    rented.write("/workspace/model.log", f"{LOADED_LINE}\n")
+    rented.sandbox.write("/workspace/model.log", f"{LOADED_LINE}\n")
     run = rented.start(USE_SSL="false", ROTATE_MODEL_LOG="true")
     rented.wait_launched(run)
     rented.wait_listening()
     stack = rented.client(tmp_path)
     stack.wait_for_report(lambda report: report["max_perf"] == 0, "a worker that waits for its model")
-    assert rented.read("/workspace/model.log") == ""
-    assert rented.read("/workspace/model.log.old") == f"{LOADED_LINE}\n", "by the bootstrap, and kept by us"
+    assert rented.sandbox.read("/workspace/model.log") == ""
+    assert rented.sandbox.read("/workspace/model.log.old") == f"{LOADED_LINE}\n", (
+        "by the bootstrap, and kept by us"
+    )
     assert rented.stop(run) < KILL_SECONDS
 
 
@@ -320,8 +315,8 @@ def test_an_older_log_is_set_aside_if_that_is_asked_for(rented: Rented, tmp_path
 
 @pytest.mark.parametrize("completes", [True, False])
 def test_sigterm_with_a_stream_in_hand(rented: Rented, tmp_path: Path, completes: bool) -> None:
-    rented.write("/workspace/.has_benchmark", "500.0\n")
-    rented.write("/workspace/model.log", f"{LOADED_LINE}\n")
+    rented.sandbox.write("/workspace/.has_benchmark", "500.0\n")
+    rented.sandbox.write("/workspace/model.log", f"{LOADED_LINE}\n")
     go_on = threading.Event()
     ending = (go_on, chunk(b"data: two\n\n"), chunk(b"")) if completes else (Act.HANG,)
     rented.model.script("/generate_stream", EVENTS, chunk(b"data: one\n\n"), *ending)

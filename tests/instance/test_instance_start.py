@@ -125,23 +125,13 @@ class Instance:
         reports = [request.json() for request in self.autoscaler.requests(STATUS)]
         return [report for report in reports if len(report) == 5]
 
-    def read(self, path: str) -> str:
-        """A file of the instance; empty where there is none."""
-        file = self.sandbox.path(path)
-        return file.read_text("utf-8", "replace") if file.exists() else ""
-
-    def write(self, path: str, text: str) -> None:
-        file = self.sandbox.path(path)
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text, "utf-8")
-
     @property
     def debug_log(self) -> str:
-        return self.read("/workspace/debug.log")
+        return self.sandbox.read("/workspace/debug.log")
 
     @property
     def worker_log(self) -> str:
-        return self.read("/workspace/pyworker.log")
+        return self.sandbox.read("/workspace/pyworker.log")
 
     def everything_said(self, run: Run) -> str:
         """The terminal and the logs."""
@@ -172,7 +162,7 @@ def instance(
 
 
 def test_the_first_start_and_a_restart(instance: Instance) -> None:
-    instance.write("/workspace/model.log", "a line of an earlier run\n")
+    instance.sandbox.write("/workspace/model.log", "a line of an earlier run\n")
     run = instance.start(ROTATE_MODEL_LOG="true")
     instance.wait_serving(run)
 
@@ -188,7 +178,10 @@ def test_the_first_start_and_a_restart(instance: Instance) -> None:
         "openssl", "x509", "-in", "/etc/instance.crt", "-noout", "-ext", "subjectAltName"
     )
     assert "IP Address:127.0.0.1" in named
-    assert (instance.read("/workspace/model.log"), instance.read("/workspace/model.log.old")) == (
+    assert (
+        instance.sandbox.read("/workspace/model.log"),
+        instance.sandbox.read("/workspace/model.log.old"),
+    ) == (
         "",
         "a line of an earlier run\n",
     )
@@ -199,23 +192,23 @@ def test_the_first_start_and_a_restart(instance: Instance) -> None:
     before = certificate.read_bytes()
     assert instance.stop(run) == 0, run.said
     # Every line of the worker is on the terminal and in its log, the very last one too.
-    log = instance.read("/workspace/pyworker.log")
+    log = instance.sandbox.read("/workspace/pyworker.log")
     assert "Listening at" in log
     assert log.splitlines()[-1] in run.said
     assert "Shutting down" in log
-    assert "Listening at" not in instance.read("/workspace/debug.log")
+    assert "Listening at" not in instance.sandbox.read("/workspace/debug.log")
 
-    instance.write("/workspace/model.log", "a line of the first run\n")
-    instance.write("/workspace/.has_benchmark", "123.0\n")
+    instance.sandbox.write("/workspace/model.log", "a line of the first run\n")
+    instance.sandbox.write("/workspace/.has_benchmark", "123.0\n")
     # Some time later; of a start that is repeated at once, both logs are kept.
     old = instance.sandbox.path("/workspace/model.log.old")
     os.utime(old, (time.time() - 3600, time.time() - 3600))
     again = instance.start(ROTATE_MODEL_LOG="true")
     instance.wait_serving(again)
     assert (certificate.read_bytes(), len(instance.console.signings)) == (before, 1)
-    assert instance.read("/workspace/model.log.old") == "a line of the first run\n"
+    assert instance.sandbox.read("/workspace/model.log.old") == "a line of the first run\n"
     assert instance.stop(again, signal.SIGINT) == 0, again.said
-    assert instance.read("/workspace/.has_benchmark") == "123.0\n"
+    assert instance.sandbox.read("/workspace/.has_benchmark") == "123.0\n"
 
 
 def test_a_first_start_is_killed_and_the_next_one_goes_on(instance: Instance, tmp_path: Path) -> None:
@@ -257,22 +250,22 @@ def test_every_process_is_killed_and_the_start_repeated(instance: Instance) -> N
 
 def test_the_models_log_is_read_as_it_is(instance: Instance, scripted_model: ScriptedServer) -> None:
     """The model may be there first."""
-    instance.write("/workspace/model.log", "server has started\n")
+    instance.sandbox.write("/workspace/model.log", "server has started\n")
     run = instance.start(USE_SSL="false", MODEL_SERVER_URL=scripted_model.url)
     instance.wait_serving(run, "http")
     wait_until(lambda: "the model is loaded" in instance.worker_log, "the loaded line", START_SECONDS)
-    assert instance.read("/workspace/model.log") == "server has started\n"
-    assert instance.read("/workspace/model.log.old") == ""
+    assert instance.sandbox.read("/workspace/model.log") == "server has started\n"
+    assert instance.sandbox.read("/workspace/model.log.old") == ""
     assert instance.stop(run) == 0
 
 
 def test_logs_that_are_set_aside_within_a_minute_are_kept_together(instance: Instance) -> None:
     for line in ("a long story\n", "a line of the second between\n"):
-        instance.write("/workspace/model.log", line)
+        instance.sandbox.write("/workspace/model.log", line)
         run = instance.start(USE_SSL="false", ROTATE_MODEL_LOG="true")
         instance.wait_serving(run, "http")
         assert instance.stop(run) == 0
-    assert instance.read("/workspace/model.log.old") == "a long story\na line of the second between\n"
+    assert instance.sandbox.read("/workspace/model.log.old") == "a long story\na line of the second between\n"
 
 
 def test_a_log_that_nobody_named_cannot_be_set_aside(instance: Instance) -> None:
@@ -285,7 +278,7 @@ def test_a_log_that_nobody_named_cannot_be_set_aside(instance: Instance) -> None
 
 def test_large_logs_are_set_aside_once(instance: Instance) -> None:
     for name in ("debug.log", "pyworker.log"):
-        instance.write(f"/workspace/{name}", "x" * 11_000_000)
+        instance.sandbox.write(f"/workspace/{name}", "x" * 11_000_000)
     run = instance.start(USE_SSL="false")
     instance.wait_serving(run, "http")
     for name in ("debug.log", "pyworker.log"):
@@ -331,8 +324,8 @@ def test_an_instance_without_a_network_starts_with_what_it_has(
 def test_a_second_start_names_the_first_and_leaves_it_alone(instance: Instance) -> None:
     run = instance.start()
     instance.wait_serving(run)
-    instance.write("/workspace/model.log", "a line for the first worker\n")
-    signed = instance.read("/etc/instance.crt")
+    instance.sandbox.write("/workspace/model.log", "a line for the first worker\n")
+    signed = instance.sandbox.read("/etc/instance.crt")
 
     began = time.monotonic()
     second = instance.start(CONTAINER_ID="")
@@ -345,8 +338,8 @@ def test_a_second_start_names_the_first_and_leaves_it_alone(instance: Instance) 
     assert f"listens on\nstart_server.sh: port {instance.port}" in port
     assert "process " in port
     assert "python" in port
-    assert instance.read("/workspace/model.log") == "a line for the first worker\n"
-    assert instance.read("/etc/instance.crt") == signed
+    assert instance.sandbox.read("/workspace/model.log") == "a line for the first worker\n"
+    assert instance.sandbox.read("/etc/instance.crt") == signed
     assert instance.failures == []
     elsewhere = instance.start(WORKSPACE_DIR="/workspace2")
     assert f"port {instance.port} is taken by process " in instance.failed(elsewhere)
@@ -398,7 +391,7 @@ def test_a_fault_is_one_line_and_reported_once(
     assert (report["id"], report["mtoken"], report["version"]) == (7, SECRETS["MASTER_TOKEN"], "1.1.0")
     assert report["error_msg"] == said.strip().removeprefix("start_server.sh: ")
     if "WORKSPACE_DIR" not in changes:
-        assert instance.read("/workspace/debug.log").endswith(said)
+        assert instance.sandbox.read("/workspace/debug.log").endswith(said)
 
 
 def test_faults_are_named_together_and_go_to_every_address(instance: Instance) -> None:
@@ -441,7 +434,7 @@ def test_a_python_that_is_missing_or_too_old_is_named(instance: Instance) -> Non
     script = f"""#!/bin/sh
 case "$*" in *version_info*) exit 1 ;; -V) echo Python 3.8.1 ;; *) exec '{real}' "$@" ;; esac
 """
-    instance.write("/opt/old/python3", script)
+    instance.sandbox.write("/opt/old/python3", script)
     instance.sandbox.path("/opt/old/python3").chmod(0o755)
     path = f"/opt/old:{os.environ['PATH']}"
     assert "python3 is 3.8.1, but 3.10 or newer is needed" in instance.failed(instance.start(PATH=path))
@@ -529,16 +522,20 @@ def make_checkout(instance: Instance) -> None:
     for arguments in (["remote", "add", "origin", "/origin"], ["fetch"], ["branch", "-u", "origin/main"]):
         instance.sandbox.run(*GIT, *arguments, folder=folder)
     instance.sandbox.run(*GIT, "clone", "/origin", "/newer")
-    script = instance.read("/newer/start_server.sh").replace("main() {", "main() {\n  echo THE NEW SCRIPT")
-    instance.write("/newer/start_server.sh", script)
-    instance.write("/newer/requirements.txt", instance.read("/newer/requirements.txt") + "# new\n")
+    script = instance.sandbox.read("/newer/start_server.sh").replace(
+        "main() {", "main() {\n  echo THE NEW SCRIPT"
+    )
+    instance.sandbox.write("/newer/start_server.sh", script)
+    instance.sandbox.write(
+        "/newer/requirements.txt", instance.sandbox.read("/newer/requirements.txt") + "# new\n"
+    )
     instance.sandbox.run(*GIT, "commit", "-qam", "two", folder="/newer")
     instance.sandbox.run(*GIT, "push", folder="/newer")
 
 
 def test_an_update_is_done_once_and_the_new_script_takes_over(instance: Instance) -> None:
     make_checkout(instance)
-    instance.write("/.force_update", "")
+    instance.sandbox.write("/.force_update", "")
     run = instance.start(USE_SSL="false")
     wait_until(lambda: instance.ping("http") == b"pong", "an answer of the worker", INSTALL_SECONDS)
     assert not instance.sandbox.path("/.force_update").exists()
@@ -553,7 +550,7 @@ def test_an_update_is_done_once_and_the_new_script_takes_over(instance: Instance
 def test_an_update_that_fails_keeps_the_flag_and_the_old_version_serves(instance: Instance) -> None:
     make_checkout(instance)
     instance.sandbox.run("rm", "-rf", "/origin")
-    instance.write("/.force_update", "")
+    instance.sandbox.write("/.force_update", "")
     run = instance.start(USE_SSL="false")
     instance.wait_serving(run, "http")
     assert instance.sandbox.path("/.force_update").exists()
@@ -564,10 +561,10 @@ def test_an_update_that_fails_keeps_the_flag_and_the_old_version_serves(instance
 
 def test_packages_that_cannot_be_had_for_an_update_leave_the_old_version(instance: Instance) -> None:
     make_checkout(instance)
-    instance.write("/newer/requirements.txt", "a-package-that-is-nowhere==1\n")
+    instance.sandbox.write("/newer/requirements.txt", "a-package-that-is-nowhere==1\n")
     instance.sandbox.run(*GIT, "commit", "-qam", "three", folder="/newer")
     instance.sandbox.run(*GIT, "push", folder="/newer")
-    instance.write("/.force_update", "")
+    instance.sandbox.write("/.force_update", "")
     nothing = {"PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": "/nowhere", "PIP_RETRIES": "0"}
     run = instance.start(USE_SSL="false", PIP_INDEX_URL=f"http://127.0.0.1:{free_port()}", **nothing)
     instance.wait_serving(run, "http")
@@ -577,7 +574,7 @@ def test_packages_that_cannot_be_had_for_an_update_leave_the_old_version(instanc
 
 
 def test_without_a_checkout_only_packages_are_updated(instance: Instance) -> None:
-    instance.write("/.force_update", "")
+    instance.sandbox.write("/.force_update", "")
     run = instance.start(USE_SSL="false")
     wait_until(lambda: instance.ping("http") == b"pong", "an answer of the worker", INSTALL_SECONDS)
     assert "no git checkout that follows a branch" in instance.debug_log
@@ -598,7 +595,7 @@ def test_a_worker_that_cannot_start_is_reported_until_the_script_is_ended(instan
     assert instance.failures[0]["error_msg"].startswith(f"the worker ended by itself (status 4): {reason}")
     assert instance.failures[0]["url"] == f"http://127.0.0.1:{instance.port}"
     assert run.said.count(reason) == 2, "once by the worker, once by the launcher"
-    assert instance.read("/workspace/pyworker.log").count(reason) == 1
+    assert instance.sandbox.read("/workspace/pyworker.log").count(reason) == 1
 
 
 def test_a_worker_that_is_killed_is_reported(instance: Instance) -> None:
@@ -620,8 +617,8 @@ def test_without_a_log_or_a_health_endpoint_the_worker_says_what_is_missing(inst
 
 
 def test_a_worker_package_that_is_broken_is_reported(instance: Instance) -> None:
-    instance.write(f"{instance.folder}/workers/broken/__init__.py", "")
-    instance.write(f"{instance.folder}/workers/broken/server.py", "def create_backend(\n")
+    instance.sandbox.write(f"{instance.folder}/workers/broken/__init__.py", "")
+    instance.sandbox.write(f"{instance.folder}/workers/broken/server.py", "def create_backend(\n")
     run = instance.start(USE_SSL="false", BACKEND="broken")
     instance.autoscaler.wait_for(lambda: instance.failures, "a report", START_SECONDS)
     assert instance.failures[0]["error_msg"].startswith("cannot start: SyntaxError: ")

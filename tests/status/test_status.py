@@ -176,6 +176,17 @@ def test_the_record_of_a_request(stack: Stack) -> None:
     assert 0 <= of_good["first_byte"] <= of_good["total"]
 
 
+def test_a_client_that_hangs_up_is_recorded_as_such(stack: Stack) -> None:
+    stack.model.once("/pass", Act.HANG)
+    request_idx = next_request_idx()
+    with stack.open("/pass", request_idx=request_idx):
+        stack.model.request("/pass")
+    assert stack.outcome(request_idx) == "Cancelled"
+    wait_until(lambda: any(one["request_idx"] == request_idx for one in records(stack)), "its record")
+    [found] = [one for one in records(stack) if one["request_idx"] == request_idx]
+    assert (found["status"], found["reason"], found["outcome"]) == (499, "the client hung up", "Cancelled")
+
+
 def test_a_refusal_is_found_with_its_reason(stack: Stack) -> None:
     forged = {"auth_data": stack.auth_data(signature="AAAA"), "payload": {"prompt": "x"}}
     answers = [

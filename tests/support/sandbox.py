@@ -73,6 +73,17 @@ class Sandbox:
         """A path in there, as seen from here."""
         return Path(f"/proc/{self._init}/root{self._mount}/root{path}")
 
+    def read(self, path: str) -> str:
+        """The text of a file; empty where there is none."""
+        file = self.path(path)
+        return file.read_text("utf-8", "replace") if file.exists() else ""
+
+    def write(self, path: str, text: str) -> None:
+        """Make a file, and its folder."""
+        file = self.path(path)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, "utf-8")
+
     def run(self, *command: str, folder: Path | str = "/") -> str:
         """What this command prints; it must succeed."""
         done = subprocess.run(

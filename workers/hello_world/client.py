@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from pyworker.client import Client, ClientError
+from pyworker.client import Client
 from pyworker.client.options import add_client_options, client_from
+from pyworker.client.printing import print_pieces, text_in
 from workers.hello_world.data_types import InputData
 
 PROG = "python -m workers.hello_world.client"
@@ -23,19 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     payload = InputData(prompt=options.prompt, max_response_tokens=options.max_response_tokens)
     with client_from(parser, options) as client:
-        try:
-            status = _print_stream(client, payload) if options.stream else _print_whole(client, payload)
-            sys.stdout.flush()
-        except ClientError as error:
-            sys.stderr.write(f"{PROG}: {error}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
-        except BrokenPipeError:  # the reader has seen enough, as `| head` has
-            # Or the interpreter would complain when it writes out the rest at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-        return status
+        pieces = _streamed(client, payload) if options.stream else _whole(client, payload)
+        return print_pieces(PROG, pieces)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,22 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print_whole(client: Client, payload: InputData) -> int:
+def _whole(client: Client, payload: InputData) -> Iterator[str]:
     response = client.call("/generate", dataclasses.asdict(payload), payload.count_workload())
-    text = response.content.decode("utf-8", "replace")
-    if not 200 <= response.status_code < 300:
-        sys.stderr.write(f"{PROG}: the worker responded with {response.status_code}: {text}\n")
-        return 1
-    sys.stdout.write(text_of(text) + "\n")
-    return 0
+    yield text_of(text_in(response))
 
 
-def _print_stream(client: Client, payload: InputData) -> int:
+def _streamed(client: Client, payload: InputData) -> Iterator[str]:
     for item in client.stream("/generate_stream", dataclasses.asdict(payload), payload.count_workload()):
-        sys.stdout.write(text_of(item))
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    return 0
+        yield text_of(item)
 
 
 def text_of(item: str) -> str:

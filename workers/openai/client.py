@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pyworker.client import Client, ClientError
+from pyworker.client import Client
 from pyworker.client.options import add_client_options, add_door_option, client_from
+from pyworker.client.printing import print_pieces, text_in
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
@@ -20,23 +20,8 @@ def main(argv: Sequence[str] | None = None, worker: str = "openai") -> int:
     parser = _parser(worker)
     options = parser.parse_args(argv)
     with client_from(parser, options, door_url=options.openai) as client:
-        try:
-            text = _streamed(client, options) if options.stream else _whole(client, options)
-            for piece in text:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-        except ClientError as error:
-            sys.stderr.write(f"{parser.prog}: {error}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
-        except BrokenPipeError:  # the reader has seen enough, as `| head` has
-            # Or the interpreter would complain when it writes out the rest at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-    return 0
+        pieces = _streamed(client, options) if options.stream else _whole(client, options)
+        return print_pieces(parser.prog, pieces)
 
 
 def _parser(worker: str) -> argparse.ArgumentParser:
@@ -72,11 +57,7 @@ def _request(options: argparse.Namespace) -> tuple[str, dict[str, Any], float]:
 
 
 def _whole(client: Client, options: argparse.Namespace) -> Iterator[str]:
-    response = client.call(*_request(options))
-    text = response.content.decode("utf-8", "replace")
-    if not 200 <= response.status_code < 300:
-        raise ClientError(f"the worker responded with {response.status_code}: {text}")
-    yield text_of(text)
+    yield text_of(text_in(client.call(*_request(options))))
 
 
 def _streamed(client: Client, options: argparse.Namespace) -> Iterator[str]:

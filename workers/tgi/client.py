@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from pyworker.client import Client, ClientError
 from pyworker.client.options import add_client_options, client_from
+from pyworker.client.printing import print_pieces, text_in
 from workers.tgi.data_types import GeneratePayload
 
 PROG = "python -m workers.tgi.client"
@@ -22,22 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     payload = GeneratePayload(options.prompt, {"max_new_tokens": options.max_new_tokens})
     with client_from(parser, options) as client:
-        try:
-            for piece in _streamed(client, payload) if options.stream else _whole(client, payload):
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-        except ClientError as error:
-            sys.stderr.write(f"{PROG}: {error}\n")
-            return 1
-        except KeyboardInterrupt:
-            return 130
-        except BrokenPipeError:  # the reader has seen enough, as `| head` has
-            # Or the interpreter would complain when it writes out the rest at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
-    return 0
+        pieces = _streamed(client, payload) if options.stream else _whole(client, payload)
+        return print_pieces(PROG, pieces)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,10 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _whole(client: Client, payload: GeneratePayload) -> Iterator[str]:
     response = client.call("/generate", payload.generate_payload_json(), payload.count_workload())
-    text = response.content.decode("utf-8", "replace")
-    if not 200 <= response.status_code < 300:
-        raise ClientError(f"the worker responded with {response.status_code}: {text}")
-    yield text_of(text)
+    yield text_of(text_in(response))
 
 
 def _streamed(client: Client, payload: GeneratePayload) -> Iterator[str]:
