@@ -28,6 +28,7 @@ from pyworker.sessions.views import SessionViews
 from pyworker.status.report import readings_of
 from pyworker.status.views import StatusViews, require_token
 from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
+from pyworker.upstream.faults import error_of
 from pyworker.worker import Worker
 from pyworker.wsgi_extensions import HELD
 
@@ -221,6 +222,9 @@ def _error_response(error: Exception) -> flask.Response:
     """The JSON response for an error of any route."""
     # The error may have come after the view; its response is lost then.
     _fail_held(flask.request.environ)
+    if (fault := error_of(error)) is not None:
+        logger.warning("%d %s: %s", fault.status, flask.request.url_rule, fault.message)
+        error = fault
     if isinstance(error, RequestError):
         body = error.body()
         if flask.request.environ.get(DIRECT):
