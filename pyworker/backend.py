@@ -108,6 +108,9 @@ class Backend:
         #: Each view that was made, and its route.
         self.views: dict[Callable[..., flask.Response], Route] = {}
 
+    #: Whether there is a model server at the URL, or will be.
+    knows_model_server = True
+
     @property
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
         """The benchmark's handler, and that of every route."""

@@ -10,6 +10,7 @@ import flask
 import requests
 
 from pyworker import responses
+from pyworker.contract.payloads import check_payload_class
 from pyworker.contract.places import caller
 from pyworker.data_types import (
     WITHOUT_BODY,
@@ -21,7 +22,7 @@ from pyworker.data_types import (
     Priority,
     ResponseSample,
 )
-from pyworker.errors import ConfigError
+from pyworker.errors import ConfigError, JsonDataException
 from pyworker.jobs import FunctionHandler
 
 #: The payload of one request of the benchmark: made by a function, or of these fields.
@@ -87,7 +88,21 @@ class _WithPayload(AnyRoute):
                 "count_workload says the workload, and a workload: leave out one of them"
             )
         payload_cls = self.payload_cls or _fixed(1.0 if self.workload is None else self.workload)
+        self._check_benchmark(payload_cls)
         return _handler(self, self.path, payload_cls, self.benchmark, self.runs, self.concurrency)
+
+    def _check_benchmark(self, payload_cls: type[ApiPayload]) -> None:
+        if self.benchmark is None or callable(self.benchmark):
+            return
+        check_payload_class(payload_cls)
+        try:
+            payload_cls.from_json_msg(self.benchmark)
+        except JsonDataException as error:
+            faults = "; ".join(f"{name}: {fault}" for name, fault in error.json_msg.items())
+            raise ConfigError(
+                f"{self.place}: {type(self).__name__}({self.path!r}).benchmark does not fit the payload "
+                f"class {payload_cls.__name__}: {faults}"
+            ) from error
 
 
 @dataclass(frozen=True)

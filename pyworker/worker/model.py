@@ -88,6 +88,7 @@ class ModelSide:
             log_actions=backend.log_actions,
             tailer=tailer,
             probe=self._probe,
+            connect=client.connection_problem if backend.knows_model_server else None,
         )
         model_server = client.base_url.rpartition("@")[2]  # without a password
         self._memory = ModelMemory(
