@@ -13,10 +13,11 @@ import flask
 import requests
 
 from pyworker.contract.handlers import named
-from pyworker.data_types import WITHOUT_BODY, Dialect, EndpointHandler
+from pyworker.data_types import WITHOUT_BODY, ApiPayload, Dialect, EndpointHandler
 from pyworker.errors import BadHandler
 from pyworker.jobs import Job, JobHandler
 from pyworker.proxy.target import Target
+from pyworker.proxy.undeclared import Undeclared, undeclared_of
 from pyworker.proxy.verdict import Judge
 from pyworker.responses import Passed, PassThrough, Stream, passed_through, streamed
 from pyworker.runtime.budget import Budget
@@ -67,6 +68,15 @@ class Route:
         if self.handler.dialect is Dialect.OPENAI:
             return Way.PLAIN
         return Way.OPEN if self.handler.is_open else Way.ENVELOPE
+
+    @functools.cached_property
+    def payload_cls(self) -> type[ApiPayload]:
+        return self.handler.payload_cls()
+
+    @functools.cached_property
+    def undeclared(self) -> Undeclared | None:
+        """Tells which fields of clients are left out; None if none is."""
+        return undeclared_of(self.payload_cls)
 
     @functools.cached_property
     def target(self) -> Target | None:

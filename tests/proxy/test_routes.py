@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 
 import pytest
 
+from pyworker.proxy.undeclared import MOST_NAMES
 from tests.support.http import Answer, RawClient, ask, next_request_idx, request_bytes
 from tests.support.scripted import Act, Deaf, Tell, chunk, head, whole
 from tests.support.stack import Stack
@@ -275,6 +277,28 @@ def _zipped(data: bytes) -> bytes:
     import gzip
 
     return gzip.compress(data)
+
+
+# -- fields that are not declared ------------------------------------------------------------------------
+
+
+def test_fields_that_do_not_reach_the_model_server_are_told_once(plain: Stack) -> None:
+    plain.model.script("/declared", DONE)
+    for _ in range(3):
+        assert plain.post("/declared", temperature=0.5, **{"st\nop\x1b[31m": 1}).status == 200
+    assert plain.model.request("/declared").json() == {"prompt": "hello"}
+    plain.worker.wait_for_log("the field 'temperature' is not declared in Declared, so it does not reach the")
+    assert plain.worker.log.count("'temperature' is not declared") == 1
+    assert plain.worker.log.count("the field 'st?op?[31m' is not declared") == 1
+
+
+def test_few_undeclared_names_are_told(plain: Stack) -> None:
+    for number in range(2):
+        names: dict[str, object] = {f"name-{number}-{place}-{'x' * 100}": 1 for place in range(50)}
+        assert plain.post("/declared", **names).status == 200
+    told = re.findall(r"the field '(.*)' is not declared in Declared", plain.worker.log)
+    assert len(told) <= MOST_NAMES
+    assert max(map(len, told)) <= 60
 
 
 # -- views of an author's own ----------------------------------------------------------------------------
