@@ -108,6 +108,8 @@ class Backend:
         #: Each view that was made, and its route.
         self.views: dict[Callable[..., flask.Response], Route] = {}
 
+    #: The dotted name of the worker's package; empty if it is not known.
+    package = ""
     #: Whether there is a model server at the URL, or will be.
     knows_model_server = True
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ from pyworker import create_app
 from pyworker.config import Settings
 from pyworker.errors import ConfigError
 from tests.support.http import ask
-from tests.support.process import WorkerProcess
+from tests.support.ports import free_port
+from tests.support.process import WorkerProcess, environment
 from tests.support.waiting import wait_until
 
 IMPORTS = """
@@ -377,6 +380,37 @@ def test_gunicorn_ends_with_the_error(tmp_path: Path) -> None:
         worker.stop()
     [line] = [number for number, text in enumerate(GOOD.splitlines(), 1) if "return Backend(" in text]
     assert f"cannot start: my_llm/server.py:{line}: the URL of the model server must begin with" in worker.log
+
+
+def test_gunicorn_without_its_configuration_says_so(tmp_path: Path) -> None:
+    """In a folder without a gunicorn.conf.py, which it would find by itself."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}"]
+    log_file = tmp_path / "worker.log"
+    auth_data = {"signature": "bm8=", "url": "", "endpoint": "", "cost": 1, "reqnum": 1, "request_idx": 1}
+    body = json.dumps({"auth_data": auth_data, "payload": {"prompt": "hello"}}).encode()
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "pyworker:create_app('hello_world')"],
+            env=environment(tmp_path, port, {}),
+            cwd=tmp_path,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: b"Booting worker" in log_file.read_bytes(), "the worker")
+        for _ in range(2):
+            answer = ask(f"http://127.0.0.1:{port}", "POST", "/generate", body)
+            assert answer.status == 503
+            assert "the worker was not started: run gunicorn with `-c gunicorn" in answer.object()["error"]
+        ready = ask(f"http://127.0.0.1:{port}", "GET", "/readyz").object()
+        assert ready["reason"].startswith("the worker was not started")
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert (
+        log_file.read_text().count("the worker was not started: run gunicorn with `-c gunicorn.conf.py`") == 1
+    )
 
 
 def test_a_url_where_nothing_listens_is_told_within_ten_seconds(tmp_path: Path) -> None:

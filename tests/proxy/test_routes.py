@@ -183,7 +183,7 @@ def test_higher_priorities_go_first(plain: Stack) -> None:
         plain.model.script(path, go, DONE)
     with contextlib.ExitStack() as closing:
         order = ["/told", "/last-rank", "/told", "/first-rank"]
-        clients = []
+        clients: list[RawClient] = []
         for number, path in enumerate(order):
             clients.append(closing.enter_context(plain.open(path)))
             wait_until(lambda count=number + 1: in_hand(plain) == count, "the request in hand")
@@ -282,10 +282,15 @@ def _zipped(data: bytes) -> bytes:
 # -- fields that are not declared ------------------------------------------------------------------------
 
 
+def post_fields(plain: Stack, fields: Mapping[str, object]) -> Answer:
+    body = {"auth_data": plain.auth_data(), "payload": {"prompt": "hello", **fields}}
+    return ask(plain.url, "POST", "/declared", json.dumps(body).encode())
+
+
 def test_fields_that_do_not_reach_the_model_server_are_told_once(plain: Stack) -> None:
     plain.model.script("/declared", DONE)
     for _ in range(3):
-        assert plain.post("/declared", temperature=0.5, **{"st\nop\x1b[31m": 1}).status == 200
+        assert post_fields(plain, {"temperature": 0.5, "st\nop\x1b[31m": 1}).status == 200
     assert plain.model.request("/declared").json() == {"prompt": "hello"}
     plain.worker.wait_for_log("the field 'temperature' is not declared in Declared, so it does not reach the")
     assert plain.worker.log.count("'temperature' is not declared") == 1
@@ -295,7 +300,7 @@ def test_fields_that_do_not_reach_the_model_server_are_told_once(plain: Stack) -
 def test_few_undeclared_names_are_told(plain: Stack) -> None:
     for number in range(2):
         names: dict[str, object] = {f"name-{number}-{place}-{'x' * 100}": 1 for place in range(50)}
-        assert plain.post("/declared", **names).status == 200
+        assert post_fields(plain, names).status == 200
     told = re.findall(r"the field '(.*)' is not declared in Declared", plain.worker.log)
     assert len(told) <= MOST_NAMES
     assert max(map(len, told)) <= 60

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pyworker.app import worker_of
 from pyworker.config import Settings
 from pyworker.lifecycle.state import ModelState
 from tests.support.http import next_request_idx
-from tests.support.leaks import share_port, unshare_port
 from tests.support.scripted import ScriptedServer, whole
 from tests.support.stack import LOADED_LINE
 from tests.support.waiting import wait_until
@@ -24,28 +22,20 @@ from tests.support.waiting import wait_until
 DONE = whole(b'{"usage": {"completion_tokens": 3}}', "Content-Type: application/json")
 
 
-@pytest.fixture(scope="module")
-def model() -> Iterator[ScriptedServer]:
-    with ScriptedServer() as running:
-        share_port(running.port, f"scripted-{running.port}")
-        yield running
-        unshare_port(running.port)
-
-
-@pytest.fixture(scope="module")
-def ready(model: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+@pytest.fixture
+def client(scripted_model: ScriptedServer, tmp_path: Path) -> Iterator[FlaskClient]:
     """The plain worker, ready, behind Flask's test client."""
-    folder: Path = tmp_path_factory.mktemp("unsecured")
-    (folder / "model.log").write_text(LOADED_LINE + "\n")
-    (folder / ".has_benchmark").write_text("1000.0")
+    (tmp_path / "model.log").write_text(LOADED_LINE + "\n")
+    (tmp_path / ".has_benchmark").write_text("1000.0")
     settings = Settings(
-        model_log=folder / "model.log",
-        model_server_url=model.url,
+        model_log=tmp_path / "model.log",
+        model_server_url=scripted_model.url,
         report_addrs=("http://127.0.0.1:1",),
         unsecured=True,
-        state_dir=folder,
+        state_dir=tmp_path,
+        max_body_bytes=2**22,
     )
-    app = create_app("tests.support.plain_worker", replace(settings, max_body_bytes=2**22))
+    app = create_app("tests.support.plain_worker", settings)
     worker = worker_of(app)
     worker.start()
     try:
@@ -53,12 +43,6 @@ def ready(model: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> It
         yield app.test_client()
     finally:
         worker.close()
-
-
-@pytest.fixture
-def client(ready: FlaskClient, model: ScriptedServer) -> FlaskClient:
-    model.forget()
-    return ready
 
 
 def auth_data() -> dict[str, Any]:
@@ -73,23 +57,23 @@ def auth_data() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/pass", "/chat", "/described", "/files/a/copy"])
-def test_both_forms_are_taken(client: FlaskClient, model: ScriptedServer, path: str) -> None:
+def test_both_forms_are_taken(client: FlaskClient, scripted_model: ScriptedServer, path: str) -> None:
     for inner in (path, "/first", "/second"):
-        model.script(inner, DONE)
+        scripted_model.script(inner, DONE)
     payload = {"prompt": "hi", "max_tokens": 3, "stop": None}
     bare = client.post(path, json=payload)
     enveloped = client.post(path, json={"auth_data": auth_data(), "payload": payload})
     assert (bare.status_code, bare.json) == (enveloped.status_code, enveloped.json)
     assert bare.status_code == 200
-    sent = [one.json() for one in model.requests() if one.body and one.method == "POST"]
+    sent = [one.json() for one in scripted_model.requests() if one.body and one.method == "POST"]
     assert sent == [payload, payload]
 
 
-def test_what_has_both_parts_is_an_envelope(client: FlaskClient, model: ScriptedServer) -> None:
-    model.script("/pass", DONE)
+def test_what_has_both_parts_is_an_envelope(client: FlaskClient, scripted_model: ScriptedServer) -> None:
+    scripted_model.script("/pass", DONE)
     both = {"auth_data": auth_data(), "payload": {"max_tokens": 1}, "prompt": "of neither"}
     assert client.post("/pass", json=both).status_code == 200
-    assert model.request("/pass").json() == {"max_tokens": 1}
+    assert scripted_model.request("/pass").json() == {"max_tokens": 1}
     answer = client.post("/pass", json={"auth_data": auth_data(), "payload": {"max_tokens": 0}})
     assert answer.get_json()["payload"] == {"max_tokens": "Input should be greater than or equal to 1"}
 
@@ -106,19 +90,21 @@ def test_faults_of_a_bare_payload_are_named(client: FlaskClient) -> None:
     assert client.post("/declared", json={}).get_json()["prompt"] == "missing parameter"
 
 
-def test_errors_of_a_route_of_openai_have_its_shape(client: FlaskClient, model: ScriptedServer) -> None:
+def test_errors_of_a_route_of_openai_have_its_shape(
+    client: FlaskClient, scripted_model: ScriptedServer
+) -> None:
     for answer in (client.post("/chat", json={"max_tokens": 0}), client.post("/chat", data=b"[1]")):
         assert answer.status_code == 422
         assert answer.get_json()["error"]["type"] == "invalid_request_error"
     assert client.post("/chat", json={"max_tokens": 0}).get_json()["error"]["param"] == "max_tokens"
     enveloped = client.post("/chat", json={"auth_data": auth_data(), "payload": {"max_tokens": 0}})
     assert isinstance(enveloped.get_json()["error"], str), "in an envelope, that of any other route"
-    model.script("/chat", whole(b"", status="500 Oops"))
+    scripted_model.script("/chat", whole(b"", status="500 Oops"))
     assert client.post("/chat", json={}, headers={"Authorization": "Bearer any"}).status_code == 500
 
 
-def test_a_large_bare_body_is_taken(client: FlaskClient, model: ScriptedServer) -> None:
-    model.script("/pass", DONE)
+def test_a_large_bare_body_is_taken(client: FlaskClient, scripted_model: ScriptedServer) -> None:
+    scripted_model.script("/pass", DONE)
     payload = {"prompt": "x" * 3_000_000}
     assert client.post("/pass", data=json.dumps(payload)).status_code == 200
-    assert model.request("/pass").json() == payload
+    assert scripted_model.request("/pass").json() == payload
