@@ -465,7 +465,7 @@ def test_an_unknown_worker(tmp_path: Path) -> None:
     with command(tmp_path, "-w", "nothing_here", "-l", "-n", "1") as process:
         _, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 2
-    assert "there is no workers.nothing_here.test_load; workers here: " in err
+    assert "there is no worker 'nothing_here'; workers here: " in err
     assert "hello_world" in err
     assert err.count("\n") == 1
 
