@@ -134,6 +134,7 @@ def test_an_instance_on_which_all_is_well(instance: Instance) -> None:
     examined = instance.examine()
     examined.expect_nothing_failed()
     examined.expect("environment", "ok every variable that is set is valid")
+    examined.expect("environment", "ok settings of this shell, since no worker is known to run beside it")
     examined.expect("identity", f"ok instance 1 at http://127.0.0.1:{instance.port}")
     examined.expect("worker", f"ok {WORKER} in front of {instance.model.url}, 22 routes")
     examined.expect("port", f"ok 127.0.0.1:{instance.port} is free")
@@ -260,10 +261,6 @@ def test_the_settings_are_those_of_the_running_worker(instance: Instance, new_st
     examined.expect("worker", f"ok tests.support.echo_worker in front of {stack.model.url}")
     examined.expect("model log", "ok ")
     assert str(stack.folder) in examined.lines["state folder"]
-
-
-def test_without_a_worker_the_settings_are_those_of_the_shell(instance: Instance) -> None:
-    instance.examine().expect("environment", "ok settings of this shell, since no worker is known to run")
 
 
 def test_one_of_two_workers_is_not_guessed(tmp_path: Path) -> None:
