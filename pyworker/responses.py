@@ -18,7 +18,7 @@ import functools
 import http.client
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import TYPE_CHECKING, cast
