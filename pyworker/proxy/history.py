@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pyworker.reporting.tracker import RequestTracker
+from pyworker.runtime.sample import Work
 from pyworker.telemetry.record import REFUSED, RequestRecord
 from pyworker.telemetry.recorder import Recorder
 from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_NO_TOKENS = Work(0.0)
 
 
 class History:
@@ -56,6 +59,8 @@ class History:
         admitted = watch.began if watch.admitted is None else watch.admitted
         started = now if watch.started is None else watch.started
         assert tracker.outcome is not None
+        work = tracker.work
+        told = work if isinstance(work, Work) else _NO_TOKENS
         self._recorder.ended(
             RequestRecord(
                 request_id=self.request_id,
@@ -70,7 +75,10 @@ class History:
                 first_byte=None if watch.first_byte is None else watch.first_byte - started,
                 total=now - watch.began,
                 workload=tracker.workload,
-                work=tracker.work,
+                work=work,
+                prompt_tokens=told.prompt_tokens,
+                generation_tokens=told.generation_tokens,
+                events=told.events,
             )
         )
 

@@ -4,5 +4,8 @@ stopwatch  when a request reached which step
 record     one request that ended or was refused
 recorder   the last requests, and who is told of each
 window     rates and percentiles of the last minute
+idle       how much of the time nothing was in hand
+causes     why requests were refused or failed, in short words
+histogram  a histogram of plain numbers, and vLLM's buckets
 metrics    counters and histograms for Prometheus
 """

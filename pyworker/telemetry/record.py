@@ -14,7 +14,8 @@ class RequestRecord(NamedTuple):
     ended_at: epoch seconds. status: of the client's response, 499 if the client hung up before. outcome: as
     the autoscaler is told, or `Refused` for a request that was never admitted. reason: why it was refused or
     failed; empty for a success. first_byte: from its turn until the model server's response began; None if
-    that never did. work: done, as far as it is known.
+    that never did. work: done, as far as it is known. prompt_tokens, generation_tokens: as the model server
+    told them, else None. events: of a stream of server-sent events, as far as they were counted.
     """
 
     request_id: str
@@ -30,6 +31,26 @@ class RequestRecord(NamedTuple):
     total: float
     workload: float
     work: float | None
+    prompt_tokens: int | None = None
+    generation_tokens: int | None = None
+    events: int = 0
+
+    @property
+    def working(self) -> float:
+        """From its turn to its end."""
+        return max(self.total - self.authentication - self.queued, 0.0)
+
+    @property
+    def seconds_after_first(self) -> float | None:
+        """From the beginning of the model server's response to the end; None if it never began."""
+        return None if self.first_byte is None else max(self.total - self.total_to_first_byte, 0.0)
+
+    @property
+    def tokens_after_first(self) -> int:
+        """Tokens of a stream after its first one, or events if it tells none; 0 for any other response."""
+        if not self.events:
+            return 0
+        return max((self.generation_tokens or self.events) - 1, 0)
 
     @property
     def total_to_first_byte(self) -> float:

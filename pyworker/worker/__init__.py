@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 
 from pyworker.backend import Backend
 from pyworker.config import Settings
@@ -31,6 +32,7 @@ from pyworker.reporting.wire import Identity, ModelFigures
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Sessions
+from pyworker.telemetry.idle import IdleTime
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.recorder import Recorder
 from pyworker.telemetry.window import Window
@@ -60,6 +62,9 @@ class Worker:
         self.recorder.tell(self.metrics.take)
         self._journal = Journal()
         self.ledger = Ledger(self._journal.append, on_change=wake_report)
+        self.idle = IdleTime(self.ledger.busy_seconds)
+        #: The server's connections by stage, once it runs.
+        self.connections: Callable[[], Mapping[str, int]] = dict[str, int]
         journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
         self.model = model = ModelSide(backend, settings, on_change=self.ledger.touch)
         self.lifecycle = model.lifecycle
@@ -128,7 +133,7 @@ class Worker:
                 wake=wake_callbacks,
                 on_end=self._callbacks.flush,
             ),
-            Loop("pyworker-telemetry", self.recorder.step, on_end=self.recorder.flush),
+            Loop("pyworker-telemetry", self._tell, on_end=self.recorder.flush),
             Loop("pyworker-throughput", lambda: throughput.step(time.monotonic())),
             Loop("pyworker-disconnect", self.watcher.step),
             Loop(
@@ -148,6 +153,10 @@ class Worker:
         # Without the key every request would be refused.
         is_ready = status.state is ModelState.READY and self.verifier.has_key
         return ModelFigures(status.throughput if is_ready else 0.0, status.error_msg)
+
+    def _tell(self) -> float:
+        self.idle.sample()
+        return self.recorder.step()
 
     def _check_signature(self, auth_data: AuthData) -> None:
         """As the verifier; auth_data that opened a session is good until the session ends."""
@@ -173,7 +182,7 @@ class Worker:
         """Shutdown, 1: refuse new requests. Those in hand have `drain_timeout` seconds to end."""
         logger.info("draining: requests in hand have %g s", self.settings.drain_timeout)
         self.lifecycle.drain()
-        self.model.shared_health.close()
+        self.model.close_shared()
 
     def abort_requests(self, reason: str) -> None:
         """Shutdown, 2, if the time is over: abort the requests in hand, and all that come later."""
@@ -184,7 +193,7 @@ class Worker:
         """Shutdown, 3: stop the threads, send the last callbacks and reports, close everything.
         Idempotent.
         """
-        self.model.shared_health.close()
+        self.model.close_shared()
         # The last callbacks and the last report are about these, too.
         self.sessions.close_all()
         self.runtime.stop(self._unblock)
