@@ -99,9 +99,9 @@ class Metrics(Collector):
         histograms["e2e_request_latency_seconds"].observe(record.total)
         if record.first_byte is not None:
             histograms["time_to_first_token_seconds"].observe(record.total_to_first_byte)
-        if (steps := record.tokens_after_first) and (seconds := record.seconds_after_first) is not None:
-            histograms["inter_token_latency_seconds"].observe(seconds / steps, steps)
-            histograms["request_time_per_output_token_seconds"].observe(seconds / steps)
+        if (seconds := record.seconds_per_token) is not None:
+            histograms["inter_token_latency_seconds"].observe(seconds, record.tokens_after_first)
+            histograms["request_time_per_output_token_seconds"].observe(seconds)
 
     def tokens(self) -> tuple[float, float]:
         """Those of prompts, and those that were generated, since the start."""

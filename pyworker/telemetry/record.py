@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pyworker.telemetry.trace import TraceContext
+
 #: The outcome of a request that was never admitted.
 REFUSED = "Refused"
 
@@ -15,7 +17,8 @@ class RequestRecord(NamedTuple):
     the autoscaler is told, or `Refused` for a request that was never admitted. reason: why it was refused or
     failed; empty for a success. first_byte: from its turn until the model server's response began; None if
     that never did. work: done, as far as it is known. prompt_tokens, generation_tokens: as the model server
-    told them, else None. events: of a stream of server-sent events, as far as they were counted.
+    told them, else None. events: of a stream of server-sent events, as far as they were counted. trace: the
+    ids of its spans, if they are exported.
     """
 
     request_id: str
@@ -34,6 +37,7 @@ class RequestRecord(NamedTuple):
     prompt_tokens: int | None = None
     generation_tokens: int | None = None
     events: int = 0
+    trace: TraceContext | None = None
 
     @property
     def working(self) -> float:
@@ -41,9 +45,17 @@ class RequestRecord(NamedTuple):
         return max(self.total - self.authentication - self.queued, 0.0)
 
     @property
-    def seconds_after_first(self) -> float | None:
-        """From the beginning of the model server's response to the end; None if it never began."""
-        return None if self.first_byte is None else max(self.total - self.total_to_first_byte, 0.0)
+    def started(self) -> bool:
+        """Whether its turn came, as far as its end tells: it had a response, or it failed."""
+        return self.first_byte is not None or self.outcome == "Error"
+
+    @property
+    def seconds_per_token(self) -> float | None:
+        """Mean time between two tokens of a stream; None if it has less than two, or is none."""
+        steps = self.tokens_after_first
+        if not steps or self.first_byte is None:
+            return None
+        return max(self.total - self.total_to_first_byte, 0.0) / steps
 
     @property
     def tokens_after_first(self) -> int:
@@ -59,7 +71,8 @@ class RequestRecord(NamedTuple):
 
     def as_json(self) -> dict[str, object]:
         """For `/status/requests`."""
-        return {
+        told: dict[str, object] = {
             name: round(value, 6) if isinstance(value, float) and name != "ended_at" else value
             for name, value in self._asdict().items()
         }
+        return {**told, "trace": None if self.trace is None else f"{self.trace.trace:032x}"}

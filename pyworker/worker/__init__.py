@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+import pyworker
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import AuthData
@@ -35,6 +36,7 @@ from pyworker.sessions.store import Sessions
 from pyworker.telemetry.idle import IdleTime
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.recorder import Recorder
+from pyworker.telemetry.spans import SpanExport, span_export
 from pyworker.telemetry.window import Window
 from pyworker.worker.model import ModelSide
 
@@ -60,6 +62,11 @@ class Worker:
         self.metrics = Metrics()
         self.recorder.tell(self.window.take)
         self.recorder.tell(self.metrics.take)
+        wake_spans = Wake()
+        self._spans = _span_export(settings, wake_spans)
+        if self._spans is not None:
+            self.recorder.traces = True
+            self.recorder.tell(self._spans.take)
         self._journal = Journal()
         self.ledger = Ledger(self._journal.append, on_change=wake_report)
         self.idle = IdleTime(self.ledger.busy_seconds)
@@ -144,6 +151,8 @@ class Worker:
                 on_end=self.reporter.flush,
             ),
         ]
+        if self._spans is not None:
+            loops.insert(0, Loop("pyworker-spans", self._spans.step, wake=wake_spans))
         if not settings.unsecured:
             loops.insert(0, Loop("pyworker-pubkey", key_fetcher.fetch_once, wake=wake_key))
         self.runtime = Runtime(loops)
@@ -197,6 +206,8 @@ class Worker:
         # The last callbacks and the last report are about these, too.
         self.sessions.close_all()
         self.runtime.stop(self._unblock)
+        if self._spans is not None:
+            self._spans.close()
         self._journal.close()
         self.backend.client.close()
         self._callbacks.close()
@@ -210,3 +221,9 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"<Worker {self.lifecycle!r} {self.ledger!r}>"
+
+
+def _span_export(settings: Settings, wake: Wake) -> SpanExport | None:
+    if settings.otlp_endpoint is None:
+        return None
+    return span_export(settings.otlp_endpoint, pyworker.__version__, str(settings.container_id), wake)
