@@ -318,6 +318,7 @@ def test_importing_a_worker_is_light_and_silent() -> None:
         "heavy = {'transformers', 'nltk', 'torch', 'tokenizers', 'huggingface_hub', 'gunicorn'}\n"
         "heavy.add('cryptography')\n"
         "heavy |= {'hdrh', 'rich'}  # of the load test\n"
+        "heavy.add('opentelemetry')  # if spans are exported\n"
         "print('heavy', sorted(heavy & set(sys.modules)))\n"
         "print('calls', calls)\n"
         "print('threads', threading.active_count())\n"
