@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-import kubernetes_validate
+import kubernetes_validate  # pyright: ignore[reportMissingTypeStubs]
 import pytest
 import yaml
 
@@ -83,8 +83,11 @@ def chat(worker: OpenAIStack, key: str = KEY, **fields: object) -> Answer:
 
 def stream(worker: OpenAIStack, words: int = 5) -> None:
     """A stream of so many tokens, and 7 of its prompt."""
-    events = [{"choices": [{"delta": {"content": "w"}}]}] * words
-    usage = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": words}}
+    events: list[object] = [{"choices": [{"delta": {"content": "w"}}]}] * words
+    usage: dict[str, object] = {
+        "choices": [],
+        "usage": {"prompt_tokens": 7, "completion_tokens": words},
+    }
     told = [f"data: {json.dumps(event)}\n\n".encode() for event in [*events, usage]]
     pieces = map(chunk, [*told, b"data: [DONE]\n\n", b""])
     worker.model.once(CHAT, head("Content-Type: text/event-stream", "Transfer-Encoding: chunked"), *pieces)
