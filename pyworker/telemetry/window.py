@@ -15,6 +15,8 @@ LENGTH = 60
 # Latencies of one second that are kept for percentiles.
 _MAX_SAMPLES = 200
 _PERCENTILES = (50, 90, 99)
+# Outcomes that have a cause.
+_SHED = (REFUSED, "Rejected")
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Window:
         with self._lock:
             for record in records:
                 second = self._second(int(record.ended_at))
-                if cause := shed_cause(record):
+                if record.outcome in _SHED and (cause := shed_cause(record)):
                     second.causes[cause] += 1
                 if record.outcome == REFUSED:
                     second.shed[str(record.status)] += 1
