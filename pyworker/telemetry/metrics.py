@@ -15,12 +15,11 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pyworker.telemetry.causes import failure_cause, shed_cause
+from pyworker.telemetry.causes import FAILURES, SHED, failure_cause, shed_cause
 from pyworker.telemetry.histogram import FIRST_TOKEN, NEXT_TOKEN, TOKENS, WHOLE, Histogram
-from pyworker.telemetry.record import REFUSED, RequestRecord
+from pyworker.telemetry.record import REFUSED, SUCCESS, RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SUCCESS = "Success"
 _PER_TOKEN = (
     "of streams: from the first byte to the end, divided by the tokens after the first, or by events where "
     "the response tells no tokens."
@@ -34,7 +33,8 @@ class Metrics(Collector):
         # Guards everything below but the gauges and the registry.
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str]] = Counter()
-        self._causes: dict[str, Counter[str]] = {"shed": Counter(), "errors": Counter()}
+        # From 0 on: the rate of a series that begins at 1 misses the first.
+        self._shed, self._errors = Counter(dict.fromkeys(SHED, 0)), Counter(dict.fromkeys(FAILURES, 0))
         self._successes = 0
         self._received = self._served = 0.0
         self._queue = Histogram("request_queue_time_seconds", WHOLE, "Time in the queue.")
@@ -82,7 +82,7 @@ class Metrics(Collector):
         """Count these requests."""
         with self._lock:
             for record in records:
-                if record.outcome == _SUCCESS:
+                if record.outcome == SUCCESS:
                     self._successes += 1
                 else:
                     self._take_cause(record)
@@ -92,9 +92,9 @@ class Metrics(Collector):
 
     def _take_cause(self, record: RequestRecord) -> None:
         if cause := shed_cause(record):
-            self._causes["shed"][cause] += 1
+            self._shed[cause] += 1
         if cause := failure_cause(record):
-            self._causes["errors"][cause] += 1
+            self._errors[cause] += 1
 
     # For each request: its few values are looked up once.
     def _take(self, record: RequestRecord) -> None:
@@ -145,12 +145,16 @@ class Metrics(Collector):
         for (route, outcome), count in self._requests.items():
             requests.add_metric([route, outcome], count)
         yield requests
-        for name, explanation in (
-            ("shed", "Requests that were refused, or rejected after they had been admitted, by reason."),
-            ("errors", "Admitted requests that failed, by reason."),
+        for name, causes, explanation in (
+            (
+                "shed",
+                self._shed,
+                "Requests that were refused, or rejected after they had been admitted, by reason.",
+            ),
+            ("errors", self._errors, "Admitted requests that failed, by reason."),
         ):
             family = CounterMetricFamily(f"pyworker_requests_{name}", explanation, labels=["reason"])
-            for cause, count in self._causes[name].items():
+            for cause, count in causes.items():
                 family.add_metric([cause], count)
             yield family
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyworker.telemetry.causes import shed_cause
-from pyworker.telemetry.record import REFUSED, RequestRecord
+from pyworker.telemetry.record import REFUSED, REJECTED, RequestRecord
 
 #: Seconds that are looked back.
 LENGTH = 60
@@ -16,7 +16,7 @@ LENGTH = 60
 _MAX_SAMPLES = 200
 _PERCENTILES = (50, 90, 99)
 # Outcomes that have a cause.
-_SHED = (REFUSED, "Rejected")
+_SHED = (REFUSED, REJECTED)
 
 
 @dataclass
