@@ -154,6 +154,13 @@ class Client:
         call = Call(route_path, payload, cost, self._caller.deadline(), trace or Trace())
         yield from self._caller.items(call)
 
+    def status(self, worker_url: str, token: str = "") -> bytes:
+        """The JSON of a worker's `/status`. token: its master token, which it asks for from other machines.
+
+        Raises `ClientError`.
+        """
+        return self._caller.status(worker_url, token)
+
     @contextlib.contextmanager
     def session(
         self,

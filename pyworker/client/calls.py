@@ -20,7 +20,7 @@ from pyworker.client.errors import (
     WorkerTimeout,
     WorkerUnavailable,
 )
-from pyworker.client.http import Http, cause, data_of, excerpt, lines, read, received
+from pyworker.client.http import Http, cause, data_of, excerpt, lines, read, read_route, received
 from pyworker.client.routing import (
     AuthData,
     Deadline,
@@ -143,7 +143,8 @@ class Caller:
     def _packed(self, call: Call) -> tuple[bytes, Mapping[str, str]]:
         """Body and headers of the request."""
         if isinstance(self.routing, Door):
-            return json.dumps(call.payload).encode(), {"Authorization": f"Bearer {self.routing.secret}"}
+            secret = self.routing.secret
+            return json.dumps(call.payload).encode(), {"Authorization": f"Bearer {secret}"} if secret else {}
         session_id = None if call.session is None else call.session.session_id
         body = {"auth_data": call.auth_data, "payload": call.payload, "session_id": session_id}
         return json.dumps(body).encode(), {}
@@ -190,3 +191,18 @@ class Caller:
             raise WorkerUnavailable(f"{url}: {cause(error)}") from error
         read(response)
         return self.object_of(response)
+
+    def status(self, base_url: str, token: str) -> bytes:
+        """The body of a worker's `/status`, as JSON; raises `ClientError`."""
+        url = f"{base_url.rstrip('/')}/status"
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        limit = Deadline(min(ABOUT_SECONDS, self._timeout)).for_response(whole=True)
+        try:
+            with self._http.get(url, headers, limit) as response:
+                content = read_route(response)
+        except requests.RequestException as error:
+            raise WorkerUnavailable(f"{url}: {cause(error)}") from error
+        if response.status_code != 200:
+            answered = excerpt(response, content, token)
+            raise WorkerAnswerError(f"{url} answered {answered}", response.status_code)
+        return content

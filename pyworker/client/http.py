@@ -45,15 +45,23 @@ class Http:
 
         Raises the errors of requests if a retry may succeed, `ClientError` otherwise.
         """
+        about = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        return self._exchange("POST", url, body, {**about, **headers}, limit)
+
+    def get(self, url: str, headers: Mapping[str, str], limit: TimeLimit) -> requests.Response:
+        """As `post`."""
+        return self._exchange("GET", url, None, headers, limit)
+
+    def _exchange(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], limit: TimeLimit
+    ) -> requests.Response:
         if self.closed.is_set():
             raise ClientClosed("the client was closed")
         request = requests.PreparedRequest()
-        request.method = "POST"
+        request.method = method
         request.url = _checked(url)
         request.body = body
-        request.headers = CaseInsensitiveDict(
-            {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
-        )
+        request.headers = CaseInsensitiveDict(headers)
         try:
             return self._adapter.exchange(request, limit, connect=CONNECT_SECONDS, verify=self._verify)
         except requests.exceptions.SSLError as error:

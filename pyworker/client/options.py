@@ -60,11 +60,13 @@ def client_from(
     worker_url: str | None = None,
     auth_data: Mapping[str, object] | None = None,
     door_url: str | None = None,
+    door_key: str | None = None,
 ) -> Client:
     """The client that the parsed options ask for; ends the program if one is missing or wrong.
 
     With `worker_url` it is a client of that worker, without an autoscaler; with `door_url` one of a worker's
-    door for plain OpenAI clients.
+    door for plain OpenAI clients, whose key is `door_key` or else that of the options. Anything that takes a
+    JSON body can be called as such a door; without a key if that is "".
     """
     if options.insecure:
         # It was asked for; a warning for each request would add nothing.
@@ -78,7 +80,8 @@ def client_from(
     }
     try:
         if door_url is not None:
-            return Client.of_door(door_url, _door_key(parser, options), **settings)
+            key = _door_key(parser, options) if door_key is None else door_key
+            return Client.of_door(door_url, key, **settings)
         if worker_url is not None:
             return Client.of_worker(worker_url, auth_data, **settings)
         return Client(*_account(parser, options), **settings)

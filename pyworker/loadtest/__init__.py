@@ -5,22 +5,36 @@ libraries that only a load test needs.
 
 command         from the arguments to the exit status
 options         the command line, made a plan
+sweep_options   that part of it which a sweep has
 argument_types  values of options, parsed and checked
+plan            what the command line asks for
+targets         whom the test calls
 payloads        what is sent, made before the test begins
 arrivals        when requests are due: the schedule of an open loop
 engine          the open and the closed loop, on a pool of threads
+drive           runs an engine to its end while a view shows the progress
 sender          sends one request and records its outcome
 record          one request, and the kinds of failure
 objective       limits that a good request meets
+goal            limits for all requests together, as shares of them
 measurement     what is counted while the test runs
 histogram       times in bounded memory
 live            the progress on a terminal, or in plain lines
+sweep           raises the load in stages, and finds the knee
+search          which load comes next
+stage           what was measured of one load
+staging         runs the stages on a target
 cost            what the requests cost, and the time without any
+own_figures     what the worker itself says
 result          the figures of a finished test, as JSON
 report          the result as text
 compare         two results, and whether a change is more than noise
+overhead        what the worker adds to the model server alone
+sweep_report    a sweep as text
 html            the result as one page
-charts          its plots, as SVG
+sweep_html      a sweep as one page
+charts          plots, as SVG
+csv_files       a line for each request or stage
 """
 
 from __future__ import annotations

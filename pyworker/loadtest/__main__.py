@@ -22,13 +22,17 @@ def main() -> None:
     only_worker.add_argument(
         "-w",
         "--worker",
-        required=True,
         metavar="NAME",
-        help="a folder under workers/, or the dotted name of a package that holds a worker",
+        help="a folder under workers/, or the dotted name of a package that holds a worker; needed but with "
+        "--url and --payload or --body",
     )
     parser = make_parser(PROG, "-w NAME ", [only_worker])
     plan = plan_from(parser, parser.parse_args())
     chosen, rest = only_worker.parse_known_args()
+    if chosen.worker is None:
+        if plan.url is None:
+            parser.error("-w NAME is needed, or --url URL")
+        sys.exit(execute(Target(None, "/", "/", None), rest))
     module = module_of(chosen.worker, "test_load")
     if module is None:
         target = _target(parser, chosen.worker, plan.route)

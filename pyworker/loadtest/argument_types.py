@@ -8,6 +8,7 @@ import re
 
 from pyworker.loadtest.arrivals import Rate
 from pyworker.loadtest.objective import Objective
+from pyworker.loadtest.search import Steps
 
 
 def whole(text: str) -> int:
@@ -50,3 +51,20 @@ def share(text: str) -> float:
     if rest or not 0 <= share <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no share; it is from 0 to 1, or from 0% to 100%")
     return share
+
+
+def steps(text: str) -> Steps:
+    try:
+        return Steps.parsed(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not (math.isfinite(number) and number >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return number

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Arrival = Literal["constant", "poisson"]
+Arrival = Literal["constant", "poisson", "gamma"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,28 @@ class Rate:
 
 
 def due_times(
-    rate: Rate, arrival: Arrival, *, count: int | None, duration: float, seed: int | None
+    rate: Rate,
+    arrival: Arrival,
+    *,
+    count: int | None,
+    duration: float,
+    seed: int | None,
+    burstiness: float = 1.0,
 ) -> Iterator[float]:
     """Seconds from the start at which a request is due, rising.
 
     Constant: evenly spaced, from 0. Poisson: each independent of the others, as the requests of
-    many users are; the same `seed` makes the same times.
+    many users are; the same `seed` makes the same times. Gamma: the time between two is distributed by it,
+    with the shape `burstiness`: 1 is Poisson, less than that more in bursts; the mean rate is the same.
     """
     generator = random.Random(seed)
-    position = 0.0 if arrival == "constant" else generator.expovariate(1.0)
+
+    shape = burstiness if arrival == "gamma" else 1.0
+
+    def gap() -> float:
+        return 1.0 if arrival == "constant" else generator.gammavariate(shape, 1 / shape)
+
+    position = 0.0 if arrival == "constant" else gap()
     made = 0
     while count is None or made < count:
         moment = rate.due(position)
@@ -56,4 +69,4 @@ def due_times(
             return
         yield moment
         made += 1
-        position += 1.0 if arrival == "constant" else generator.expovariate(1.0)
+        position += gap()

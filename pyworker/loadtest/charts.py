@@ -51,9 +51,16 @@ class _Frame:
 
 
 def lines(
-    x: Sequence[float], series: Sequence[Series], label: str, x_format: Format, y_format: Format
+    x: Sequence[float],
+    series: Sequence[Series],
+    label: str,
+    x_format: Format,
+    y_format: Format,
+    *,
+    mark: tuple[str, float] | None = None,
+    x_title: Format | None = None,
 ) -> str:
-    """Each series as a line over `x`."""
+    """Each series as a line over `x`. mark: a name at an x. x_title: of x in the tooltips, or `x_format`."""
     highest = max((value for one in series for value in one.values if value is not None), default=0.0)
     frame = _Frame(x[-1] if x else 0.0, highest)
     parts = list(frame.grid(x_format, y_format))
@@ -65,8 +72,17 @@ def lines(
                 parts.append(f'<circle class="{one.style}" cx="{x_at:.1f}" cy="{y_at:.1f}" r="2.5"/>')
             else:
                 parts.append(f'<polyline class="line {one.style}" points="{points}"/>')
-    parts += _hover(frame, x, series, x_format, y_format)
+    if mark is not None:
+        parts += _mark(frame, *mark)
+    parts += _hover(frame, x, series, x_title or x_format, y_format)
     return _svg(label, parts)
+
+
+def _mark(frame: _Frame, name: str, value: float) -> Iterator[str]:
+    at = frame.x(value)
+    yield _line("mark", at, TOP, at, HEIGHT - BOTTOM)
+    anchor, shift = ("end", -5) if at > WIDTH - 120 else ("start", 5)
+    yield _text(f"{anchor} strong", at + shift, TOP + 12, name)
 
 
 def stacked(

@@ -3,116 +3,123 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyworker.errors import ConfigError
-from pyworker.loadtest.arrivals import due_times
 from pyworker.loadtest.compare import text_comparison
-from pyworker.loadtest.engine import ClosedLoop, Engine, OpenLoop
+from pyworker.loadtest.csv_files import requests_csv, stages_csv
+from pyworker.loadtest.drive import Interrupts, drive, engine_of, interrupts
 from pyworker.loadtest.html import page
-from pyworker.loadtest.live import View, say, view_for
+from pyworker.loadtest.live import say, view_for
 from pyworker.loadtest.measurement import Measurement
-from pyworker.loadtest.options import Plan, checked_files, load_client, make_parser, plan_from
+from pyworker.loadtest.options import checked_files, make_parser, plan_from
+from pyworker.loadtest.overhead import overhead_line
+from pyworker.loadtest.own_figures import own_figures
 from pyworker.loadtest.payloads import LoadPayload, Payloads
+from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.report import percent, text_report
 from pyworker.loadtest.result import Result, read_result, result_of
 from pyworker.loadtest.sender import Sender
-
-LOOK_SECONDS = 0.1
+from pyworker.loadtest.staging import sweep
+from pyworker.loadtest.sweep import SweepResult
+from pyworker.loadtest.sweep_html import sweep_page
+from pyworker.loadtest.sweep_report import text_sweep
+from pyworker.loadtest.targets import Called, baseline_from, called_from
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a worker's load test calls, and with what."""
+    """What a worker's load test calls, and with what. Without a payload the options say what to send."""
 
-    payload: LoadPayload
+    payload: LoadPayload | None
     route: str
     stream_route: str
-    stream_payload: LoadPayload
+    stream_payload: LoadPayload | None
 
 
 def execute(target: Target, argv: Sequence[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(argv)
     plan = plan_from(parser, options)
-    checked_files(parser, [plan.json_file, plan.html_file])
-    client = load_client(parser, options)
-    old, payloads = _read(parser, plan, target)
+    checked_files(parser, [plan.json_file, plan.html_file, plan.csv_file])
     route = plan.route or (target.stream_route if plan.stream else target.route)
-    measurement = Measurement(plan.objective)
-    with client:
-        name = f"{options.worker_url or options.openai or options.endpoint or 'the local endpoint'}{route}"
-        sender = Sender(client, payloads, route, measurement, stream=plan.stream)
-        engine = _engine(plan, sender)
-        with view_for(plan, f"load test of {name}") as view:
-            measurement.start()
-            engine.start()
-            _watch(engine, measurement, view)
-        result = result_of(measurement, plan, name)
-    return _report(result, plan, old)
+    called = called_from(parser, options, plan, route)
+    baseline = baseline_from(parser, options, plan, route)
+    old, payloads = _read(parser, plan, target)
+    with ExitStack() as stack:
+        stack.enter_context(called.client)
+        seen = stack.enter_context(interrupts())
+        if plan.sweep is not None:
+            return _report_sweep(sweep(plan, plan.sweep, called, payloads, seen), plan)
+        if baseline is not None:
+            stack.enter_context(baseline.client)
+            say(f"first the model server alone, {baseline.name}")
+            old, _ = _run(plan, baseline, payloads, seen)
+            if seen:
+                say("Interrupted before the worker was tested.")
+                return 1
+        result, measurement = _run(plan, called, payloads, seen)
+        urls = [worker.url for worker in result.workers]
+        own = own_figures(called.client, called.worker_url, urls, options.status_token or "")
+    return _report(replace(result, own=own), measurement, plan, old)
 
 
 def _read(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> tuple[Result | None, Payloads]:
     """What the test needs before it begins; ends the program if a file is wrong."""
+    for_model = plan.url is not None or plan.compare_url is not None
+    payload = target.stream_payload if plan.stream else target.payload
     try:
         old = None if plan.compare_file is None else read_result(plan.compare_file)
-        payload = target.stream_payload if plan.stream else target.payload
+        if plan.body is not None:
+            return old, Payloads.of_body(plan.body)
         if plan.payload_file is not None:
-            return old, Payloads.of_file(plan.payload_file, payload)
-        return old, Payloads.made(payload, plan.count)
+            kind = None if plan.url is not None else payload
+            return old, Payloads.of_file(plan.payload_file, kind, for_model=for_model)
+        if payload is None:
+            parser.error("say what to send: -w NAME, --payload FILE.jsonl or --body JSON")
+        return old, Payloads.made(payload, plan.count, for_model=for_model)
     except ConfigError as error:
         parser.error(str(error))
 
 
-def _engine(plan: Plan, sender: Sender) -> Engine:
-    if plan.concurrency is not None:
-        return ClosedLoop(sender.send, plan.concurrency, plan.count, plan.duration)
-    moments = due_times(plan.rate, plan.arrival, count=plan.count, duration=plan.duration, seed=plan.seed)
-    return OpenLoop(sender.send, moments)
+def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tuple[Result, Measurement]:
+    """One test of one target."""
+    measurement = Measurement(plan.objective, plan.goals)
+    sender = Sender(called, payloads, measurement, stream=plan.stream)
+
+    def enough() -> str:
+        too_many = plan.max_errors is not None and measurement.failed >= plan.max_errors
+        return f"stopped after {measurement.failed} failures" if too_many else ""
+
+    with view_for(plan, f"load test of {called.name}") as view:
+        drive(engine_of(plan, sender.send), measurement, view, seen, enough)
+    return result_of(measurement, plan, called.name), measurement
 
 
-def _watch(engine: Engine, measurement: Measurement, view: View) -> None:
-    """Show the progress until all is done; Ctrl-C ends the sending, a second one the waiting."""
-    with _interrupts() as interrupts:
-        next_show = time.monotonic() + view.pause
-        stopped = False
-        while not engine.wait(LOOK_SECONDS):
-            if len(interrupts) > 1:
-                view.say("Not waiting for the responses")
-                return
-            if interrupts and not stopped:
-                stopped = True
-                engine.stop()
-                view.say("Stopped sending, waiting for what is open (Ctrl-C once more: not waiting)")
-            if time.monotonic() >= next_show:
-                next_show += view.pause
-                view.show(measurement.glimpse())
+def _report_sweep(result: SweepResult, plan: Plan) -> int:
+    say("\n" + text_sweep(result))
+    written = [
+        _write(plan.json_file, result.to_json),
+        _write(plan.html_file, lambda: sweep_page(result)),
+        _write(plan.csv_file, lambda: stages_csv(result)),
+    ]
+    return 0 if all(written) and result.knee is not None and not result.interrupted else 1
 
 
-@contextmanager
-def _interrupts() -> Generator[list[int]]:
-    """Grows by one with each Ctrl-C, which does nothing else: it must not come at a bad moment."""
-    seen: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: seen.append(number))
-    try:
-        yield seen
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _report(result: Result, plan: Plan, old: Result | None) -> int:
+def _report(result: Result, measurement: Measurement, plan: Plan, old: Result | None) -> int:
     say(text_report(result))
     if old is not None:
         say("\n" + text_comparison(old, result))
+    if old is not None and plan.compare_url is not None:
+        say("\n" + overhead_line(old, result))
     written = [
         _write(plan.json_file, result.to_json),
         _write(plan.html_file, lambda: page(result, old)),
+        _write(plan.csv_file, lambda: requests_csv(measurement)),
     ]
     status = 0 if all(written) else 1
     if result.sent == 0:
@@ -124,6 +131,10 @@ def _report(result: Result, plan: Plan, old: Result | None) -> int:
     if result.miss_share > plan.max_error_rate:
         say(f"\n{percent(result.miss_share)} missed the objective; {percent(plan.max_error_rate)} may.")
         return 1
+    for goal in result.goals:
+        if not goal.holds:
+            say(f"\n{percent(goal.missed)} missed {goal.name}; {percent(goal.allowed)} may.")
+            status = 1
     return status
 
 

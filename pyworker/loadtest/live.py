@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyworker.loadtest.measurement import Glimpse
-from pyworker.loadtest.options import Plan
+from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.record import KINDS
 from pyworker.loadtest.report import NOTED_LATENESS, duration
 
@@ -27,12 +27,14 @@ class View(ExitStack):
     pause = 1.0
     """Seconds until `show` is worth calling again."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, lines: bool = True) -> None:
         super().__init__()
         self._plan = plan
+        self._lines = lines
 
     def show(self, glimpse: Glimpse) -> None:
-        self.say(progress_line(glimpse, self._plan))
+        if self._lines:
+            self.say(progress_line(glimpse, self._plan))
 
     def say(self, text: str) -> None:
         say(text)
@@ -62,12 +64,12 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def view_for(plan: Plan, title: str) -> View:
-    """The live view if there is a terminal that can show it."""
+def view_for(plan: Plan, title: str, *, lines: bool = True) -> View:
+    """The live view if there is a terminal that can show it. lines: show the progress even without one."""
     console = Console()
     if console.is_terminal and not console.is_dumb_terminal:
         return Picture(plan, title, console)
-    return View(plan)
+    return View(plan, lines=lines)
 
 
 def progress_line(glimpse: Glimpse, plan: Plan) -> str:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from pyworker.loadtest.goal import Goal, bits
 from pyworker.loadtest.histogram import Histogram
 from pyworker.loadtest.objective import Objective
 from pyworker.loadtest.record import Record
 
-METRICS = ("total", "first_byte", "first_token", "gap", "routing", "waiting", "late")
+METRICS = (
+    "total", "first_byte", "first_token", "gap", "per_token", "normalized", "routing", "waiting", "late",
+)  # fmt: skip
 """Of successful requests, counted from the moment they were due; but `gap` is the time between two tokens,
+`per_token` its mean in a response, `normalized` the latency for each token of a response,
 `routing` and `waiting` are parts of the whole, `late` is the generator's own delay, of all requests."""
 
 SHOWN_PERCENTS = (50.0, 90.0, 99.0)
@@ -44,13 +49,24 @@ class ErrorFigures:
 
 @dataclass
 class Samples:
-    """One entry for each request that has ended, in columns; times are seconds from the start."""
+    """One entry for each request that has ended, in columns; times are seconds from the start.
+
+    first_byte, first_token and per_token: seconds as in `Record`, nan if there was none. missed: the bits of
+    the goals that the request missed.
+    """
 
     due: array[float] = field(default_factory=lambda: array("d"))
     started: array[float] = field(default_factory=lambda: array("d"))
     ended: array[float] = field(default_factory=lambda: array("d"))
     worker: array[int] = field(default_factory=lambda: array("H"))
     good: array[int] = field(default_factory=lambda: array("B"))
+    met: array[int] = field(default_factory=lambda: array("B"))
+    missed: array[int] = field(default_factory=lambda: array("L"))
+    tokens: array[int] = field(default_factory=lambda: array("L"))
+    workload: array[float] = field(default_factory=lambda: array("d"))
+    first_byte: array[float] = field(default_factory=lambda: array("d"))
+    first_token: array[float] = field(default_factory=lambda: array("d"))
+    per_token: array[float] = field(default_factory=lambda: array("d"))
 
 
 @dataclass(frozen=True)
@@ -78,8 +94,9 @@ class Measurement:
     The fields are read under `frozen`.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, goals: Sequence[Goal] = ()) -> None:
         self.objective = objective
+        self.goals = goals
         # Guards every field below.
         self._lock = threading.Lock()
         self.wall_begin = time.time()
@@ -110,6 +127,7 @@ class Measurement:
 
     def ended(self, record: Record) -> None:
         met = self.objective.met_by(record)
+        missed = bits(self.goals, record)
         with self._lock:
             self.end = max(self.end, record.ended)
             self.histograms["late"].add(record.late)
@@ -120,7 +138,7 @@ class Measurement:
                 self._add_success(record, met=met)
             else:
                 self._add_failure(record)
-            self._add_to_worker(record)
+            self._add_sample(record, self._add_to_worker(record), met=met, missed=missed)
 
     def _add_success(self, record: Record, *, met: bool) -> None:
         self.succeeded += 1
@@ -134,6 +152,9 @@ class Measurement:
             histograms["first_byte"].add(record.first_byte)
         if record.first_token is not None:
             histograms["first_token"].add(record.first_token)
+        for name, value in (("per_token", record.per_token), ("normalized", record.normalized)):
+            if value is not None:
+                histograms[name].add(value)
         for gap in record.gaps:
             histograms["gap"].add(gap)
         second = int(record.ended - self.begin)
@@ -147,7 +168,8 @@ class Measurement:
         if record.trace.status:
             figures.statuses[record.trace.status] += 1
 
-    def _add_to_worker(self, record: Record) -> None:
+    def _add_to_worker(self, record: Record) -> int:
+        """The worker's number."""
         url = record.trace.worker
         number = NO_WORKER
         if url:
@@ -160,12 +182,25 @@ class Measurement:
                 figures.total.add(record.total)
             else:
                 figures.failed += 1
+        return number
+
+    def _add_sample(self, record: Record, worker: int, *, met: bool, missed: int) -> None:
         samples = self.samples
         samples.due.append(record.due - self.begin)
         samples.started.append(record.started - self.begin)
         samples.ended.append(record.ended - self.begin)
-        samples.worker.append(number)
+        samples.worker.append(worker)
         samples.good.append(record.failure is None)
+        samples.met.append(met)
+        samples.missed.append(missed)
+        samples.tokens.append(record.tokens)
+        samples.workload.append(record.workload)
+        for column, value in (
+            (samples.first_byte, record.first_byte),
+            (samples.first_token, record.first_token),
+            (samples.per_token, record.per_token),
+        ):
+            column.append(math.nan if value is None else value)
 
     @contextmanager
     def frozen(self) -> Generator[float]:

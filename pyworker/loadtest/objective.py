@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,10 @@ _MEASURES: Mapping[str, Callable[[Record], float | None]] = {
     # Without a stream the whole response arrives at once.
     "ttft": lambda record: record.first_token if record.first_token is not None else record.first_byte,
     "gap": lambda record: max(record.gaps, default=0.0),
+    # Of a response of one token there is none.
+    "tpot": lambda record: record.per_token or 0.0,
 }
+_TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(us|ms|s|m)")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,26 @@ class Objective:
         limits: dict[str, float] = {}
         for part in text.split(","):
             name, _, limit = part.strip().partition("=")
-            found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s|m)", limit.strip())
-            if name not in _MEASURES or found is None or not math.isfinite(float(found[1])):
+            seconds = seconds_of(limit.strip())
+            if name not in _MEASURES or seconds is None:
                 raise ValueError(
                     f"{text!r} is no objective; it is like ttft=500ms,total=10s with "
                     f"{', '.join(_MEASURES)} and the units {', '.join(UNITS)}"
                 )
-            limits[name] = float(found[1]) * UNITS[found[2]]
+            limits[name] = seconds
         return cls(limits)
+
+    @staticmethod
+    def names() -> list[str]:
+        """The measures that may be limited."""
+        return list(_MEASURES)
+
+    @staticmethod
+    def knows(measure: str) -> bool:
+        return measure in _MEASURES
+
+
+def seconds_of(text: str) -> float | None:
+    """Of a time with its unit, such as 500ms; None if it is none."""
+    found = _TIME.fullmatch(text)
+    return float(found[1]) * UNITS[found[2]] if found else None

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import NoReturn
 
-from pyworker.client import Client
-from pyworker.client.options import add_client_options, add_door_option, client_from, positive
-from pyworker.errors import ConfigError
+from pyworker.client.options import add_client_options, add_door_option, positive
 from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
-from pyworker.loadtest.arrivals import Arrival, Rate
+from pyworker.loadtest.arrivals import Rate
 from pyworker.loadtest.engine import MAX_THREADS
+from pyworker.loadtest.goal import parsed_goals
 from pyworker.loadtest.objective import Objective
+from pyworker.loadtest.plan import Plan
+from pyworker.loadtest.sweep_options import add_sweep, sweep_from
 
 _EXAMPLES = """
 examples:
@@ -24,47 +23,20 @@ examples:
     python -m pyworker.loadtest -w hello_world -l -n 100 -rps 10
   five minutes at 2 per second, streamed, with a report to show around:
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME --stream --duration 300 -rps 2 --html r.html
-  at which rate does it saturate? from 1 to 50 per second in ten minutes, with an objective:
-    python -m pyworker.loadtest -w hello_world -k KEY -e NAME --ramp 1:50:600 --slo ttft=500ms,total=10s
+  what is the highest rate at which the first token comes in time, and what does it cost there?
+    python -m pyworker.loadtest -w hello_world -k KEY -e NAME --stream --sweep --objective ttft-p99=500ms \\
+        --dollars-per-hour 2.5 --html sweep.html
   is it better than before?
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME -n 500 -rps 2 --json new.json --compare old.json
+  what does the worker cost, beside the model server alone?
+    python -m pyworker.loadtest -w hello_world --worker-url http://localhost:3000 -n 500 -rps 2 \\
+        --compare http://localhost:5001
 
 Requests start on schedule, however long responses take, and latency counts from the moment a request was due:
 a server that stalls is charged for every request that was due meanwhile. With --concurrency it is not.
 Ctrl-C stops sending, waits for open requests and reports; a second one does not wait.
-The exit status is 1 when more failed, or missed the objective, than --max-error-rate allows.
+The exit status is 1 when more failed, or missed the objective, than is allowed, or a sweep finds no knee.
 """
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The load and the reports asked for, in seconds and requests per second."""
-
-    count: int | None
-    duration: float
-    rate: Rate
-    arrival: Arrival
-    concurrency: int | None
-    seed: int | None
-    route: str | None
-    stream: bool
-    payload_file: Path | None
-    objective: Objective
-    max_error_rate: float
-    json_file: Path | None
-    html_file: Path | None
-    compare_file: Path | None
-    dollars_per_hour: float | None
-
-    @property
-    def wanted(self) -> str:
-        """The load in words."""
-        if self.concurrency is not None:
-            return f"{self.concurrency} at a time"
-        rate = self.rate
-        if rate.seconds:
-            return f"{rate.first:g} to {rate.last:g} rps in {rate.seconds:g} s, {self.arrival}"
-        return f"{rate.last:g} rps, {self.arrival}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,7 +52,8 @@ def make_parser(
     """The options that every load test has. worker: of `parents`, for the usage."""
     parser = Parser(
         prog=prog,
-        usage=f"%(prog)s {worker}(-n COUNT | --duration SECONDS) [-rps RATE] (-l | -k KEY -e NAME) [more]",
+        usage=f"%(prog)s {worker}(-n COUNT | --duration SECONDS | --sweep) [-rps RATE] "
+        "(-l | -k KEY -e NAME) [more]",
         description="Send requests through the autoscaler as real users would, and report what they got.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -88,15 +61,17 @@ def make_parser(
         parents=parents,
     )
     _add_load(parser)
+    add_sweep(parser)
     _add_requests(parser)
     add_client_options(parser)
     _add_one_worker(parser)
+    _add_objective(parser)
     _add_report(parser)
     return parser
 
 
 def _add_load(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("load", "one of -n, --duration and --ramp is needed")
+    group = parser.add_argument_group("load", "one of -n, --duration, --ramp and --sweep is needed")
     group.add_argument("-n", type=whole, metavar="COUNT", help="end after this many requests")
     group.add_argument("--duration", type=positive, metavar="SECONDS", help="stop sending after this time")
     group.add_argument("-rps", type=positive, metavar="RATE", help="requests started per second (default: 1)")
@@ -108,9 +83,15 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--arrival",
-        choices=("poisson", "constant"),
-        help="independent of each other as from many users, or evenly spaced "
+        choices=("poisson", "constant", "gamma"),
+        help="independent of each other as from many users, evenly spaced, or in bursts "
         "(default: poisson above 1 rps, else constant)",
+    )
+    group.add_argument(
+        "--burstiness",
+        type=positive,
+        metavar="SHAPE",
+        help="of --arrival gamma: 1 is poisson, less is more in bursts, more is more even (default: 0.5)",
     )
     group.add_argument(
         "--concurrency",
@@ -119,6 +100,7 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         help="instead of a rate: N users, each sending its next request when the last one has ended",
     )
     group.add_argument("--seed", type=int, metavar="NUMBER", help="the same one gives the same arrivals")
+    group.add_argument("--max-errors", type=whole, metavar="N", help="stop sending once N requests failed")
 
 
 def _add_requests(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +113,7 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.jsonl",
         help="send these, a JSON object in each line, in this order (default: the worker makes up to 2000)",
     )
+    group.add_argument("--body", metavar="JSON", help="with --url: send this in every request")
     group.add_argument(
         "--retries",
         type=not_negative,
@@ -141,10 +124,8 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_one_worker(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("one worker without the autoscaler")
-    group.add_argument(
-        "--worker-url", metavar="URL", help="call it without the autoscaler; it needs UNSECURED=true, or:"
-    )
+    group = parser.add_argument_group("without the autoscaler")
+    group.add_argument("--worker-url", metavar="URL", help="call this worker; it needs UNSECURED=true, or:")
     group.add_argument(
         "--auth-data",
         type=Path,
@@ -152,25 +133,41 @@ def _add_one_worker(parser: argparse.ArgumentParser) -> None:
         help="a response of POST /route/ that names this worker; its signature may be used repeatedly",
     )
     add_door_option(group)
+    group.add_argument(
+        "--url",
+        metavar="URL",
+        help="POST bare JSON there, to a model server or anything else, with -k KEY as a bearer token if "
+        "given; needs no worker if --body or --payload says what to send",
+    )
 
 
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("reports and objective")
+def _add_objective(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("objective")
     group.add_argument(
         "--slo",
         type=slo,
         default=Objective({}),
         metavar="NAME=TIME,…",
         help="what a good response is, such as ttft=500ms,total=10s; names: total, ttfb (first byte), "
-        "ttft (first token), gap (longest pause between tokens)",
+        "ttft (first token), gap (longest pause between tokens), tpot (mean time per output token)",
+    )
+    group.add_argument(
+        "--objective",
+        metavar="NAME=LIMIT,…",
+        help="what all responses together must meet, such as p99=2s,ttft-p95=500ms,goodput=95%%,errors=1%%; "
+        "goodput is the share that meets --slo",
     )
     group.add_argument(
         "--max-error-rate",
         type=share,
-        default=0.0,
         metavar="SHARE",
-        help="failures, or misses of the objective, that are still fine, such as 0.01 or 1%% (default: 0)",
+        help="failures, or misses of --slo, that are still fine, such as 0.01 or 1%% (default: 0, with "
+        "--sweep 1%%)",
     )
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("reports")
     group.add_argument(
         "--dollars-per-hour",
         type=positive,
@@ -180,12 +177,63 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     group.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots, in one file")
     group.add_argument(
-        "--compare", type=Path, metavar="OLD.json", help="compare with the run that wrote this --json"
+        "--csv", type=Path, metavar="FILE", help="write a line for each request, or for each stage of a sweep"
+    )
+    group.add_argument(
+        "--compare",
+        metavar="OLD.json|URL",
+        help="compare with the run that wrote this --json, or first run the same test against the model "
+        "server at this URL: what does the worker cost?",
+    )
+    group.add_argument("--compare-key", metavar="KEY", help="bearer token for the URL of --compare")
+    group.add_argument(
+        "--status-token",
+        metavar="TOKEN",
+        help="the worker's master token: also report its own figures (not needed on its machine)",
     )
 
 
 def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
     """Ends the program with one line if options contradict each other."""
+    _check_load(parser, options)
+    rate = options.ramp or Rate(options.rps or 1.0, options.rps or 1.0)
+    duration = options.duration or math.inf
+    if options.n is None and options.duration is None:
+        duration = rate.seconds
+    fast = max(rate.first, rate.last) > 1 or options.sweep
+    try:
+        goals = () if options.objective is None else parsed_goals(options.objective, options.slo)
+    except ValueError as error:
+        parser.error(str(error))
+    compare_is_url = (options.compare or "").startswith(("http://", "https://"))
+    return Plan(
+        count=options.n,
+        duration=duration,
+        rate=rate,
+        arrival=options.arrival or ("poisson" if fast else "constant"),
+        burstiness=options.burstiness or 0.5,
+        concurrency=options.concurrency,
+        seed=options.seed,
+        max_errors=options.max_errors,
+        route=options.route,
+        stream=options.stream,
+        payload_file=options.payload,
+        url=options.url,
+        body=options.body,
+        objective=options.slo,
+        goals=goals,
+        max_error_rate=options.max_error_rate or 0.0,
+        json_file=options.json,
+        html_file=options.html,
+        csv_file=options.csv,
+        compare_file=None if compare_is_url or options.compare is None else Path(options.compare),
+        compare_url=options.compare if compare_is_url else None,
+        dollars_per_hour=options.dollars_per_hour,
+        sweep=sweep_from(parser, options, goals),
+    )
+
+
+def _check_load(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if options.concurrency is not None:
         for name in ("rps", "ramp", "arrival"):
             if getattr(options, name) is not None:
@@ -195,73 +243,12 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
             parser.error(f"--concurrency {options.concurrency} is more than {MAX_THREADS}")
     if options.ramp is not None and options.rps is not None:
         parser.error("--ramp says the rate: leave out -rps")
-    if options.n is None and options.duration is None and options.ramp is None:
-        parser.error("say how much to send: -n COUNT or --duration SECONDS")
-    rate = options.ramp or Rate(options.rps or 1.0, options.rps or 1.0)
-    duration = options.duration or math.inf
-    if options.n is None and options.duration is None:
-        duration = rate.seconds
-    fast = max(rate.first, rate.last) > 1
-    return Plan(
-        count=options.n,
-        duration=duration,
-        rate=rate,
-        arrival=options.arrival or ("poisson" if fast else "constant"),
-        concurrency=options.concurrency,
-        seed=options.seed,
-        route=options.route,
-        stream=options.stream,
-        payload_file=options.payload,
-        objective=options.slo,
-        max_error_rate=options.max_error_rate,
-        json_file=options.json,
-        html_file=options.html,
-        compare_file=options.compare,
-        dollars_per_hour=options.dollars_per_hour,
-    )
-
-
-def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:
-    """The client that the options ask for; ends the program if one is missing or wrong."""
-    if options.worker_url is None and options.auth_data is not None:
-        parser.error("--auth-data is for one worker: say which with --worker-url URL")
-    if options.worker_url is not None and options.autoscaler is not None:
-        parser.error("--worker-url goes past the autoscaler: leave out -l and --autoscaler")
-    if options.worker_url is not None and options.openai is not None:
-        parser.error("--openai and --worker-url are two ways to call one worker: leave out one")
-    try:
-        auth_data = None if options.auth_data is None else _auth_data(options.auth_data)
-    except ConfigError as error:
-        parser.error(str(error))
-    return client_from(
-        parser,
-        options,
-        retries=options.retries,
-        pool_size=MAX_THREADS,
-        worker_url=options.worker_url,
-        auth_data=auth_data,
-        door_url=options.openai,
-    )
-
-
-def _auth_data(path: Path) -> dict[str, object]:
-    """Raises `ConfigError`."""
-    try:
-        value: object = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--auth-data {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"--auth-data {path} is not JSON") from error
-    fields = cast("dict[str, object]", value) if isinstance(value, dict) else {}
-    if not {"url", "signature"} <= fields.keys():
-        raise ConfigError(
-            f"--auth-data {path} is no response of /route/ with a worker: it has no url and signature"
-        )
-    if "request_idx" not in fields:
-        raise ConfigError(
-            f"--auth-data {path} has a signature of the first form, which is good for one request"
-        )
-    return fields
+    if options.burstiness is not None and options.arrival != "gamma":
+        parser.error("--burstiness is for --arrival gamma")
+    if options.body is not None and (options.url is None or options.payload is not None):
+        parser.error("--body is for --url, without --payload")
+    if options.n is None and options.duration is None and options.ramp is None and not options.sweep:
+        parser.error("say how much to send: -n COUNT or --duration SECONDS, or --sweep")
 
 
 def checked_files(parser: argparse.ArgumentParser, files: Sequence[Path | None]) -> None:

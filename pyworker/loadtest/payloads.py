@@ -25,6 +25,8 @@ class Prepared:
 
     fields: Mapping[str, object]
     workload: float
+    for_model: Mapping[str, object] | None = None
+    """What the worker makes of it, if a test of the model server needs that."""
 
 
 class Payloads:
@@ -37,13 +39,13 @@ class Payloads:
         return self._prepared[number % len(self._prepared)]
 
     @classmethod
-    def made(cls, payload: LoadPayload, count: int | None) -> Payloads:
+    def made(cls, payload: LoadPayload, count: int | None, *, for_model: bool = False) -> Payloads:
         """A class or example makes a payload for each request, up to MOST; an instance is sent as it is.
 
-        Raises `ConfigError` if it can make none.
+        for_model: also as the model server takes them. Raises `ConfigError` if it can make none.
         """
         if isinstance(payload, ApiPayload):
-            return cls([Prepared(sent_fields(payload), payload.count_workload())])
+            return cls([_prepared(payload, sent_fields(payload), for_model=for_model)])
         make = payload.make if isinstance(payload, Example) else payload.for_test
         prepared: list[Prepared] = []
         try:
@@ -54,43 +56,56 @@ class Payloads:
         end = time.monotonic() + MAKING_SECONDS
         while len(prepared) < min(MOST, MOST if count is None else count):
             one = make() if prepared else first
-            prepared.append(Prepared(sent_fields(one), one.count_workload()))
+            prepared.append(_prepared(one, sent_fields(one), for_model=for_model))
             if time.monotonic() > end:
                 break
         return cls(prepared)
 
     @classmethod
-    def of_file(cls, path: Path, payload: LoadPayload) -> Payloads:
-        """A JSON object in each line, checked and weighed by the worker's payload class.
+    def of_file(cls, path: Path, payload: LoadPayload | None, *, for_model: bool = False) -> Payloads:
+        """A JSON object in each line, checked and weighed by the worker's payload class if there is one.
 
         Raises `ConfigError` with the number of a line that does not fit.
         """
-        made = payload.payload_cls if isinstance(payload, Example) else payload
-        kind = made if isinstance(made, type) else type(made)
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(f"--payload {path} cannot be read: {reason}") from error
+        lines = [
+            (f"--payload {path}, line {number}", line) for number, line in enumerate(text.splitlines(), 1)
+        ]
         prepared = [
-            _of_line(line, kind, f"--payload {path}, line {number}")
-            for number, line in enumerate(text.splitlines(), 1)
-            if line.strip()
+            _of_text(line, payload, where, for_model=for_model) for where, line in lines if line.strip()
         ]
         if not prepared:
             raise ConfigError(f"--payload {path} is empty; it needs a JSON object in each line")
         return cls(prepared)
 
+    @classmethod
+    def of_body(cls, body: str) -> Payloads:
+        """One JSON object for every request; raises `ConfigError`."""
+        return cls([_of_text(body, None, "--body")])
 
-def _of_line(line: str, kind: type[ApiPayload], where: str) -> Prepared:
+
+def _prepared(payload: ApiPayload, fields: Mapping[str, object], *, for_model: bool) -> Prepared:
+    made = payload.generate_payload_json() if for_model else None
+    return Prepared(fields, payload.count_workload(), made)
+
+
+def _of_text(text: str, payload: LoadPayload | None, where: str, *, for_model: bool = False) -> Prepared:
     try:
-        value: object = json.loads(line)
-    except ValueError as error:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ConfigError(f'{where}: a JSON object is needed, such as {{"prompt": "Hello"}}')
     fields = cast("dict[str, object]", value)
+    if payload is None:
+        return Prepared(fields, 1.0)
+    made = payload.payload_cls if isinstance(payload, Example) else payload
+    kind = made if isinstance(made, type) else type(made)
     try:
-        return Prepared(fields, kind.from_json_msg(fields).count_workload())
+        return _prepared(kind.from_json_msg(fields), fields, for_model=for_model)
     except JsonDataException as error:
         raise ConfigError(f"{where}: {json.dumps(dict(error.json_msg))}") from error

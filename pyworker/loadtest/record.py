@@ -63,6 +63,16 @@ class Record:
         return None if self.first_token_at is None else self.first_token_at - self.due
 
     @property
+    def per_token(self) -> float | None:
+        """Mean time between two tokens: after the first one, each."""
+        return sum(self.gaps) / len(self.gaps) if self.gaps else None
+
+    @property
+    def normalized(self) -> float | None:
+        """The latency for each token of the response."""
+        return self.total / self.tokens if self.tokens else None
+
+    @property
     def late(self) -> float:
         """How long after it was due the generator began with it."""
         return self.started - self.due

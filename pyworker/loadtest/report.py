@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pyworker.loadtest.cost import Cost, dollars
+from pyworker.loadtest.own_figures import OwnFigures
 from pyworker.loadtest.record import KINDS
 from pyworker.loadtest.result import Result
 
@@ -13,6 +14,8 @@ NAMES = {
     "first_byte": "first byte",
     "first_token": "first token",
     "gap": "between tokens",
+    "per_token": "per token",
+    "normalized": "normalized",
     "routing": "routing",
     "waiting": "waiting",
     "late": "late starts",
@@ -95,7 +98,24 @@ def facts(result: Result) -> list[tuple[str, str]]:
         rows.append(("idle", f"{percent(result.idle_share)} of the time no request was open"))
     if result.cost is not None:
         rows.append(("cost", cost_line(result.cost)))
+    rows += [
+        (goal.name, f"{percent(goal.missed)} missed it: {'holds' if goal.holds else 'fails'}")
+        for goal in result.goals
+    ]
+    rows += [("by the worker", own_line(one)) for one in result.own]
     return rows
+
+
+def own_line(own: OwnFigures) -> str:
+    """What a worker says of itself."""
+    if own.trouble:
+        return f"{own.url}: not read ({own.trouble})"
+    parts = [f"{count} {name}" for name, count in own.outcomes.items()]
+    parts += [f"{count} refused with {status}" for status, count in own.refused.items()]
+    for name, times in (("latency", own.latency), ("first byte", own.first_byte)):
+        if times:
+            parts.append(f"{name} {', '.join(f'{key} {duration(value)}' for key, value in times.items())}")
+    return f"{own.url}, its last minute: {'; '.join(parts) or 'nothing'}"
 
 
 def cost_line(cost: Cost) -> str:

@@ -14,7 +14,8 @@ from pyworker.errors import ConfigError
 from pyworker.loadtest.cost import Cost, cost_of, idle_share
 from pyworker.loadtest.histogram import Histogram
 from pyworker.loadtest.measurement import METRICS, NO_WORKER, Measurement, Samples
-from pyworker.loadtest.options import Plan
+from pyworker.loadtest.own_figures import OwnFigures
+from pyworker.loadtest.plan import Plan
 
 FORMAT = "pyworker-loadtest"
 VERSION = 1
@@ -52,6 +53,19 @@ class WorkerShare:
     failed: int
     p50: float
     p99: float
+
+
+@dataclass(frozen=True)
+class GoalOutcome:
+    """The share of requests that missed an objective, of the share that may."""
+
+    name: str
+    missed: float
+    allowed: float
+
+    @property
+    def holds(self) -> bool:
+        return self.missed <= self.allowed + 1e-9
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,10 @@ class Result:
     """The part of the time in which no request was open."""
     cost: Cost | None = None
     """If --dollars-per-hour was given."""
+    goals: Sequence[GoalOutcome] = ()
+    """Of --objective."""
+    own: Sequence[OwnFigures] = ()
+    """What workers say themselves."""
 
     @property
     def error_share(self) -> float:
@@ -172,7 +190,17 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
             cost=None
             if plan.dollars_per_hour is None
             else _cost(plan.dollars_per_hour, measurement, seconds),
+            goals=[
+                GoalOutcome(goal.name, _missed(measurement, number), goal.allowed)
+                for number, goal in enumerate(measurement.goals)
+            ],
         )
+
+
+def _missed(measurement: Measurement, goal: int) -> float:
+    """The share of requests; one that has not ended has missed."""
+    missed = sum(bits >> goal & 1 for bits in measurement.samples.missed) + measurement.unfinished
+    return missed / measurement.sent if measurement.sent else 0.0
 
 
 def _cost(per_hour: float, measurement: Measurement, seconds: float) -> Cost:

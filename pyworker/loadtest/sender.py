@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
-from pyworker.client import Client, ClientError
+from pyworker.client import ClientError
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.payloads import Payloads, Prepared
 from pyworker.loadtest.record import Failure, Record, failure_of_error, failure_of_status
+from pyworker.loadtest.targets import Called
 
 
 class Sender:
-    """Any thread may send."""
+    """Any thread may send.
+
+    first: the number of the first request's payload, so that the parts of a test do not all send the same.
+    """
 
     def __init__(
-        self, client: Client, payloads: Payloads, route: str, measurement: Measurement, *, stream: bool
+        self, called: Called, payloads: Payloads, measurement: Measurement, *, stream: bool, first: int = 0
     ) -> None:
-        self._client = client
+        self._client = called.client
+        self._route = called.route
+        self._for_model = called.for_model
         self._payloads = payloads
-        self._route = route
+        self._first = first
         self._measurement = measurement
         self._once = self._stream if stream else self._whole
 
     def send(self, number: int, due: float) -> None:
         """Never raises: a request that does not end would keep the test from ending."""
-        prepared = self._payloads.of(number)
+        prepared = self._payloads.of(self._first + number)
         record = Record(due, time.monotonic(), prepared.workload)
         self._measurement.started()
         try:
@@ -36,13 +43,20 @@ class Sender:
         record.ended = time.monotonic()
         self._measurement.ended(record)
 
+    def _fields(self, prepared: Prepared) -> Mapping[str, object]:
+        if self._for_model and prepared.for_model is not None:
+            return prepared.for_model
+        return prepared.fields
+
     def _whole(self, prepared: Prepared, record: Record) -> Failure | None:
-        response = self._client.call(self._route, prepared.fields, prepared.workload, trace=record.trace)
+        fields = self._fields(prepared)
+        response = self._client.call(self._route, fields, prepared.workload, trace=record.trace)
         text = "" if response.ok else response.content.decode("utf-8", "replace")
         return failure_of_status(response.status_code, text, prepared.fields)
 
     def _stream(self, prepared: Prepared, record: Record) -> None:
-        items = self._client.stream(self._route, prepared.fields, prepared.workload, trace=record.trace)
+        fields = self._fields(prepared)
+        items = self._client.stream(self._route, fields, prepared.workload, trace=record.trace)
         last = 0.0
         for _ in items:
             now = time.monotonic()

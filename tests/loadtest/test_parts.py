@@ -35,7 +35,8 @@ from pyworker.loadtest.html import page
 from pyworker.loadtest.live import Picture, progress_line, sparkline, view_for
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.objective import Objective
-from pyworker.loadtest.options import Plan, make_parser, plan_from
+from pyworker.loadtest.options import make_parser, plan_from
+from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.record import Failure, Record
 from pyworker.loadtest.report import cost_line, duration, percent, text_report
 from pyworker.loadtest.result import Result, read_result, result_of
@@ -307,7 +308,7 @@ def test_the_time_without_an_open_request(spans: list[tuple[float, float]], idle
 
 def test_a_file_of_before_costs_were_known_is_read(tmp_path: Path) -> None:
     raw = json.loads(result([1.0]).to_json())
-    del raw["idle_share"], raw["cost"]
+    del raw["idle_share"], raw["cost"], raw["goals"], raw["own"]
     file = tmp_path / "old.json"
     file.write_text(json.dumps(raw))
     assert read_result(file).cost is None
@@ -322,7 +323,7 @@ FIELDS = {
     "started_at", "target", "wanted", "planned", "sent", "succeeded", "failed", "unfinished", "retried",
     "seconds", "sending_seconds", "start_rate", "throughput", "goodput", "workload_rate", "token_rate",
     "tokens", "received", "objective", "met", "times", "failures", "workers", "step", "steps", "format",
-    "version", "idle_share", "cost",
+    "version", "idle_share", "cost", "goals", "own",
 }  # fmt: skip
 
 
@@ -333,7 +334,7 @@ def test_the_schema_of_the_json_file_is_stable(tmp_path: Path) -> None:
     assert set(raw) == FIELDS
     assert (raw["format"], raw["version"]) == ("pyworker-loadtest", 1)
     assert set(raw["times"]) == {
-        "total", "first_byte", "first_token", "gap", "routing", "waiting", "late",
+        "total", "first_byte", "first_token", "gap", "per_token", "normalized", "routing", "waiting", "late",
     }  # fmt: skip
     assert set(raw["times"]["total"]) == {"count", "smallest", "mean", "largest", "percentiles", "hdr"}
     assert list(raw["times"]["total"]["percentiles"]) == ["p50", "p75", "p90", "p95", "p99", "p99.9"]

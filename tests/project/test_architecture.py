@@ -49,7 +49,7 @@ BESIDE = {
     # The launcher alone, see below.
     "instance": {"errors", "config"},
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},
-    "loadtest": {"errors", "data_types", "client", "registry"},
+    "loadtest": {"errors", "data_types", "client", "registry", "resources"},
     "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"resources", "tokenizer", "words"},
 }
 MOST_MODULES_BESIDE_THE_WINGS = 15
@@ -121,6 +121,7 @@ ALLOWED = {
         "validation",
     },
     "hdrh": {"loadtest"},
+    "jinja2": {"loadtest"},
     "prometheus_client": {"status", "telemetry"},
     # Not in requirements.txt: without it no spans are exported.
     "opentelemetry": {"telemetry"},

@@ -1,0 +1,51 @@
+"""What the command line asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyworker.loadtest.arrivals import Arrival, Rate
+from pyworker.loadtest.goal import Goal
+from pyworker.loadtest.objective import Objective
+from pyworker.loadtest.sweep import SweepPlan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The load and the reports asked for, in seconds and requests per second."""
+
+    count: int | None
+    duration: float
+    rate: Rate
+    arrival: Arrival
+    concurrency: int | None
+    seed: int | None
+    route: str | None
+    stream: bool
+    payload_file: Path | None
+    objective: Objective
+    max_error_rate: float
+    json_file: Path | None
+    html_file: Path | None
+    csv_file: Path | None
+    compare_file: Path | None
+    dollars_per_hour: float | None
+    goals: tuple[Goal, ...] = ()
+    max_errors: int | None = None
+    compare_url: str | None = None
+    url: str | None = None
+    body: str | None = None
+    burstiness: float = 1.0
+    sweep: SweepPlan | None = None
+
+    @property
+    def wanted(self) -> str:
+        """The load in words."""
+        if self.concurrency is not None:
+            return f"{self.concurrency} at a time"
+        rate = self.rate
+        if rate.seconds:
+            return f"{rate.first:g} to {rate.last:g} rps in {rate.seconds:g} s, {self.arrival}"
+        bursts = f" ({self.burstiness:g})" if self.arrival == "gamma" else ""
+        return f"{rate.last:g} rps, {self.arrival}{bursts}"

@@ -1,0 +1,46 @@
+"""Runs the stages of a sweep on a target."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from pyworker.loadtest.arrivals import Rate
+from pyworker.loadtest.drive import Interrupts, drive, engine_of
+from pyworker.loadtest.live import say, view_for
+from pyworker.loadtest.measurement import Measurement
+from pyworker.loadtest.payloads import Payloads
+from pyworker.loadtest.plan import Plan
+from pyworker.loadtest.sender import Sender
+from pyworker.loadtest.stage import Hopeless, Stage, Window, stage_of
+from pyworker.loadtest.sweep import Sweep, SweepPlan, SweepResult
+from pyworker.loadtest.sweep_report import progress
+from pyworker.loadtest.targets import Called
+
+
+def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen: Interrupts) -> SweepResult:
+    """Stages of one target until it is saturated."""
+    window = Window(asked.warm_up, asked.warm_up + asked.seconds)
+    duration = window.end + asked.cool_down
+    sent = 0
+
+    def run(load: float) -> Stage | None:
+        nonlocal sent
+        changes = {"concurrency": int(load)} if asked.closed else {"rate": Rate(load, load)}
+        stage_plan = replace(plan, count=None, duration=duration, **changes)
+        measurement = Measurement(plan.objective, asked.goals)
+        sender = Sender(called, payloads, measurement, stream=plan.stream, first=sent)
+        hopeless = Hopeless(measurement, window, load * window.seconds)
+        title = f"sweep of {called.name}, now {asked.named(load)}"
+        with view_for(stage_plan, title, lines=False) as view:
+            enough = (lambda: "") if asked.closed else (lambda: "hopeless" if hopeless() else "")
+            if drive(engine_of(stage_plan, sender.send), measurement, view, seen, enough) == "interrupted":
+                return None
+        sent += measurement.sent
+        return stage_of(measurement, load, window, plan.dollars_per_hour, closed=asked.closed)
+
+    started_at = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
+    return Sweep(asked, run, lambda stage, remark: say(progress(asked, stage, remark))).result(
+        called.name, started_at
+    )
