@@ -93,10 +93,12 @@ def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tu
 
     def enough() -> str:
         too_many = plan.max_errors is not None and measurement.failed >= plan.max_errors
-        return f"stopped after {measurement.failed} failures" if too_many else ""
+        return f"Stopped after {measurement.failed} failures" if too_many else ""
 
     with view_for(plan, f"load test of {called.name}") as view:
-        drive(engine_of(plan, sender.send), measurement, view, seen, enough)
+        stopped = drive(engine_of(plan, sender.send), measurement, view, seen, enough)
+    if stopped and not seen:
+        say(stopped)
     return result_of(measurement, plan, called.name), measurement
 
 

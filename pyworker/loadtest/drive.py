@@ -14,6 +14,7 @@ from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.plan import Plan
 
 LOOK_SECONDS = 0.1
+INTERRUPTED = "interrupted"
 
 Interrupts = list[int]
 """Grows by one with each Ctrl-C."""
@@ -52,11 +53,13 @@ def drive(
     while not engine.wait(LOOK_SECONDS):
         if len(interrupts) > 1:
             view.say("Not waiting for the responses")
-            return "interrupted"
-        if not stopped and (stopped := "interrupted" if interrupts else enough()):
+            return INTERRUPTED
+        if interrupts and stopped != INTERRUPTED:
+            stopped = INTERRUPTED
             engine.stop()
-            if interrupts:
-                view.say("Stopped sending, waiting for what is open (Ctrl-C once more: not waiting)")
+            view.say("Stopped sending, waiting for what is open (Ctrl-C once more: not waiting)")
+        elif not stopped and (stopped := enough()):
+            engine.stop()
         if time.monotonic() >= next_show:
             next_show += view.pause
             view.show(measurement.glimpse())

@@ -84,7 +84,7 @@ class Search:
             return self._first if self.held is None else self._up(self.held)
         if self.held is None:
             lower = self._rounded(self.failed / 2)
-            return lower if self._first / 2**HALVINGS <= lower < self.failed else None
+            return lower if 0.99 * self._first / 2**HALVINGS < lower < self.failed else None
         return self._between(self.held, self.failed)
 
     def _up(self, load: float) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from pyworker.loadtest.arrivals import Rate
-from pyworker.loadtest.drive import Interrupts, drive, engine_of
+from pyworker.loadtest.drive import INTERRUPTED, Interrupts, drive, engine_of
 from pyworker.loadtest.live import say, view_for
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.payloads import Payloads
@@ -17,6 +17,8 @@ from pyworker.loadtest.stage import Hopeless, Stage, Window, stage_of
 from pyworker.loadtest.sweep import Sweep, SweepPlan, SweepResult
 from pyworker.loadtest.sweep_report import progress
 from pyworker.loadtest.targets import Called
+
+SHORTEST = 0.1
 
 
 def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen: Interrupts) -> SweepResult:
@@ -35,10 +37,14 @@ def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen
         title = f"sweep of {called.name}, now {asked.named(load)}"
         with view_for(stage_plan, title, lines=False) as view:
             enough = (lambda: "") if asked.closed else (lambda: "hopeless" if hopeless() else "")
-            if drive(engine_of(stage_plan, sender.send), measurement, view, seen, enough) == "interrupted":
-                return None
+            stopped = drive(engine_of(stage_plan, sender.send), measurement, view, seen, enough)
+        if stopped == INTERRUPTED:
+            return None
         sent += measurement.sent
-        return stage_of(measurement, load, window, plan.dollars_per_hour, closed=asked.closed)
+        # Of a stage that was given up, the part in which requests were sent.
+        end = measurement.last_start - measurement.begin if stopped else window.end
+        measured = Window(window.begin, max(end, window.begin + SHORTEST))
+        return stage_of(measurement, load, measured, plan.dollars_per_hour, closed=asked.closed)
 
     started_at = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
     return Sweep(asked, run, lambda stage, remark: say(progress(asked, stage, remark))).result(

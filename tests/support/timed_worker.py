@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import threading
 import time
@@ -30,9 +31,13 @@ class Stamp:
 class TimedWorker:
     """Responds to `/generate` after `service` seconds. Sends none for `stall` seconds, beginning `stall_at`
     seconds after the first request. A cleared `gate` holds every response. Any thread may call any method.
+
+    With `slots` it serves so many at a time and the others queue: slots / service is its capacity per second.
     """
 
-    def __init__(self, service: float = 0.0, stall_at: float = 0.0, stall: float = 0.0) -> None:
+    def __init__(
+        self, service: float = 0.0, stall_at: float = 0.0, stall: float = 0.0, slots: int | None = None
+    ) -> None:
         self.status = 200
         self.body = '{"detail": "as told"}'
         self.gate = threading.Event()
@@ -43,6 +48,7 @@ class TimedWorker:
         # Guards the fields below.
         self._lock = threading.Lock()
         self._first: float | None = None
+        self._free = None if slots is None else [0.0] * slots  # a heap: when each slot is free again
         self._open = 0
         self.most_open = 0
         self.stamps: list[Stamp] = []
@@ -85,14 +91,18 @@ class TimedWorker:
             self._open += 1
             self.most_open = max(self.most_open, self._open)
             self.envelopes.append(envelope)
-        ready = arrived + self._service
+            begin = arrived
+            if self._free is not None:
+                begin = max(arrived, heapq.heappop(self._free))
+                heapq.heappush(self._free, begin + self._service)
+        ready = begin + self._service
         if self.stall_begin <= ready < self.stall_end:
             ready = self.stall_end
         threading.Event().wait(max(0.0, ready - time.monotonic()))
         assert self.gate.wait(DEADLINE)
         with self._lock:
             self._open -= 1
-            number = int(envelope["payload"].get("number", 0))
+            number = int(envelope.get("payload", envelope).get("number", 0))
             stamp = Stamp(number, arrived, time.monotonic())
             self.stamps.append(stamp)
         response = flask.Response(self.body, self.status, mimetype="application/json")
