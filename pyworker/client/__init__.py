@@ -145,7 +145,7 @@ class Client:
 
     def stream(
         self, route_path: str, payload: Mapping[str, object], cost: float, *, trace: Trace | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str]:
         """The data of a streamed response, each item as soon as it arrives: SSE `data:` or lines of JSON.
 
         Raises `WorkerAnswerError` for an error status and `StreamBroken` if the stream is truncated.

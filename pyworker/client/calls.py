@@ -117,6 +117,7 @@ class Caller:
         trace.worker = self.routing.base_url(call.auth_data)
         url = f"{trace.worker}/{call.route_path.lstrip('/')}"
         data, headers = self._packed(call)
+        trace.sent = len(data)
         trace.status, trace.first_byte_at = 0, None
         trace.sent_at = time.monotonic()
         try:

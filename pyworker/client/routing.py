@@ -59,8 +59,10 @@ class Trace:
     first_byte_at: float | None = None
     """When status and headers of the last response had arrived."""
     status: int = 0
+    sent: int = 0
+    """Bytes of the body of the request."""
     received: int = 0
-    """Bytes of the body."""
+    """Bytes of the body of the response."""
 
 
 class Autoscaler:

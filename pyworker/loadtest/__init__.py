@@ -4,13 +4,15 @@ No other module is imported before `run` is called: a worker's package must be i
 libraries that only a load test needs.
 
 command         from the arguments to the exit status
-options         the command line, made a plan
-sweep_options   that part of it which a sweep has
+parser          the options of the command line
+options         what they say, checked and made a plan
+sweep_options   those of a sweep
 argument_types  values of options, parsed and checked
 plan            what the command line asks for
 targets         whom the test calls
 payloads        what is sent, made before the test begins
 arrivals        when requests are due: the schedule of an open loop
+trace           a recorded load, replayed
 engine          the open and the closed loop, on a pool of threads
 drive           runs an engine to its end while a view shows the progress
 sender          sends one request and records its outcome
@@ -27,6 +29,7 @@ staging         runs the stages on a target
 cost            what the requests cost, and the time without any
 own_figures     what the worker itself says
 result          the figures of a finished test, as JSON
+slices          the same in slices of time
 report          the result as text
 compare         two results, and whether a change is more than noise
 overhead        what the worker adds to the model server alone

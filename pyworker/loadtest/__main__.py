@@ -8,7 +8,8 @@ import sys
 
 from pyworker.errors import ConfigError
 from pyworker.loadtest.command import Target, execute
-from pyworker.loadtest.options import make_parser, plan_from
+from pyworker.loadtest.options import plan_from
+from pyworker.loadtest.parser import expanded, make_parser
 from pyworker.registry import example_of, module_of
 
 PROG = "python -m pyworker.loadtest"
@@ -27,8 +28,9 @@ def main() -> None:
         "--url and --payload or --body",
     )
     parser = make_parser(PROG, "-w NAME ", [only_worker])
-    plan = plan_from(parser, parser.parse_args())
-    chosen, rest = only_worker.parse_known_args()
+    argv = expanded(parser, sys.argv[1:])
+    plan = plan_from(parser, parser.parse_args(argv))
+    chosen, rest = only_worker.parse_known_args(argv)
     if chosen.worker is None:
         if plan.url is None:
             parser.error("-w NAME is needed, or --url URL")

@@ -16,14 +16,15 @@ from pyworker.loadtest.drive import Interrupts, drive, engine_of, interrupts
 from pyworker.loadtest.html import page
 from pyworker.loadtest.live import say, view_for
 from pyworker.loadtest.measurement import Measurement
-from pyworker.loadtest.options import checked_files, make_parser, plan_from
+from pyworker.loadtest.options import checked_files, plan_from
 from pyworker.loadtest.overhead import overhead_line
 from pyworker.loadtest.own_figures import own_figures
+from pyworker.loadtest.parser import expanded, make_parser
 from pyworker.loadtest.payloads import LoadPayload, Payloads
 from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.report import percent, text_report
 from pyworker.loadtest.result import Result, read_result, result_of
-from pyworker.loadtest.sender import Sender
+from pyworker.loadtest.sender import Cancelling, Sender
 from pyworker.loadtest.staging import sweep
 from pyworker.loadtest.sweep import SweepResult
 from pyworker.loadtest.sweep_html import sweep_page
@@ -43,7 +44,7 @@ class Target:
 
 def execute(target: Target, argv: Sequence[str]) -> int:
     parser = make_parser()
-    options = parser.parse_args(argv)
+    options = parser.parse_args(expanded(parser, argv))
     plan = plan_from(parser, options)
     checked_files(parser, [plan.json_file, plan.html_file, plan.csv_file])
     route = plan.route or (target.stream_route if plan.stream else target.route)
@@ -70,26 +71,33 @@ def execute(target: Target, argv: Sequence[str]) -> int:
 
 def _read(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> tuple[Result | None, Payloads]:
     """What the test needs before it begins; ends the program if a file is wrong."""
-    for_model = plan.url is not None or plan.compare_url is not None
-    payload = target.stream_payload if plan.stream else target.payload
     try:
         old = None if plan.compare_file is None else read_result(plan.compare_file)
-        if plan.body is not None:
-            return old, Payloads.of_body(plan.body)
-        if plan.payload_file is not None:
-            kind = None if plan.url is not None else payload
-            return old, Payloads.of_file(plan.payload_file, kind, for_model=for_model)
-        if payload is None:
-            parser.error("say what to send: -w NAME, --payload FILE.jsonl or --body JSON")
-        return old, Payloads.made(payload, plan.count, for_model=for_model)
+        payloads = _payloads(parser, plan, target)
+        return old, payloads if plan.trace is None else payloads.shaped(plan.trace)
     except ConfigError as error:
         parser.error(str(error))
+
+
+def _payloads(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> Payloads:
+    """Raises `ConfigError`."""
+    for_model = plan.url is not None or plan.compare_url is not None
+    payload = target.stream_payload if plan.stream else target.payload
+    if plan.body is not None:
+        return Payloads.of_body(plan.body)
+    if plan.payload_file is not None:
+        kind = None if plan.url is not None else payload
+        return Payloads.of_file(plan.payload_file, kind, for_model=for_model)
+    if payload is None:
+        parser.error("say what to send: -w NAME, --payload FILE.jsonl or --body JSON")
+    return Payloads.made(payload, plan.count, for_model=for_model)
 
 
 def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tuple[Result, Measurement]:
     """One test of one target."""
     measurement = Measurement(plan.objective, plan.goals)
-    sender = Sender(called, payloads, measurement, stream=plan.stream)
+    cancelling = Cancelling(plan.cancel_share, plan.cancel_after, plan.seed)
+    sender = Sender(called, payloads, measurement, stream=plan.stream, cancelling=cancelling)
 
     def enough() -> str:
         too_many = plan.max_errors is not None and measurement.failed >= plan.max_errors

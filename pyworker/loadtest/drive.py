@@ -24,6 +24,9 @@ def engine_of(plan: Plan, send: Send) -> Engine:
     """For the load of the plan."""
     if plan.concurrency is not None:
         return ClosedLoop(send, plan.concurrency, plan.count, plan.duration)
+    if plan.trace is not None:
+        moments = (moment for moment in plan.trace.moments[: plan.count] if moment < plan.duration)
+        return OpenLoop(send, moments)
     moments = due_times(
         plan.rate,
         plan.arrival,

@@ -51,8 +51,8 @@ class ErrorFigures:
 class Samples:
     """One entry for each request that has ended, in columns; times are seconds from the start.
 
-    first_byte, first_token and per_token: seconds as in `Record`, nan if there was none. missed: the bits of
-    the goals that the request missed.
+    first_byte, first_token and per_token: seconds as in `Record`, nan if there was none. sent and received:
+    bytes of bodies. missed: the bits of the goals that the request missed.
     """
 
     due: array[float] = field(default_factory=lambda: array("d"))
@@ -64,6 +64,8 @@ class Samples:
     missed: array[int] = field(default_factory=lambda: array("L"))
     tokens: array[int] = field(default_factory=lambda: array("L"))
     workload: array[float] = field(default_factory=lambda: array("d"))
+    sent: array[int] = field(default_factory=lambda: array("Q"))
+    received: array[int] = field(default_factory=lambda: array("Q"))
     first_byte: array[float] = field(default_factory=lambda: array("d"))
     first_token: array[float] = field(default_factory=lambda: array("d"))
     per_token: array[float] = field(default_factory=lambda: array("d"))
@@ -104,7 +106,8 @@ class Measurement:
         self.sent = 0
         self.succeeded = 0
         self.met = 0
-        self.tokens = 0
+        self.tokens = self.tokens_met = 0
+        self.cancelled = 0
         self.received = 0
         self.workload = 0.0
         self.retried = 0
@@ -143,6 +146,8 @@ class Measurement:
     def _add_success(self, record: Record, *, met: bool) -> None:
         self.succeeded += 1
         self.met += met
+        self.tokens_met += record.tokens if met else 0
+        self.cancelled += record.cancelled
         self.workload += record.workload
         histograms = self.histograms
         histograms["total"].add(record.total)
@@ -195,6 +200,8 @@ class Measurement:
         samples.missed.append(missed)
         samples.tokens.append(record.tokens)
         samples.workload.append(record.workload)
+        samples.sent.append(record.trace.sent)
+        samples.received.append(record.trace.received)
         for column, value in (
             (samples.first_byte, record.first_byte),
             (samples.first_token, record.first_token),

@@ -11,6 +11,7 @@ from typing import cast
 
 from pyworker.data_types import ApiPayload, JsonDataException
 from pyworker.errors import ConfigError
+from pyworker.loadtest.trace import Trace
 from pyworker.registry import Example, sent_fields
 
 LoadPayload = ApiPayload | type[ApiPayload] | Example
@@ -34,9 +35,22 @@ class Payloads:
 
     def __init__(self, prepared: list[Prepared]) -> None:
         self._prepared = prepared
+        self._trace: Trace | None = None
 
     def of(self, number: int) -> Prepared:
-        return self._prepared[number % len(self._prepared)]
+        prepared = self._prepared[number % len(self._prepared)]
+        if self._trace is None:
+            return prepared
+        fields = self._trace.shaped(number, prepared.fields)
+        return Prepared(fields, self._trace.workload(number, prepared.workload))
+
+    def shaped(self, trace: Trace) -> Payloads:
+        """With the lengths of a trace; raises `ConfigError` if a payload has no place for them."""
+        made = Payloads(self._prepared)
+        made._trace = trace
+        for prepared in self._prepared:
+            trace.check(prepared.fields)
+        return made
 
     @classmethod
     def made(cls, payload: LoadPayload, count: int | None, *, for_model: bool = False) -> Payloads:

@@ -9,6 +9,7 @@ from pyworker.loadtest.arrivals import Arrival, Rate
 from pyworker.loadtest.goal import Goal
 from pyworker.loadtest.objective import Objective
 from pyworker.loadtest.sweep import SweepPlan
+from pyworker.loadtest.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Plan:
     url: str | None = None
     body: str | None = None
     burstiness: float = 1.0
+    cancel_share: float = 0.0
+    cancel_after: float = 1.0
+    trace: Trace | None = None
     sweep: SweepPlan | None = None
 
     @property
@@ -44,6 +48,8 @@ class Plan:
         """The load in words."""
         if self.concurrency is not None:
             return f"{self.concurrency} at a time"
+        if self.trace is not None:
+            return f"the times of {self.trace.name}"
         rate = self.rate
         if rate.seconds:
             return f"{rate.first:g} to {rate.last:g} rps in {rate.seconds:g} s, {self.arrival}"

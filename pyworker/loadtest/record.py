@@ -46,6 +46,8 @@ class Record:
     gaps: list[float] = field(default_factory=list[float])
     tokens: int = 0
     failure: Failure | None = None
+    cancelled: bool = False
+    """Broken off by the test itself, as users do."""
 
     # Latencies count from the moment the request was due: a late start is a wait that a user would feel.
 

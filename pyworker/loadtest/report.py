@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pyworker.loadtest.cost import Cost, dollars
 from pyworker.loadtest.own_figures import OwnFigures
 from pyworker.loadtest.record import KINDS
-from pyworker.loadtest.result import Result
+from pyworker.loadtest.result import Lengths, Result
 
 NAMES = {
     "total": "latency",
@@ -92,8 +92,11 @@ def facts(result: Result) -> list[tuple[str, str]]:
         met = f"{result.met} met it ({percent(1 - result.miss_share)})"
         rows.append(("goodput", f"{result.goodput:.2f} per second with {limits}; {met}"))
     rows.append(("workload", f"{result.workload_rate:.1f} per second"))
-    if result.tokens:
-        rows.append(("tokens", f"{result.token_rate:.1f} per second, {result.tokens} in all"))
+    rows += _token_rows(result)
+    if result.cancelled:
+        rows.append(("cancelled", f"{result.cancelled} of the good ones, by the test itself"))
+    if result.lengths:
+        rows.append(("lengths", "; ".join(_length(name, one) for name, one in result.lengths.items())))
     if result.idle_share is not None:
         rows.append(("idle", f"{percent(result.idle_share)} of the time no request was open"))
     if result.cost is not None:
@@ -104,6 +107,25 @@ def facts(result: Result) -> list[tuple[str, str]]:
     ]
     rows += [("by the worker", own_line(one)) for one in result.own]
     return rows
+
+
+def _token_rows(result: Result) -> list[tuple[str, str]]:
+    if not result.tokens:
+        return []
+    rows = [("tokens", f"{result.token_rate:.1f} per second, {result.tokens} in all")]
+    if result.objective:
+        rows.append(("token goodput", f"{result.token_goodput:.1f} per second"))
+    each = result.times.get("per_token")  # not in the files of before
+    if each is not None and each.percentiles["p50"]:
+        rows.append(("tokens a user", f"{1 / each.percentiles['p50']:.1f} per second, by the median"))
+    return rows
+
+
+def _length(name: str, lengths: Lengths) -> str:
+    what, unit = name.split("_")
+    shown = amount if unit == "bytes" else "{:.0f}".format
+    figures = f"{shown(lengths.p50)}, p90 {shown(lengths.p90)}, largest {shown(lengths.largest)}"
+    return f"{what} p50 {figures}" if unit == "bytes" else f"{what} tokens p50 {figures}"
 
 
 def own_line(own: OwnFigures) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,15 +13,14 @@ import pydantic
 from pyworker.errors import ConfigError
 from pyworker.loadtest.cost import Cost, cost_of, idle_share
 from pyworker.loadtest.histogram import Histogram
-from pyworker.loadtest.measurement import METRICS, NO_WORKER, Measurement, Samples
+from pyworker.loadtest.measurement import METRICS, Measurement, Samples
 from pyworker.loadtest.own_figures import OwnFigures
 from pyworker.loadtest.plan import Plan
+from pyworker.loadtest.slices import Step, slices
 
 FORMAT = "pyworker-loadtest"
 VERSION = 1
 PERCENTS = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
-MOST_STEPS = 120
-REQUESTS_IN_STEP = 10
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,16 @@ class WorkerShare:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """Of good requests or responses; in tokens or bytes."""
+
+    mean: float
+    p50: int
+    p90: int
+    largest: int
+
+
+@dataclass(frozen=True)
 class GoalOutcome:
     """The share of requests that missed an objective, of the share that may."""
 
@@ -66,24 +75,6 @@ class GoalOutcome:
     @property
     def holds(self) -> bool:
         return self.missed <= self.allowed + 1e-9
-
-
-@dataclass(frozen=True)
-class Step:
-    """A slice of the test, `at` seconds from its start: responses by their end, times by when due."""
-
-    at: float
-    due: int
-    succeeded: int
-    failed: int
-    in_flight: int
-    """At the same moment, at most."""
-    p50: float
-    p90: float
-    p99: float
-    largest: float
-    by_worker: Sequence[int]
-    """Good responses of each worker, as `workers` orders them."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +117,12 @@ class Result:
     """Of --objective."""
     own: Sequence[OwnFigures] = ()
     """What workers say themselves."""
+    token_goodput: float = 0.0
+    """Tokens of responses that met the objective, per second."""
+    cancelled: int = 0
+    """Of the good ones, those that the test itself broke off."""
+    lengths: Mapping[str, Lengths] = field(default_factory=dict[str, Lengths])
+    """request_bytes, response_bytes and response_tokens, if there were any."""
 
     @property
     def error_share(self) -> float:
@@ -149,7 +146,7 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
     with measurement.frozen() as now:
         seconds = max(now - measurement.begin, 1e-9)
         sending = max(measurement.last_start - measurement.begin, 1e-9)
-        step, steps = _steps(measurement, seconds)
+        step, steps = slices(measurement, seconds)
         return Result(
             started_at=datetime.fromtimestamp(measurement.wall_begin, timezone.utc).isoformat(
                 timespec="seconds"
@@ -194,7 +191,25 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
                 GoalOutcome(goal.name, _missed(measurement, number), goal.allowed)
                 for number, goal in enumerate(measurement.goals)
             ],
+            token_goodput=measurement.tokens_met / seconds,
+            cancelled=measurement.cancelled,
+            lengths=_lengths(measurement.samples),
         )
+
+
+def _lengths(samples: Samples) -> Mapping[str, Lengths]:
+    columns = {
+        "request_bytes": samples.sent,
+        "response_bytes": samples.received,
+        "response_tokens": samples.tokens,
+    }
+    found: dict[str, Lengths] = {}
+    for name, column in columns.items():
+        ranked = sorted(length for length, good in zip(column, samples.good, strict=True) if good)
+        if ranked and ranked[-1]:
+            p50, p90 = (ranked[min(len(ranked) - 1, int(share * len(ranked)))] for share in (0.5, 0.9))
+            found[name] = Lengths(sum(ranked) / len(ranked), p50, p90, ranked[-1])
+    return found
 
 
 def _missed(measurement: Measurement, goal: int) -> float:
@@ -211,69 +226,6 @@ def _spread(histogram: Histogram) -> Spread:
     percentiles = {f"p{percent:g}": value for percent, value in histogram.percentiles(PERCENTS).items()}
     extent = histogram.smallest, histogram.mean, histogram.largest
     return Spread(histogram.count, *extent, percentiles, histogram.encoded())
-
-
-def _steps(measurement: Measurement, seconds: float) -> tuple[float, list[Step]]:
-    """The test in slices of one, two or five seconds, or the like."""
-    step = _step(measurement, seconds)
-    count = int(seconds / step) + 1
-    samples = measurement.samples
-    latencies: list[list[float]] = [[] for _ in range(count)]
-    succeeded, failed, due = ([0] * count for _ in range(3))
-    by_worker = [[0] * min(len(measurement.workers), NO_WORKER) for _ in range(count)]
-    for begin, end, worker, good in zip(
-        samples.due, samples.ended, samples.worker, samples.good, strict=True
-    ):
-        first, last = min(int(begin / step), count - 1), min(int(end / step), count - 1)
-        due[first] += 1
-        if good:
-            latencies[first].append(end - begin)
-            succeeded[last] += 1
-            if worker != NO_WORKER:
-                by_worker[last][worker] += 1
-        else:
-            failed[last] += 1
-    steps: list[Step] = []
-    in_flight = _most_in_flight(samples, step, count)
-    for number in range(count):
-        ranked = sorted(latencies[number])
-        p50, p90, p99, largest = (_rank(ranked, share) for share in (0.5, 0.9, 0.99, 1.0))
-        counts = due[number], succeeded[number], failed[number], in_flight[number]
-        steps.append(Step(round(number * step, 2), *counts, p50, p90, p99, largest, by_worker[number]))
-    return step, steps
-
-
-def _most_in_flight(samples: Samples, step: float, count: int) -> list[int]:
-    """For each slice, how many requests were in flight at the same moment, at most."""
-    starts, ends = sorted(samples.started), sorted(samples.ended)
-    most: list[int] = []
-    begun = ended = 0
-    for number in range(count):
-        end = (number + 1) * step
-        peak = begun - ended
-        while begun < len(starts) and starts[begun] < end:
-            # What ends at the moment of a start is no longer in flight.
-            while ended < begun and ends[ended] <= starts[begun]:
-                ended += 1
-            begun += 1
-            peak = max(peak, begun - ended)
-        while ended < len(ends) and ends[ended] < end:
-            ended += 1
-        most.append(peak)
-    return most
-
-
-def _step(measurement: Measurement, seconds: float) -> float:
-    """Seconds of a slice; few requests make few slices, since a percentile of three means nothing."""
-    finest = max(
-        seconds / MOST_STEPS, min(REQUESTS_IN_STEP * seconds / max(1, measurement.sent), seconds / 20)
-    )
-    scales = (0.01, 0.1, 1, 10, 100, 1_000, 10_000)
-    return next(size * scale for scale in scales for size in (1, 2, 5) if size * scale >= finest)
-
-
-def _rank(ranked: Sequence[float], share: float) -> float:
-    return ranked[min(len(ranked) - 1, int(share * len(ranked)))] if ranked else 0.0
 
 
 def read_result(path: Path) -> Result:

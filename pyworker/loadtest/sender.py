@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import time
 from collections.abc import Mapping
 
@@ -12,6 +14,23 @@ from pyworker.loadtest.record import Failure, Record, failure_of_error, failure_
 from pyworker.loadtest.targets import Called
 
 
+class Cancelling:
+    """Which streams are broken off: a share of all, each after a time of its own. Any thread may ask."""
+
+    def __init__(self, share: float, after: float, seed: int | None) -> None:
+        """after: seconds on average, distributed exponentially, as patience is."""
+        self._share = share
+        self._after = after
+        # Its own lock guards each number that it makes.
+        self._random = random.Random(seed)
+
+    def end_of(self, started: float) -> float:
+        """The monotonic moment; never for most."""
+        if self._random.random() >= self._share:
+            return math.inf
+        return started + self._random.expovariate(1 / self._after)
+
+
 class Sender:
     """Any thread may send.
 
@@ -19,7 +38,14 @@ class Sender:
     """
 
     def __init__(
-        self, called: Called, payloads: Payloads, measurement: Measurement, *, stream: bool, first: int = 0
+        self,
+        called: Called,
+        payloads: Payloads,
+        measurement: Measurement,
+        *,
+        stream: bool,
+        first: int = 0,
+        cancelling: Cancelling | None = None,
     ) -> None:
         self._client = called.client
         self._route = called.route
@@ -27,6 +53,7 @@ class Sender:
         self._payloads = payloads
         self._first = first
         self._measurement = measurement
+        self._cancelling = cancelling or Cancelling(0.0, 0.0, None)
         self._once = self._stream if stream else self._whole
 
     def send(self, number: int, due: float) -> None:
@@ -57,6 +84,7 @@ class Sender:
     def _stream(self, prepared: Prepared, record: Record) -> None:
         fields = self._fields(prepared)
         items = self._client.stream(self._route, fields, prepared.workload, trace=record.trace)
+        end = self._cancelling.end_of(record.started)
         last = 0.0
         for _ in items:
             now = time.monotonic()
@@ -66,3 +94,6 @@ class Sender:
                 record.gaps.append(now - last)
             last = now
             record.tokens += 1
+            if now > end:
+                record.cancelled = True
+                items.close()  # closes the connection

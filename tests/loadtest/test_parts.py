@@ -35,7 +35,8 @@ from pyworker.loadtest.html import page
 from pyworker.loadtest.live import Picture, progress_line, sparkline, view_for
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.objective import Objective
-from pyworker.loadtest.options import make_parser, plan_from
+from pyworker.loadtest.options import plan_from
+from pyworker.loadtest.parser import make_parser
 from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.record import Failure, Record
 from pyworker.loadtest.report import cost_line, duration, percent, text_report
@@ -308,7 +309,7 @@ def test_the_time_without_an_open_request(spans: list[tuple[float, float]], idle
 
 def test_a_file_of_before_costs_were_known_is_read(tmp_path: Path) -> None:
     raw = json.loads(result([1.0]).to_json())
-    del raw["idle_share"], raw["cost"], raw["goals"], raw["own"]
+    del raw["idle_share"], raw["cost"], raw["goals"], raw["own"], raw["lengths"]
     file = tmp_path / "old.json"
     file.write_text(json.dumps(raw))
     assert read_result(file).cost is None
@@ -323,7 +324,7 @@ FIELDS = {
     "started_at", "target", "wanted", "planned", "sent", "succeeded", "failed", "unfinished", "retried",
     "seconds", "sending_seconds", "start_rate", "throughput", "goodput", "workload_rate", "token_rate",
     "tokens", "received", "objective", "met", "times", "failures", "workers", "step", "steps", "format",
-    "version", "idle_share", "cost", "goals", "own",
+    "version", "idle_share", "cost", "goals", "own", "token_goodput", "cancelled", "lengths",
 }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ from pyworker.loadtest import execute
 from pyworker.loadtest.goal import parsed_goals
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.objective import Objective
-from pyworker.loadtest.options import make_parser, plan_from
+from pyworker.loadtest.options import plan_from
+from pyworker.loadtest.parser import make_parser
 from pyworker.loadtest.payloads import Payloads
 from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.record import Failure, Record
