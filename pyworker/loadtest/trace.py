@@ -1,6 +1,6 @@
 """Replays a recorded load: JSON lines with the time of each request, and its lengths if they are known.
 
-`{"at": 1.5}` is in seconds from the start, `{"timestamp": 1500}` in milliseconds, as published traces have it;
+`{"at": 1.5}` is in seconds from the start, `{"timestamp": 1500}` in milliseconds as in published traces;
 both with `input_length` and `output_length` in tokens if there are any.
 """
 

@@ -100,7 +100,7 @@ def test_responses_are_broken_off_as_users_do(scripted_model: ScriptedServer, tm
     """Each stream has an end that does not come until its client has gone."""
     script = [head("Content-Type: text/event-stream", "Transfer-Encoding: chunked")]
     script += [chunk(b"data: 1\n\n")] * 3
-    scripted_model.script("/do", *script, Act.AWAIT_HANGUP)
+    scripted_model.script("/do", *script, Act.HANG)
     made = tmp_path / "made.json"
     argv = ["--url", f"{scripted_model.url}/do", "-n", "4", "-rps", "100", "--stream", "--json", str(made)]
     assert execute(Text, "/do", [*argv, "--cancel-share", "1", "--cancel-after", "1e-9"]) == 0
