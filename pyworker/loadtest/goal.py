@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pyworker.loadtest.objective import Objective, seconds_of
 from pyworker.loadtest.record import Record
 
-#: Several at once are kept as the bits of a number of 32.
 MOST = 16
+"""Each is a bit of a number of 32."""
 _PERCENTILE = re.compile(r"(?:([a-z]{1,8})-)?p(\d{1,2}(?:\.\d{1,3})?)")
 _SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)(%?)")
 
@@ -65,6 +65,16 @@ def _share(text: str) -> float | None:
     found = _SHARE.fullmatch(text)
     share = float(found[1]) / (100 if found[2] else 1) if found else -1.0
     return share if 0 <= share <= 1 else None
+
+
+def good_response(goals: Sequence[Goal], slo: Objective) -> Objective:
+    """What a good response is: `slo`, or else the limit of the highest percentile of each measure."""
+    if slo.limits:
+        return slo
+    limits: dict[str, float] = {}
+    for goal in sorted(goals, key=lambda goal: -goal.allowed):
+        limits |= goal.limits.limits
+    return Objective(limits)
 
 
 def bits(goals: Sequence[Goal], record: Record) -> int:

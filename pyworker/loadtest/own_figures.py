@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pydantic
 
-from pyworker.client import Client, ClientError
+from pyworker.client import Client, ClientError, WorkerAnswerError
 
 MOST_WORKERS = 8
 
@@ -61,6 +61,8 @@ def is_local(url: str) -> bool:
 def _read(client: Client, url: str, token: str) -> OwnFigures:
     try:
         window = _Status.model_validate_json(client.status(url, token)).last_minute
+    except WorkerAnswerError as error:
+        return OwnFigures(url, {}, {}, {}, {}, f"/status answered {error.status}")
     except ClientError as error:
         return OwnFigures(url, {}, {}, {}, {}, str(error))
     except pydantic.ValidationError:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 
 from pyworker.loadtest.arrivals import Rate
 from pyworker.loadtest.drive import INTERRUPTED, Interrupts, drive, engine_of
+from pyworker.loadtest.goal import good_response
 from pyworker.loadtest.live import say, view_for
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.payloads import Payloads
@@ -31,7 +32,7 @@ def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen
         nonlocal sent
         changes = {"concurrency": int(load)} if asked.closed else {"rate": Rate(load, load)}
         stage_plan = replace(plan, count=None, duration=duration, **changes)
-        measurement = Measurement(plan.objective, asked.goals)
+        measurement = Measurement(good_response(asked.goals, plan.objective), asked.goals)
         sender = Sender(called, payloads, measurement, stream=plan.stream, first=sent)
         hopeless = Hopeless(measurement, window, load * window.seconds)
         title = f"sweep of {called.name}, now {asked.named(load)}"

@@ -99,7 +99,11 @@ def sweep_notes(result: SweepResult) -> list[str]:
 def text_sweep(result: SweepResult) -> str:
     """All of it, for a terminal or a file."""
     rows = [stage_row(result, stage) for stage in result.stages]
-    parts = [table(stage_head(result), rows)] if rows else []
+    # The last column, which may be long, is not aligned to the right.
+    lines = table(stage_head(result)[:-1], [row[:-1] for row in rows]).splitlines()
+    verdicts = ["", *(row[-1] for row in rows)]
+    stages = "\n".join(f"{a}  {b}".rstrip() for a, b in zip(lines, verdicts, strict=True))
+    parts = [stages] if rows else []
     parts.append(f"objectives    {', '.join(result.objectives)}\nresult        {headline(result)}")
     return "\n\n".join([*parts, *(f"Note: {note}" for note in sweep_notes(result))])
 

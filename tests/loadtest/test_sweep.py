@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyworker.client import Client
 from pyworker.data_types import ApiPayload
 from pyworker.loadtest import execute
-from pyworker.loadtest.goal import parsed_goals
+from pyworker.loadtest.goal import good_response, parsed_goals
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.objective import Objective
 from pyworker.loadtest.options import plan_from
@@ -93,6 +93,8 @@ def test_three_of_three_sweeps_name_the_knee_within_10_percent() -> None:
         assert stage.throughput == pytest.approx(stage.load, rel=0.1)
         assert stage.total.p90 is not None
         assert SERVICE <= stage.total.p90 <= 0.21
+        beyond = result.stages[-1]
+        assert beyond.goodput < 0.5 * beyond.throughput, "they come, but late"
         assert stage.cost is not None
         # 7 units of workload each, at a tenth of a cent per second
         assert stage.cost.per_unit_of_workload == pytest.approx(0.001 / 7 / stage.throughput, rel=0.01)
@@ -285,6 +287,9 @@ def test_objectives() -> None:
     ):
         with pytest.raises(ValueError, match="objective"):
             parsed_goals(text, slo)
+    loose_and_strict = parsed_goals("p99=2s,p50=1s,ttft-p95=1s,errors=1%", slo)
+    assert good_response(loose_and_strict, slo) == slo
+    assert good_response(loose_and_strict, Objective({})).limits == {"total": 2.0, "ttft": 1.0}
     with pytest.raises(ValueError, match="goodput=95% needs --slo"):
         parsed_goals("goodput=95%", Objective({}))
 

@@ -108,6 +108,8 @@ def test_only_the_named_worker_gets_the_token(tmp_path: Path, scripted_model: Sc
         scripted_model.script("/status", whole(b"[]"))
         [own] = own_figures(client, scripted_model.url, [], "secret")
         assert own.trouble == "it has no /status of a worker"
+        scripted_model.script("/status", whole(b"no", status="404 Not Found"))
+        assert own_figures(client, scripted_model.url, [], "secret")[0].trouble == "/status answered 404"
         assert scripted_model.requests("/status")[0].header("authorization") == "Bearer secret"
         assert own_figures(client, "http://203.0.113.7:1", [], "") == []
 
