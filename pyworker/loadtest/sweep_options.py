@@ -39,7 +39,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "--precision",
         type=share,
         metavar="SHARE",
-        help="how near the knee is searched for between two stages (default: 5%%; at 100%% not below a factor of 2)",
+        help="how near the best stage has to come to the worst (default: 5%%; 100%%: a factor of 2)",
     )
     group.add_argument(
         "--warm-up", type=seconds, metavar="SECONDS", help="not measured at the begin of each stage"
