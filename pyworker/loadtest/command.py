@@ -100,8 +100,10 @@ def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tu
     sender = Sender(called, payloads, measurement, stream=plan.stream, cancelling=cancelling)
 
     def enough() -> str:
-        too_many = plan.max_errors is not None and measurement.failed >= plan.max_errors
-        return f"Stopped after {measurement.failed} failures" if too_many else ""
+        with measurement.frozen():
+            failed = measurement.failed
+        too_many = plan.max_errors is not None and failed >= plan.max_errors
+        return f"Stopped after {failed} failures" if too_many else ""
 
     with view_for(plan, f"load test of {called.name}") as view:
         stopped = drive(engine_of(plan, sender.send), measurement, view, seen, enough)

@@ -105,7 +105,7 @@ def _kind_of_status(status: int) -> str:
 
 
 def _shown(text: str, payload: Mapping[str, object]) -> str:
-    """In one line, without the prompt, which a response may repeat."""
+    """In one line, without the texts of what was sent, which a response may repeat."""
     for value in _texts(payload):
         text = text.replace(value, "…")
     return " ".join(text.split())[:EXCERPT] or "(empty response)"

@@ -49,6 +49,7 @@ class Sender:
     ) -> None:
         self._client = called.client
         self._route = called.route
+        self._query = called.query
         self._for_model = called.for_model
         self._payloads = payloads
         self._first = first
@@ -64,7 +65,7 @@ class Sender:
         try:
             record.failure = self._once(prepared, record)
         except ClientError as error:
-            record.failure = failure_of_error(error, record.trace, prepared.fields)
+            record.failure = failure_of_error(error, record.trace, self._hidden(prepared))
         except Exception as error:  # noqa: BLE001
             record.failure = Failure("other", f"{type(error).__name__}: {error}")
         record.ended = time.monotonic()
@@ -75,11 +76,15 @@ class Sender:
             return prepared.for_model
         return prepared.fields
 
+    def _hidden(self, prepared: Prepared) -> Mapping[str, object]:
+        """What no report shows, though a response or an error may repeat it."""
+        return {"payload": self._fields(prepared), "query": self._query}
+
     def _whole(self, prepared: Prepared, record: Record) -> Failure | None:
         fields = self._fields(prepared)
         response = self._client.call(self._route, fields, prepared.workload, trace=record.trace)
         text = "" if response.ok else response.content.decode("utf-8", "replace")
-        return failure_of_status(response.status_code, text, prepared.fields)
+        return failure_of_status(response.status_code, text, self._hidden(prepared))
 
     def _stream(self, prepared: Prepared, record: Record) -> None:
         fields = self._fields(prepared)

@@ -71,8 +71,7 @@ def stage_of(
     measurement: Measurement, load: float, window: Window, per_hour: float | None, *, closed: bool
 ) -> Stage:
     """Once every request of the stage has ended. closed: the server cannot fall behind."""
-    with measurement.frozen():
-        samples, goals = measurement.samples, measurement.goals
+    samples, goals = measurement.samples, measurement.goals
     due = [place for place, at in enumerate(samples.due) if window.begin <= at < window.end]
     ended = [
         place

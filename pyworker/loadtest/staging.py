@@ -13,19 +13,21 @@ from pyworker.loadtest.live import say, view_for
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.payloads import Payloads
 from pyworker.loadtest.plan import Plan
-from pyworker.loadtest.sender import Sender
+from pyworker.loadtest.sender import Cancelling, Sender
 from pyworker.loadtest.stage import Hopeless, Stage, Window, stage_of
 from pyworker.loadtest.sweep import Sweep, SweepPlan, SweepResult
 from pyworker.loadtest.sweep_report import progress
 from pyworker.loadtest.targets import Called
 
 SHORTEST = 0.1
+"""Seconds of a stage that was given up."""
 
 
 def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen: Interrupts) -> SweepResult:
     """Stages of one target until it is saturated."""
     window = Window(asked.warm_up, asked.warm_up + asked.seconds)
     duration = window.end + asked.cool_down
+    cancelling = Cancelling(plan.cancel_share, plan.cancel_after, plan.seed)
     sent = 0
 
     def run(load: float) -> Stage | None:
@@ -33,7 +35,7 @@ def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen
         changes = {"concurrency": int(load)} if asked.closed else {"rate": Rate(load, load)}
         stage_plan = replace(plan, count=None, duration=duration, **changes)
         measurement = Measurement(good_response(asked.goals, plan.objective), asked.goals)
-        sender = Sender(called, payloads, measurement, stream=plan.stream, first=sent)
+        sender = Sender(called, payloads, measurement, stream=plan.stream, first=sent, cancelling=cancelling)
         hopeless = Hopeless(measurement, window, load * window.seconds)
         title = f"sweep of {called.name}, now {asked.named(load)}"
         with view_for(stage_plan, title, lines=False) as view:

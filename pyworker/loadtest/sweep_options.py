@@ -39,7 +39,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "--precision",
         type=share,
         metavar="SHARE",
-        help="how near the best stage has to come to the worst (default: 5%%; 100%%: a factor of 2)",
+        help="how near the best stage has to come to the worst (default: 5%%)",
     )
     group.add_argument(
         "--warm-up", type=seconds, metavar="SECONDS", help="not measured at the begin of each stage"
@@ -62,7 +62,12 @@ def sweep_from(
             if getattr(options, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} is for --sweep")
         return None
-    for name, option in (("n", "-n"), ("ramp", "--ramp"), ("compare", "--compare")):
+    for name, option in (
+        ("n", "-n"),
+        ("ramp", "--ramp"),
+        ("max_errors", "--max-errors"),
+        ("compare", "--compare"),
+    ):
         if getattr(options, name) is not None:
             parser.error(f"--sweep has stages of its own: leave out {option}")
     closed = options.concurrency is not None

@@ -26,6 +26,8 @@ class Called:
     for_model: bool = False
     worker_url: str | None = None
     """If it is one worker, which has a `/status`."""
+    query: str = ""
+    """Of the route; not to be shown."""
 
 
 def called_from(
@@ -64,13 +66,12 @@ def _bare(
     path = parts.path if parts.path not in ("", "/") else route or "/"
     if path.rstrip("/") == "/v1" and route.startswith("/v1"):
         path = route  # as clients of OpenAI name it
-    base = f"{parts.scheme}://{parts.netloc}"
+    base = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     client = client_from(
         parser, options, retries=options.retries, pool_size=MAX_THREADS, door_url=base, door_key=key
     )
-    host = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     query = f"?{parts.query}" if parts.query else ""
-    return Called(client, host + path, path + query, for_model=True)
+    return Called(client, base + path, path + query, for_model=True, query=query)
 
 
 def load_client(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Client:

@@ -14,11 +14,11 @@ import pytest
 
 from pyworker.client import Client
 from pyworker.data_types import ApiPayload
-from pyworker.loadtest import execute
+from pyworker.loadtest import command, execute
 from pyworker.loadtest.own_figures import own_figures
 from tests.support.in_process import InProcessWorker
 from tests.support.process import ROOT
-from tests.support.scripted import ScriptedServer, whole
+from tests.support.scripted import Act, ScriptedServer, whole
 from tests.support.timed_worker import TimedWorker
 from tests.support.waiting import DEADLINE
 
@@ -48,6 +48,12 @@ def test_any_url_gets_a_bare_body(
     assert execute(Text("x"), "/generate", [*argv, "--body", '{"prompt": "a"}', "-k", "my-key"]) == 0
     assert "3 of 3 to " in (out := capsys.readouterr().out)
     assert "secret" not in out
+
+    scripted_model.script(path, Act.CLOSE)
+    assert execute(Text("x"), "/generate", [*argv, "--body", "{}", "--html", str(tmp_path / "x.html")]) == 1
+    assert "/v1/do…: the connection" in (out := capsys.readouterr().out)
+    assert "secret" not in out + (tmp_path / "x.html").read_text()
+    scripted_model.script(path, whole(b"{}"))
     [first, *_] = scripted_model.requests(path)
     assert (first.body, first.header("authorization")) == (b'{"prompt": "a"}', "Bearer my-key")
 
@@ -58,18 +64,22 @@ def test_any_url_gets_a_bare_body(
     assert (json.loads(last.body), last.header("authorization")) == ({"of": "no payload class"}, None)
 
 
-def test_without_a_worker_the_options_say_what_is_sent(scripted_model: ScriptedServer) -> None:
+def test_without_a_worker_the_options_say_what_is_sent(
+    scripted_model: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     scripted_model.script("/do", whole(b"{}"))
     url = f"{scripted_model.url}/do"
 
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pyworker.loadtest", "-n", "2", "-rps", "100", *argv]
+        program = [sys.executable, "-m", "pyworker.loadtest", "-n", "2", "-rps", "100", *argv]
         return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False
+            program, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False
         )
 
     assert "-w NAME is needed, or --url URL" in run("-l").stderr
-    assert "say what to send: -w NAME" in run("--url", url).stderr
+    with pytest.raises(SystemExit, match="2"):
+        command.execute(command.Target(None, "/", "/", None), ["--url", url, "-n", "1"])
+    assert "say what to send: -w NAME" in capsys.readouterr().err
     done = run("--url", url, "--body", '{"a": 1}')
     assert (done.returncode, len(scripted_model.requests("/do"))) == (0, 2), done.stderr
 
