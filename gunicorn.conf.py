@@ -27,7 +27,9 @@ from pyworker.downstream.tls import CertificateFiles, ServerContext
 from pyworker.errors import ConfigError
 from pyworker.instance.beacon import INTERVAL, Beacon, Failure
 from pyworker.runtime import allocator
+from pyworker.runtime.redaction import hiding_only
 from pyworker.runtime.signals import REFUSED_SIGNALS
+from pyworker.telemetry.log_format import FORMATTERS
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -78,11 +80,16 @@ if _tls is not None:
     certfile = str(_settings.ssl_certfile)
     keyfile = str(_settings.ssl_keyfile)
 
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+def _formatter() -> logging.Formatter:
+    """A function, since gunicorn prints its configuration, which must not hold the secrets."""
+    return FORMATTERS[_settings.log_format](hiding_only(_settings.secrets))
+
+
 logconfig_dict: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"generic": {"format": _FORMAT, "class": "logging.Formatter"}},
+    "formatters": {"generic": {"()": _formatter}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": sys.stderr}},
     "root": {"level": _settings.log_level, "handlers": ["console"]},
     "loggers": {

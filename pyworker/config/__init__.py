@@ -66,6 +66,8 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 _readiness_source = parsers.one_of({source.value: source for source in ReadinessSource})
 _log_level = parsers.one_of({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR")})
+_log_format = parsers.one_of({name: name for name in ("text", "json")})
+_log_requests = parsers.one_of({name: name for name in ("all", "sampled", "failed", "none")})
 
 
 def setting(variable: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
@@ -120,6 +122,8 @@ class Settings:
     workers: int = setting("WEB_CONCURRENCY", 1, _one_process)
     drain_timeout: float = setting("DRAIN_TIMEOUT", 25.0, parsers.seconds)
     log_level: str = setting("LOG_LEVEL", "INFO", _log_level)
+    log_format: str = setting("LOG_FORMAT", "text", _log_format)
+    log_requests: str = setting("LOG_REQUESTS", "sampled", _log_requests)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:

@@ -40,13 +40,19 @@ def without_secrets(text: str) -> str:
     return _KNOWN_TOKENS.sub("***", _BEARER.sub(r"\1 ***", text))
 
 
-def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
-    """As `without_secrets`, which hides these secrets too wherever they stand."""
+def hiding_only(secrets: Iterable[str]) -> Callable[[str], str]:
+    """As `redacted`, which hides these secrets too wherever they stand."""
     known = sorted((one for one in set(secrets) if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
     if not known:
-        return without_secrets
+        return redacted
     pattern = re.compile("|".join(map(re.escape, known)))
-    return lambda text: without_secrets(pattern.sub("***", text))
+    return lambda text: redacted(pattern.sub("***", text))
+
+
+def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
+    """As `without_secrets`, which hides these secrets too: for text that others wrote."""
+    hide = hiding_only(secrets)
+    return lambda text: without_secrets(hide(text))
 
 
 def without_content(line: str) -> str:

@@ -28,13 +28,14 @@ from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures
-from pyworker.runtime.redaction import hiding
+from pyworker.runtime.redaction import hiding_only
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Sessions
 from pyworker.telemetry.last_lines import OwnLines, WorkerLines
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.recorder import Recorder
+from pyworker.telemetry.request_lines import RequestLines
 from pyworker.telemetry.window import Window
 from pyworker.worker.model import ModelSide
 
@@ -60,13 +61,14 @@ class Worker:
         self.metrics = Metrics()
         self.recorder.tell(self.window.take)
         self.recorder.tell(self.metrics.take)
+        self.recorder.tell(RequestLines(settings.log_requests).take)
         self._journal = Journal()
         self.ledger = Ledger(self._journal.append, on_change=wake_report)
         journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
         self.model = model = ModelSide(backend, settings, on_change=self.ledger.touch)
         self.lifecycle = model.lifecycle
         #: What the logs said last.
-        self.last_lines = WorkerLines(model.lines, OwnLines(hiding(settings.secrets)))
+        self.last_lines = WorkerLines(model.lines, OwnLines(hiding_only(settings.secrets)))
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,

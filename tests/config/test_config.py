@@ -102,6 +102,8 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ("WEB_CONCURRENCY", "workers", 1, {"1": 1}),
     ("DRAIN_TIMEOUT", "drain_timeout", 25.0, {"5": 5.0}),
     ("LOG_LEVEL", "log_level", "INFO", {"debug": "DEBUG", "Warning": "WARNING", "ERROR": "ERROR"}),
+    ("LOG_FORMAT", "log_format", "text", {"JSON": "json"}),
+    ("LOG_REQUESTS", "log_requests", "sampled", {"all": "all", "none": "none"}),
 ]
 
 INTEGERS = ["x", "1.5", "0x10", "1e3", "", "nan", "9" * 5000, "--1"]
@@ -155,6 +157,8 @@ INVALID: list[tuple[str, list[str], str]] = [
     ("MODEL_HEALTH_ENDPOINT", URLS[:3], URL_HINT),
     ("PYWORKER_STATE_DIR", ["/no/such/folder", "/dev/null", "x" * 5000], "expected a folder that exists"),
     ("LOG_LEVEL", ["loud", "10"], "expected one of DEBUG, INFO, WARNING, ERROR"),
+    ("LOG_FORMAT", ["xml"], "expected one of text, json"),
+    ("LOG_REQUESTS", ["some"], "expected one of all, sampled, failed, none"),
     (
         "PUBLIC_IPADDR",
         ["a b", "host/path", "user@host", "a:b", "[::1", "::g", "host:80"],
