@@ -12,10 +12,14 @@ import os
 import signal
 import ssl
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pyworker.black_box.folder import BoxFolder
+from pyworker.black_box.machine import killed_for_memory
 from pyworker.config import (
     ONE_PROCESS,
     RESERVED_THREADS,
@@ -46,6 +50,9 @@ except ConfigError as error:
     sys.exit(f"pyworker: {error}")
 
 _descriptors = raise_descriptor_limit()
+_box = BoxFolder(_settings.state_dir)
+# By process: its exit code, or the negative number of its signal.
+_ends: dict[int, int] = {}
 
 bind = _settings.bind
 proc_name = "pyworker"
@@ -110,6 +117,14 @@ def on_starting(server: Arbiter) -> None:
     """Refuse more than one process, by the command line or by a signal."""
     if server.num_workers != 1:
         sys.exit(f"pyworker: {ONE_PROCESS}")
+    kept = _box.conclude_left("the worker ended, and with it all that had started it")
+    if kept is not None:
+        logging.getLogger("pyworker").warning(
+            "the last run ended unexpectedly; python -m pyworker.doctor --black-box tells what is known (%s)",
+            kept,
+        )
+    reap = server.reap_workers
+    server.reap_workers = functools.partial(_note_ends_and, reap, server)  # type: ignore[method-assign]
     for number in REFUSED_SIGNALS:
         # The arbiter looks up its handlers by name, and calls them from its main loop.
         name = signal.Signals(number).name
@@ -134,6 +149,38 @@ def _refuse(name: str) -> None:
         name,
         ONE_PROCESS,
     )
+
+
+def _note_ends_and(reap: Callable[[], None], server: Arbiter) -> None:
+    """Remember how workers ended, which gunicorn does not tell `child_exit`."""
+    for pid in list(server.WORKERS):
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None:
+                is_exit = ended.si_code == os.CLD_EXITED
+                _ends[pid] = ended.si_status if is_exit else -ended.si_status
+    reap()
+
+
+def child_exit(_server: Arbiter, worker: HardenedThreadWorker) -> None:
+    """Keep what is known of a worker that ended and should not have. Called in the master."""
+    status = _ends.pop(worker.pid, 0)
+    if status == 0:
+        return _box.forget()
+    how = f"signal {-status}" if status < 0 else f"exit code {status}"
+    stuck = f": its main thread stood still for {timeout} s" if worker.aborted else ""
+    kept = _box.conclude(
+        f"the worker process was ended by {how}{stuck}",
+        more={"status": status, "stuck": worker.aborted, "killed_for_memory_since": killed_for_memory()},
+    )
+    if kept is not None:
+        logging.getLogger("pyworker").error(
+            "the worker process was ended by %s%s; python -m pyworker.doctor --black-box tells more (%s)",
+            how,
+            stuck,
+            kept,
+        )
+    return None
 
 
 def when_ready(server: Arbiter) -> None:
@@ -184,6 +231,11 @@ def _report_until_ended(worker: HardenedThreadWorker, error: BaseException) -> N
     logger = logging.getLogger("pyworker")
     logger.error("the worker package does not load", exc_info=error)
     logger.error("%s; reported every %.0f s until this process is ended", reason, INTERVAL)
+    with contextlib.suppress(OSError):
+        _box.keep(
+            "start",
+            {"at": time.time(), "what": reason, "own_lines": traceback.format_tb(error.__traceback__)},
+        )
     failure = Failure(_settings.container_id, _settings.master_token, _settings.public_url or "", reason)
 
     def is_wanted() -> bool:

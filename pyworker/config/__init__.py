@@ -185,6 +185,11 @@ class Settings:
         return self.state_dir / ".unsent_requests"
 
     @property
+    def start_file(self) -> Path:
+        """The file that keeps how long the last start took."""
+        return self.state_dir / ".last_start"
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must not be shown, wherever it stands; some may be empty."""
         return (self.master_token, self.model_api_key)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from pyworker.backend import Backend
 from pyworker.config import Settings
@@ -54,6 +55,9 @@ class Worker:
         client = backend.client
         # Each makes the next step of the loop with this name due immediately.
         wake_report, wake_key, wake_callbacks, wake_sessions = (Wake() for _ in range(4))
+
+        #: What a report says of an error besides its message; set before the start.
+        self.excerpt: Callable[[], str] = str
 
         # -- what is counted, and what a report says
         self.recorder = Recorder()
@@ -153,7 +157,9 @@ class Worker:
         status = self.lifecycle.status
         # Without the key every request would be refused.
         is_ready = status.state is ModelState.READY and self.verifier.has_key
-        return ModelFigures(status.throughput if is_ready else 0.0, status.error_msg)
+        excerpt = self.excerpt() if status.error_msg else ""
+        error = f"{status.error_msg} ({excerpt})" if excerpt else status.error_msg
+        return ModelFigures(status.throughput if is_ready else 0.0, error)
 
     def _check_signature(self, auth_data: AuthData) -> None:
         """As the verifier; auth_data that opened a session is good until the session ends."""

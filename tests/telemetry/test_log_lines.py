@@ -81,7 +81,8 @@ def lines(wanted: str, *records: RequestRecord) -> list[str]:
 
 def test_the_line_of_a_request() -> None:
     assert line_of(ended()) == (
-        "200 Success /pass id=id-1 idx=7 total=0.200s auth=0.001s queue=0.002s first=0.100s workload=10 work=9"
+        "200 Success /pass id=id-1 idx=7 total=0.200s auth=0.001s queue=0.002s first=0.100s "
+        "workload=10 work=9"
     )
     assert line_of(ended(401, REFUSED, "a\nb")).endswith("queue=0.002s reason='a b'")
 
