@@ -35,6 +35,7 @@ def keep_black_box(worker: Worker) -> None:
         contents=lambda: contents_of(worker),
         phases=worker.model.phases.all,
         slow_start=settings.model_loading_warn_after,
+        on_excerpt=worker.ledger.touch,
     )
     worker.excerpt = lambda: keeper.excerpt
     worker.runtime.add(Loop("pyworker-black-box", keeper.step, on_end=keeper.close))

@@ -30,7 +30,7 @@ class Keeper:
     """Keeps the files of one worker. `step` and `close` belong to one thread.
 
     contents: everything that is known now. slow_start: seconds after which a start is slow, if none is known
-    to compare with.
+    to compare with. on_excerpt: called if there is a new `excerpt`.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class Keeper:
         contents: Callable[[], Mapping[str, object]],
         phases: Callable[[], Sequence[Phase]],
         slow_start: float,
+        on_excerpt: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._start_file = start_file
         self._contents = contents
         self._phases = phases
         self._slow_start = slow_start
+        self._on_excerpt = on_excerpt
         self._last_start: start_times.Durations | None = None
         self._start_is_over = False
         self._told_slow = False
@@ -66,9 +68,8 @@ class Keeper:
         except OSError as error:
             # Often the disk is full, which must not fill the log too.
             if (more := self._lines.suffix("disk")) is not None:
-                logger.warning(
-                    "the black box %s cannot be written (%s)%s", self._folder, error.strerror, more
-                )
+                reason = f"{error.strerror}{more}"
+                logger.warning("the black box %s cannot be written: %s", self._folder.path, reason)
         return LOOK
 
     def _step(self, now: float, phases: Sequence[Phase]) -> None:
@@ -107,14 +108,13 @@ class Keeper:
             what = "the worker became errored" if self._start_is_over else "the start failed"
             path = self._keep("errored", f"{what}: {phase.reason}", now)
             self.excerpt = f"{self._start_told()}; {path.name} of the black box tells more"
+            self._on_excerpt()
 
     def _keep(self, kind: str, what: str, now: float) -> Path:
         self._kept_at[kind] = now
         everything = self._everything(now, fresh_gpu=True)
         path = self._folder.keep(kind, {**everything, "what": what})
-        logger.warning(
-            "the black box keeps how things stand in %s: python -m pyworker.doctor --black-box", path
-        )
+        logger.warning("kept how things stand in %s: python -m pyworker.doctor --black-box", path)
         return path
 
     def _everything(self, now: float, *, fresh_gpu: bool = False) -> Mapping[str, object]:
