@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the state, and between two files that tell how things stand.
 LOOK = 1.0
-ROLL = 5.0
+ROLL = 3.0
 #: Seconds between two files that are kept of the same kind: a model that fails again and again must not
 #: displace all others.
 QUIET = 60.0

@@ -77,6 +77,7 @@ def ask_everything(stack: Stack) -> None:
         ("/chat", (error(f"cannot serve {PROMPT}"),), 400),
         ("/chat", (error(f"PLANTED failure with {PROMPT}", "500 Internal Server Error"),), 500),
         ("/chat", (error(f"PLANTED failure with {PROMPT}", "200 OK"),), 200),
+        ("/chat", (whole(b'{"usage": {"completion_tokens": "PLANTED work"}}', JSON),), 200),
         ("/chat", (b"PLANTED garbage\r\n\r\n",), 502),
         ("/chat", (b"HTTP/1.1 200 OK\r\nPLANTED header\r\n\r\n",), 502),
         ("/chat", (Act.RESET,), 502),
