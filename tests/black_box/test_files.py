@@ -120,6 +120,7 @@ def test_values_of_a_wrong_kind_are_told_or_left_out(value: object) -> None:
         ({"status": -9, "memory": {"container_used": 95, "container_limit": 100}}, "out of memory, probably"),
         ({"status": -9, "memory": {"machine_available": 1, "machine_total": 100}}, "out of memory, probably"),
         ({"status": -9, "memory": {"machine_available": 60, "machine_total": 100}}, "somebody sent SIGKILL"),
+        ({"status": -9, "status_report": {"state": "draining"}}, "told to end"),
         ({"status": -11}, "the interpreter crashed (SIGSEGV)"),
         ({"status": 1, "stuck": True}, "the main thread stood still"),
         ({"disk": {"/": {"free": 10, "total": 10**12}}}, "the disk is full"),
