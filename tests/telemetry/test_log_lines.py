@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pyworker.instance.logs import why_it_ended
 from pyworker.runtime.redaction import hiding_only
+from pyworker.telemetry.last_lines import REQUEST_LINES
 from pyworker.telemetry.log_format import FIELDS, FORMATTERS
 from pyworker.telemetry.record import REFUSED, RequestRecord
 from pyworker.telemetry.request_lines import MOST, RequestLines, line_of
@@ -104,3 +107,13 @@ def test_a_flood_is_a_few_lines_and_does_not_displace_other_kinds() -> None:
         f"{5000 - MOST} of 401 Refused, {3000 - MOST} of 200 Success"
     )
     assert len(lines("all", *flood)) == 8001
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_an_instance_finds_why_its_worker_ended_in_either_form(kind: str, tmp_path: Path) -> None:
+    formatter = FORMATTERS[kind](hiding_only(()))
+    records = [logging.LogRecord("pyworker", logging.ERROR, __file__, 1, "cannot start: no port", (), None)]
+    records += [logging.LogRecord(REQUEST_LINES, logging.INFO, __file__, 1, "200 Success", (), None)]
+    log = tmp_path / "worker.log"
+    log.write_text("".join(f"{formatter.format(record)}\n" for record in records), "utf-8")
+    assert why_it_ended(4, log, 0) == "the worker ended by itself (status 4): cannot start: no port"
