@@ -26,8 +26,8 @@ def story(box: Part, now: float | None = None) -> Iterator[str]:
         yield f"                what follows was known {ended_at - at:.0f} s before"
     yield from _state(box, status, at)
     yield from _requests(box, at)
-    yield from _listed("its log, last", box.texts("model_lines"))
-    yield from _listed("own log, last", box.texts("own_lines"))
+    yield from _listed("model's log", box.texts("model_lines"))
+    yield from _listed("own log", box.texts("own_lines"))
     yield from _reports(box)
     yield from _machine(box)
     yield from _threads(box)
