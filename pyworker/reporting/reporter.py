@@ -65,6 +65,8 @@ class Reporter:
         self._is_behind = False
         #: How the last report ended. Replaced as a whole by the thread that reports.
         self.last = LastReport()
+        #: Reports that were not accepted, since the start.
+        self.failed = 0
         # A bounded deque: append and copy are atomic.
         self._recent: deque[LastReport] = deque(maxlen=_REMEMBERED)
 
@@ -91,6 +93,7 @@ class Reporter:
             self._recent.append(self.last)
         if problem:
             self._failures += 1
+            self.failed += 1
             pause = min(2.0 ** (self._failures - 1), _MAX_PAUSE)
             self._retry_at = now + pause
             logger.warning("a report was not accepted (%s); next try in %.0f s", problem, pause)

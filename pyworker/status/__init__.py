@@ -2,5 +2,8 @@
 
 report   everything about the worker as one JSON object
 reasons  why the model is not ready, and why requests were refused
+gauges   what /metrics tells of now
+cost     dollars for what was done
+engine   the metrics of the model server itself: /metrics/model
 views    the routes: /status, /metrics, /livez, /readyz, /startupz
 """
