@@ -93,6 +93,10 @@ class Runtime:
         self._started = False
         self._stopped = False
 
+    def add(self, loop: Loop) -> None:
+        """One more thread, which is stopped after the others. Before the start."""
+        self._loops.append(loop)
+
     def start(self) -> None:
         """Start every thread; the second call has no effect."""
         with self._lock:

@@ -36,6 +36,7 @@ LAYERS = (
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
     {"discovery", "status"},
+    {"black_box"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
