@@ -93,6 +93,10 @@ class Runtime:
         self._started = False
         self._stopped = False
 
+    def add(self, loop: Loop) -> None:
+        """Before the start: run this one too, and stop it first."""
+        self._loops.insert(0, loop)
+
     def start(self) -> None:
         """Start every thread; the second call has no effect."""
         with self._lock:

@@ -1,5 +1,7 @@
 """What the worker does, for people and for Prometheus.
 
-report  everything about the worker as one JSON object
-views   the routes: /status, /metrics, /livez, /readyz, /startupz
+report    everything about the worker as one JSON object
+sections  what the page shows
+live      the streams of those who watch the page
+views     the routes: /status, /status/events, /metrics, /livez, /readyz, /startupz
 """

@@ -72,6 +72,27 @@ class Window:
             "first_byte_seconds": _percentiles([value for second in seconds for value in second.first_bytes]),
         }
 
+    def by_second(self) -> Mapping[str, Sequence[float | None]]:
+        """Of each of the last 60 whole seconds, oldest first: requests that succeeded, that ended otherwise,
+        and that were refused; workload done; percentiles of the latency in seconds, None without a request.
+        """
+        end = int(self._now())
+        with self._lock:
+            found = {second.at: second for second in self._seconds}
+        empty = _Second(0)
+        seconds = [found.get(at, empty) for at in range(end - LENGTH, end)]
+        latency = [_percentiles(list(second.totals)) for second in seconds]
+        succeeded = [second.outcomes["Success"] for second in seconds]
+        return {
+            "succeeded": succeeded,
+            "failed": [
+                sum(second.outcomes.values()) - good for second, good in zip(seconds, succeeded, strict=True)
+            ],
+            "refused": [sum(second.shed.values()) for second in seconds],
+            "workload": [round(second.work, 3) for second in seconds],
+            **{name: [one.get(name) for one in latency] for name in ("p50", "p99")},
+        }
+
     def __repr__(self) -> str:
         return f"<Window [{len(self._seconds)} seconds]>"
 
