@@ -180,6 +180,11 @@ class Settings:
         """The file that keeps finished requests until the autoscaler has accepted them."""
         return self.state_dir / ".unsent_requests"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown, wherever it stands; some may be empty."""
+        return (self.master_token, self.model_api_key)
+
     def require_identity(self) -> None:
         """Raise `ConfigError` if the worker could neither report nor check signatures.
 

@@ -1,13 +1,60 @@
-"""Removes user and password from URLs, for logs and reports."""
+"""Removes from text for logs, pages and reports what does not belong there. In linear time."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 
 # Up to the last @ of the authority, which contains no slash: so no character is searched twice.
 _USER = re.compile(r"""://[^/?#\\ \t\r\n"'<>`,;]*@""")
+# A value behind a name such as "api_key", as in JSON, in Python's repr, in a header or a query; and behind an
+# option of a command line.
+_KEYED = re.compile(
+    r"""(?i)((?:key|token|secret|password|passwd|authorization|cookie|signature|credentials?)["']?"""
+    r"""\s{0,3}[:=]\s{0,3}["']?(?:(?:bearer|basic)\s{1,3})?)[^\s"',;&)}\]]+"""
+)
+_OPTION = re.compile(r"(?i)(--[\w-]{0,40}(?:key|token|secret|password)\s{1,3})[^\s]+")
+_BEARER = re.compile(r"""(?i)\b(bearer|basic)\s{1,3}[^\s"',;)}\]]{6,}""")
+_KNOWN_TOKENS = re.compile(r"\b(?:sk|hf|ghp|gho|xoxb|xoxp)[-_][A-Za-z0-9_-]{6,}")
+_QUERY = re.compile(r"""(/[\w.~%-]{0,64})\?[^\s"'<>]+""")
+# What model servers call that which a client has sent.
+_CONTENT = re.compile(
+    r"""(?i)\b(?:prompts?|prompt_token_ids|messages|inputs?|content|text|query|documents)"""
+    r"""["']{0,2}\s{0,3}[:=]"""
+)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+# Shorter ones are words that may stand anywhere.
+_SHORTEST_SECRET = 6
 
 
 def redacted(text: str) -> str:
-    """A URL, or a text with URLs, with `***` in place of user and password. In linear time."""
+    """A URL, or a text with URLs, with `***` in place of user and password."""
     return _USER.sub("://***@", text)
+
+
+def without_secrets(text: str) -> str:
+    """With `***` in place of what looks like a key, a token, a password or a query string."""
+    text = _QUERY.sub(r"\1?***", redacted(text))
+    for pattern in (_KEYED, _OPTION):
+        text = pattern.sub(r"\1***", text)
+    return _KNOWN_TOKENS.sub("***", _BEARER.sub(r"\1 ***", text))
+
+
+def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
+    """As `without_secrets`, which hides these secrets too wherever they stand."""
+    known = sorted((one for one in set(secrets) if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
+    if not known:
+        return without_secrets
+    pattern = re.compile("|".join(map(re.escape, known)))
+    return lambda text: without_secrets(pattern.sub("***", text))
+
+
+def without_content(line: str) -> str:
+    """A line of a model server's log, cut where it begins to quote a request."""
+    found = _CONTENT.search(line)
+    return line if found is None else f"{line[: found.end()]} …"
+
+
+def one_line(text: str) -> str:
+    """With a space in place of line ends, control characters, and characters that change the direction."""
+    return text if text.isprintable() else _CONTROL.sub(" ", text)

@@ -17,6 +17,8 @@ from pyworker.telemetry.metrics import Reading
 from pyworker.worker import Worker
 
 _PACKAGES = ("flask", "gunicorn", "requests", "pydantic", "urllib3")
+# Of each log that is told.
+_LINES = 20
 
 
 def status_of(worker: Worker) -> Mapping[str, object]:
@@ -47,6 +49,8 @@ def status_of(worker: Worker) -> Mapping[str, object]:
             "most_in_hand": worker.settings.max_in_hand,
         },
         "benchmark": {"throughput": status.throughput, "progress": worker.model.benchmark.progress},
+        "last_model_lines": worker.last_lines.model.lines(_LINES),
+        "last_lines": worker.last_lines.own.lines(_LINES),
         "last_minute": worker.window.summary(),
         "since_start": dataclasses.asdict(worker.ledger.counts),
         "autoscaler": worker.reporter.last.as_json(),

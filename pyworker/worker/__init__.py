@@ -28,9 +28,11 @@ from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures
+from pyworker.runtime.redaction import hiding
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Sessions
+from pyworker.telemetry.last_lines import OwnLines, WorkerLines
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.recorder import Recorder
 from pyworker.telemetry.window import Window
@@ -63,6 +65,8 @@ class Worker:
         journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
         self.model = model = ModelSide(backend, settings, on_change=self.ledger.touch)
         self.lifecycle = model.lifecycle
+        #: What the logs said last.
+        self.last_lines = WorkerLines(model.lines, OwnLines(hiding(settings.secrets)))
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,
@@ -167,6 +171,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the background threads. The journal's takes over what an earlier process left."""
+        self.last_lines.own.attach()
         self.runtime.start()
 
     def drain(self) -> None:
@@ -193,6 +198,7 @@ class Worker:
         self._callbacks.close()
         self._key_client.close()
         self._report_client.close()
+        self.last_lines.own.detach()
 
     def _unblock(self) -> None:
         """End what a background thread may be blocked in."""

@@ -12,14 +12,16 @@ from pyworker.lifecycle.benchmark_file import describe
 from pyworker.lifecycle.health import HealthMonitor
 from pyworker.lifecycle.healthcheck import SharedHealth
 from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
-from pyworker.lifecycle.loading_watch import LoadingWatch
+from pyworker.lifecycle.loading_watch import LoadingWatch, loaded_patterns
 from pyworker.lifecycle.log_events import LogEffects
 from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.model_lines import ModelLines
 from pyworker.lifecycle.old_lines import OldLines
 from pyworker.lifecycle.phases import Phases
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.lifecycle.warm_up import WarmUp
+from pyworker.runtime.redaction import hiding, without_content
 from pyworker.runtime.services import Loop, Wake
 
 # What /healthcheck asks if no health endpoint is configured.
@@ -71,6 +73,17 @@ class ModelSide:
             new_probe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH))
         )
         about = describe(backend.benchmark_handler)
+        model_server = client.base_url.rpartition("@")[2]  # without a password
+        mark = LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server})
+        # Asked now, since it may be written soon.
+        was_loaded = mark.is_there
+        self._hide = hiding(settings.secrets)
+        #: The lines of the model's log that may be shown.
+        self.lines = ModelLines(
+            self._hide,
+            was_ready=lambda: was_loaded or self.phases.was_ready,
+            trusts_old=lambda: not was_loaded and bool(loaded_patterns(backend.log_actions)),
+        )
         self._warm_up = WarmUp(
             settings=settings,
             lifecycle=self.lifecycle,
@@ -89,9 +102,8 @@ class ModelSide:
             tailer=tailer,
             probe=self._probe,
         )
-        model_server = client.base_url.rpartition("@")[2]  # without a password
         self._memory = ModelMemory(
-            LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server}),
+            mark,
             self.lifecycle,
             check=check,
             # The log comes first: what is remembered may cost a request to be confirmed.
@@ -120,7 +132,9 @@ class ModelSide:
         return LogTailer(
             backend.model_log_file,
             backend.log_actions,
-            lambda action, line, is_old: self._log_effects.take(action, line, is_old),
+            lambda action, line, is_old: self._log_effects.take(action, without_content(line), is_old),
+            show=self.lines.take,
+            hide=self._hide,
         )
 
     def loops(self) -> Sequence[Loop]:

@@ -24,7 +24,8 @@ IMPORT_DEADLINE = 60  # seconds; a cold import on a busy machine takes a few
 #: wing.
 LAYERS = (
     {"errors", "wsgi_extensions", "resources"},
-    {"runtime", "telemetry"},
+    {"runtime"},
+    {"telemetry"},
     {"config", "validation"},
     {"data_types"},
     {"downstream", "upstream"},
