@@ -1,8 +1,8 @@
 """The routes that tell what the worker does.
 
 `/livez`, `/readyz` and `/startupz` are public and say a word. So is the page that a browser gets at
-`/status`, which holds no figure. The others tell figures and lines of logs, to clients on the same machine and
-to those with the master token.
+`/status`, which holds no figure. The others tell figures and lines of logs, to clients on the same machine
+and to those with the master token.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--token",
         metavar="TOKEN",
-        help="the worker's MASTER_TOKEN, if it is not on this machine; better in the variable MASTER_TOKEN, which "
-        "no list of processes shows",
+        help="the worker's MASTER_TOKEN, if it is not on this machine; better in the variable MASTER_TOKEN, "
+        "which no list of processes shows",
     )
     parser.add_argument("--ca", metavar="FILE", help="trust this root certificate")
     parser.add_argument("--once", action="store_true", help="print one picture and end")

@@ -25,6 +25,8 @@ def seconds(value: float | None) -> str:
     """A latency."""
     if value is None:
         return _NOTHING
+    if value == 0:
+        return "0 s"
     if value < 0.9995:
         return f"{value * 1e3:.{1 if value < 0.00995 else 0}f} ms"
     return f"{value:.{2 if value < 9.995 else 1}f} s" if value < 59.95 else span(value)

@@ -24,7 +24,8 @@ COLOURS = {
 #: Columns from which on a table has all of its columns.
 WIDE = 100
 Side = Literal["left", "right"]
-_LABEL = 22
+# What stands beside the bars of a series, which are a second each.
+_BESIDE_BARS = 34
 _LEAST_ROWS = 3
 # Lines of the screen that are there whatever happens.
 _FIXED = 17
@@ -47,7 +48,7 @@ def worker_screen(
         *notes,
         _figures(status, width),
         _series(sections.get("minute"), width),
-        *_table("Last requests", _ended(ended, width), bool(ended)),
+        *_table("Last requests", _ended(ended, is_wide=width >= WIDE), bool(ended)),
         *_table("Last refused", _refused(refused), bool(refused)),
         *_lines("Model log", model),
         *_lines("Worker log", own),
@@ -147,7 +148,7 @@ def _percentiles(status: object, name: str) -> str:
 
 def _series(minute: object, width: int) -> Table:
     """The last minute; each bar is a second."""
-    room = max(10, min(60, width - _LABEL - 14))
+    room = max(10, min(60, width - _BESIDE_BARS))
     grid = Table.grid(padding=(0, 3, 0, 0))
     succeeded, failed = figures(minute, "succeeded"), figures(minute, "failed")
     ended = [(good or 0) + (bad or 0) for good, bad in zip(succeeded, failed, strict=False)]
@@ -166,14 +167,20 @@ def _table(title: str, shown: Table, is_any: bool) -> Sequence[RenderableType]:
     return (rule(title), shown) if is_any else ()
 
 
-def _ended(ended: Sequence[object], width: int) -> Table:
-    made = table(("Ended", "left"), ("Status", "right"), ("Total", "right"))
-    is_wide = width >= WIDE
-    if is_wide:
-        for name in ("Queue", "First byte", "Workload"):
-            made.add_column(name, justify="right", no_wrap=True)
-    made.add_column("Route", no_wrap=True, overflow="ellipsis")
-    made.add_column("Reason", no_wrap=True, overflow="ellipsis")
+def _ended(ended: Sequence[object], *, is_wide: bool) -> Table:
+    if_wide: tuple[tuple[str, Side], ...] = (
+        ("Queue", "right"),
+        ("First byte", "right"),
+        ("Workload", "right"),
+    )
+    made = table(
+        ("Ended", "left"),
+        ("Status", "right"),
+        ("Total", "right"),
+        *(if_wide if is_wide else ()),
+        ("Route", "left"),
+        ("Reason", "left"),
+    )
     for one in ended:
         status = figure(one, "status") or 0
         work = figure(one, "work")

@@ -44,5 +44,5 @@ def test_an_event_without_end_is_refused(piece: bytes) -> None:
 
 
 def test_what_is_no_json_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expecting value"):
-        list(read([b"data: {\n\n"[:-2] + b"]\n\n"]))
+    with pytest.raises(ValueError, match="Expecting"):
+        list(read([b"data: {]\n\n"]))

@@ -99,7 +99,7 @@ def test_a_stream_without_chunks(stack: Stack) -> None:
 
 
 def test_streams_are_bounded_and_hold_no_thread(new_stack: NewStack) -> None:
-    stack = new_stack({"WORKER_THREADS": "8"})
+    stack = new_stack({"WORKER_THREADS": "17"})
     stack.start_ready()
     with ExitStack() as ending:
         streams = [Watching(ending.enter_context(RawClient(stack.url))) for _ in range(4)]
@@ -110,9 +110,11 @@ def test_streams_are_bounded_and_hold_no_thread(new_stack: NewStack) -> None:
         assert (refused.status, refused.header("Retry-After")) == (429, "10")
         assert "4 pages watch this worker already" in refused.object()["error"]
 
-        stack.worker.show_state()
-        stack.worker.wait_for_log("[4 parked]")
-        assert "<ThreadPool [0 of" in stack.worker.log
+        def state() -> str:
+            stack.worker.show_state()
+            return stack.worker.log.rpartition("<ThreadPool ")[2]
+
+        wait_until(lambda: state().startswith("[0 of") and "[4 parked]" in state(), "streams without threads")
         streams[0].client.close()
         with RawClient(stack.url) as late:
             wait_until(lambda: ask(stack.url, "HEAD", "/status/events").status == 200, "a free place")
@@ -122,9 +124,10 @@ def test_streams_are_bounded_and_hold_no_thread(new_stack: NewStack) -> None:
 def test_status_answers_while_every_thread_waits(front: Stack) -> None:
     gate = threading.Event()
     front.model.script("/pass", gate, whole(b"{}", JSON))
-    clients = [front.open("/pass") for _ in range(64)]
+    most = status(front)["queue"]["most_in_hand"]
+    clients = [front.open("/pass") for _ in range(most)]
     try:
-        wait_until(lambda: status(front)["queue"]["requests_in_hand"] == 64, "all of them")
+        wait_until(lambda: status(front)["queue"]["requests_in_hand"] == most, "all of them")
         assert front.post("/pass").status == 429
         took: list[float] = []
         for _ in range(10):
@@ -136,7 +139,7 @@ def test_status_answers_while_every_thread_waits(front: Stack) -> None:
             shown = Watching(client).until("requests", lambda one: one["refused"])
             assert "too busy" in shown["refused"][-1]["reason"]
         gate.set()
-        assert [client.answer().status for client in clients] == [200] * 64
+        assert [client.answer().status for client in clients] == [200] * most
     finally:
         gate.set()
         for client in clients:

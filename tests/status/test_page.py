@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from pyworker.local.autoscaler import Autoscaler
 from tests.support.browser import chromium, look
 from tests.support.http import RawClient, ask, request_bytes
+from tests.support.ports import own_address
 from tests.support.scripted import whole
 from tests.support.stack import ERROR_LINE, INFO_LINE, LOADED_LINE, MASTER_TOKEN, NewStack, Stack
 from tests.support.status import status_report
@@ -166,16 +166,6 @@ def test_the_token_is_asked_for_once(browser: Browser, new_stack: NewStack, tmp_
         page.reload(wait_until="commit")
         expect(page.get_by_role("heading", level=1)).to_have_text("Loading")
         expect(field).to_be_hidden()
-
-
-def own_address() -> str:
-    """Of this machine, as others know it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("203.0.113.1", 9))  # nothing is sent
-        except OSError:
-            pytest.skip("this machine has no address but those of its own")
-        return probe.getsockname()[0]
 
 
 def test_what_comes_from_outside_is_never_html(browser: Browser, stack: Stack) -> None:
