@@ -8,6 +8,7 @@ page.html       what a browser shows of a worker, or of a fleet
 page            that file with its header fields
 build           makes the last two from the first two: `python -m pyworker.resources.build`
 reach           probes whether the online original could be fetched instead, with a deadline
+monitoring      a dashboard, alert rules and a manifest for Kubernetes, with a README
 """
 
 from __future__ import annotations

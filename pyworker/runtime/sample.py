@@ -9,11 +9,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from typing_extensions import Self
+
 logger = logging.getLogger(__name__)
 
 #: Bytes kept of each end of a body.
 KEPT = 16 * 1024
 EVENT_STREAM = "text/event-stream"
+_MOST_TOKENS = 10**12
 # Each event of a language model has one such field.
 _DATA = b"\ndata:"
 
@@ -89,17 +92,60 @@ class Sampler:
         return f"<Sampler [{self._length} bytes]>"
 
 
+class Work(float):
+    """An amount of work that also knows its tokens: what `count_work` may return in place of a number.
+
+    prompt_tokens, generation_tokens: None if the response does not tell them. events: of the response, if it
+    is a stream of server-sent events; set by the caller of `count_work`.
+    """
+
+    __slots__ = ("events", "generation_tokens", "prompt_tokens")
+
+    prompt_tokens: int | None
+    generation_tokens: int | None
+    events: int
+
+    def __new__(
+        cls,
+        amount: float,
+        *,
+        prompt_tokens: int | None = None,
+        generation_tokens: int | None = None,
+        events: int = 0,
+    ) -> Self:
+        """amount: in the unit of `count_workload`."""
+        work = super().__new__(cls, amount)
+        work.prompt_tokens, work.generation_tokens, work.events = prompt_tokens, generation_tokens, events
+        return work
+
+
 #: The work that a 2xx response shows to have been done; None if it does not tell. An author's `count_work`.
 Measure = Callable[[ResponseSample], "float | None"]
 
 
 def measured(measure: Measure, sample: ResponseSample) -> float | None:
-    """What `measure` makes of a response; None, and an error in the log, if it fails or makes no sense."""
+    """What `measure` makes of a response, as a `Work`; None, and an error in the log, if it fails or makes no
+    sense.
+    """
     try:
         work = measure(sample)
-        if work is None or (math.isfinite(work) and work >= 0):
-            return work
+        if work is None:
+            return None
+        if math.isfinite(work) and work >= 0:
+            return _told(work, sample.events)
         logger.error("count_work has returned %r; the workload of the request counts", work)
     except Exception:
         logger.exception("count_work failed; the workload of the request counts")
     return None
+
+
+def _told(work: float, events: int) -> Work:
+    if not isinstance(work, Work):
+        return Work(work, events=events)
+    prompt, generation = _count(work.prompt_tokens), _count(work.generation_tokens)
+    return Work(work, prompt_tokens=prompt, generation_tokens=generation, events=events)
+
+
+def _count(tokens: int | None) -> int | None:
+    """None for what is no number of tokens, which would spoil every sum."""
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else None

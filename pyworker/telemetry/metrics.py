@@ -8,92 +8,105 @@ counters cost more than the rest of a small request's bookkeeping.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from pyworker.telemetry.causes import failure_cause, shed_cause
+from pyworker.telemetry.histogram import FIRST_TOKEN, NEXT_TOKEN, TOKENS, WHOLE, Histogram
 from pyworker.telemetry.record import REFUSED, RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_FIRST_TOKEN = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0),
+_SUCCESS = "Success"
+_PER_TOKEN = (
+    "of streams: from the first byte to the end, divided by the tokens after the first, or by events where "
+    "the response tells no tokens."
 )
-_WHOLE = (
-    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
-    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
-)
-
-#: Name without the prefix, its help, its value now.
-Reading = tuple[str, str, float]
-
-
-class _Histogram:
-    """Numbers of values up to each bound. Guarded by the lock of `Metrics`."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def family(self, name: str, explanation: str) -> Metric:
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        return HistogramMetricFamily(f"pyworker_{name}", explanation, buckets=buckets, sum_value=self._sum)
+_HISTOGRAMS = {
+    "request_queue_time_seconds": (WHOLE, "Time in the queue."),
+    "time_to_first_token_seconds": (
+        FIRST_TOKEN,
+        "From the arrival of a request until the first byte of the model server's response.",
+    ),
+    "inter_token_latency_seconds": (
+        NEXT_TOKEN,
+        f"Mean time between the tokens of a request, counted once for each of its tokens, {_PER_TOKEN}",
+    ),
+    "request_time_per_output_token_seconds": (
+        NEXT_TOKEN,
+        f"The same, counted once for each request, {_PER_TOKEN}",
+    ),
+    "request_inference_time_seconds": (WHOLE, "From the end of a request's time in the queue to its end."),
+    "e2e_request_latency_seconds": (WHOLE, "From the arrival of a request until its end."),
+    "request_prompt_tokens": (TOKENS, "Tokens of a prompt, as told by the model server."),
+    "request_generation_tokens": (TOKENS, "Tokens generated for a request, as told by the model server."),
+}
+_COUNTERS = {
+    "request_success": "Requests that were served.",
+    "workload_received": "Workload of admitted requests, as estimated.",
+    "workload_served": "Workload that was done, as far as known.",
+    "prompt_tokens": "Tokens of prompts, as told by the model server.",
+    "generation_tokens": "Tokens that were generated, as told by the model server.",
+}
 
 
 class Metrics(Collector):
     """The metrics of one worker. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards everything below but the registry.
+        # Guards the four below.
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str]] = Counter()
-        self._shed: Counter[int] = Counter()
-        self._received = self._served = 0.0
-        self._queued, self._first, self._total = (
-            _Histogram(_WHOLE),
-            _Histogram(_FIRST_TOKEN),
-            _Histogram(_WHOLE),
-        )
-        self._readings: Callable[[], Iterable[Reading]] = tuple
+        self._causes: dict[str, Counter[str]] = {"shed": Counter(), "errors": Counter()}
+        self._counts = dict.fromkeys(_COUNTERS, 0.0)
+        self._histograms = {name: Histogram(bounds) for name, (bounds, _) in _HISTOGRAMS.items()}
+        self._gauges: Callable[[], Iterable[Metric]] = tuple
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
-    def read_gauges(self, readings: Callable[[], Iterable[Reading]]) -> None:
-        """Also tell these gauges, read when the metrics are asked for."""
-        self._readings = readings
+    def read_gauges(self, gauges: Callable[[], Iterable[Metric]]) -> None:
+        """Also tell these, read when the metrics are asked for."""
+        self._gauges = gauges
 
     def take(self, records: Sequence[RequestRecord]) -> None:
         """Count these requests."""
         with self._lock:
             for record in records:
-                if record.outcome == REFUSED:
-                    self._shed[record.status] += 1
-                    continue
-                self._requests[record.route, record.outcome] += 1
-                self._received += record.workload
-                self._served += record.work or 0.0
-                self._queued.observe(record.queued)
-                self._total.observe(record.total)
-                if record.first_byte is not None:
-                    self._first.observe(record.total_to_first_byte)
+                if cause := shed_cause(record):
+                    self._causes["shed"][cause] += 1
+                if record.outcome != REFUSED:
+                    self._take(record)
+
+    def _take(self, record: RequestRecord) -> None:
+        self._requests[record.route, record.outcome] += 1
+        if cause := failure_cause(record):
+            self._causes["errors"][cause] += 1
+        counts, histograms = self._counts, self._histograms
+        counts["request_success"] += record.outcome == _SUCCESS
+        counts["workload_received"] += record.workload
+        counts["workload_served"] += record.work or 0.0
+        for name in ("prompt_tokens", "generation_tokens"):
+            tokens: int | None = getattr(record, name)
+            if tokens is not None:
+                counts[name] += tokens
+                histograms[f"request_{name}"].observe(tokens)
+        histograms["request_queue_time_seconds"].observe(record.queued)
+        histograms["request_inference_time_seconds"].observe(record.working)
+        histograms["e2e_request_latency_seconds"].observe(record.total)
+        if record.first_byte is not None:
+            histograms["time_to_first_token_seconds"].observe(record.total_to_first_byte)
+        if (seconds := record.seconds_per_token) is not None:
+            histograms["inter_token_latency_seconds"].observe(seconds, record.tokens_after_first)
+            histograms["request_time_per_output_token_seconds"].observe(seconds)
+
+    def tokens(self) -> tuple[float, float]:
+        """Those of prompts, and those that were generated, since the start."""
+        with self._lock:
+            return self._counts["prompt_tokens"], self._counts["generation_tokens"]
 
     def text(self) -> bytes:
         """In the text format of Prometheus."""
@@ -105,13 +118,12 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry."""
-        for name, explanation, value in self._readings():
-            yield GaugeMetricFamily(f"pyworker_{name}", explanation, value=value)
+        yield from self._gauges()
         with self._lock:
-            families = self._families()
+            families = [*self._labelled(), *self._unlabelled()]
         yield from families
 
-    def _families(self) -> Sequence[Metric]:
+    def _labelled(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
             "pyworker_requests",
             "Requests that were admitted and ended, by route and outcome.",
@@ -119,24 +131,18 @@ class Metrics(Collector):
         )
         for (route, outcome), count in self._requests.items():
             requests.add_metric([route, outcome], count)
-        shed = CounterMetricFamily(
-            "pyworker_requests_shed", "Requests that were refused, by status.", labels=["status"]
-        )
-        for status, count in self._shed.items():
-            shed.add_metric([str(status)], count)
-        received, served = (
-            "Workload of admitted requests, as estimated.",
-            "Workload that was done, as far as known.",
-        )
-        return [
-            requests,
-            shed,
-            CounterMetricFamily("pyworker_workload_received", received, value=self._received),
-            CounterMetricFamily("pyworker_workload_served", served, value=self._served),
-            self._queued.family("request_queue_time_seconds", "Time in the queue."),
-            self._first.family(
-                "time_to_first_token_seconds",
-                "From the arrival of a request until the model server's response began.",
-            ),
-            self._total.family("e2e_request_latency_seconds", "From the arrival of a request until its end."),
-        ]
+        yield requests
+        for name, explanation in (
+            ("shed", "Requests that were refused, or rejected after they had been admitted, by reason."),
+            ("errors", "Admitted requests that failed, by reason."),
+        ):
+            family = CounterMetricFamily(f"pyworker_requests_{name}", explanation, labels=["reason"])
+            for cause, count in self._causes[name].items():
+                family.add_metric([cause], count)
+            yield family
+
+    def _unlabelled(self) -> Iterable[Metric]:
+        for name, explanation in _COUNTERS.items():
+            yield CounterMetricFamily(f"pyworker_{name}", explanation, value=self._counts[name])
+        for name, (_, explanation) in _HISTOGRAMS.items():
+            yield self._histograms[name].family(name, explanation)
