@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
 from pyworker.backend import Backend
+from pyworker.black_box.contents import keep_black_box
 from pyworker.config import Settings
 from pyworker.discovery.waiting import AUTO, choose
 from pyworker.errors import NotReady, RequestError, UpdateRefused
@@ -81,6 +82,7 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     app.register_blueprint(sessions.blueprint())
     worker.metrics.read_gauges(lambda: gauges_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
+    keep_black_box(worker)
     app.direct = DirectRoutes(app, worker.pipeline, backend.views)
     callbacks = _WorkerApp(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])

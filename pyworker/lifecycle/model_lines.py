@@ -4,7 +4,8 @@ Model servers log what they are asked, as vLLM does with each prompt, so a line 
 model served is shown only if
 
 * it matches a phrase of the worker (which are what the autoscaler is told, too), or
-* it is an error or a warning: then without its message, which may quote a request.
+* it is an error or a warning: then without its message, which may quote a request, but for the words of a
+  well-known trouble.
 
 All lines of a model that starts are shown. In each case a line ends where it begins to quote a request.
 """
@@ -15,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from pyworker.data_types import LogAction
-from pyworker.runtime.redaction import without_content
+from pyworker.runtime.redaction import sign_in, without_content
 from pyworker.telemetry.last_lines import REMEMBERED, LastLines
 
 # What is looked for in each line; all other lines are skipped at once.
@@ -80,5 +81,9 @@ def _head_of_error(line: str) -> str:
         return ""
     for head in _HEADS:
         if found := head.match(line):
-            return found.group() if found.end() == len(line) else f"{found.group().rstrip()} …"
+            shown = found.group().rstrip()
+            if found.end() == len(line):
+                return shown
+            sign = sign_in(line)
+            return f"{shown} … {sign} …" if sign else f"{shown} …"
     return ""

@@ -22,6 +22,12 @@ _CONTENT = re.compile(
     r"""(?i)\b(?:prompts?|prompt_token_ids|messages|inputs?|content|text|query|documents)"""
     r"""["']{0,2}\s{0,3}[:=]"""
 )
+# What an error text may be quoted for; the rest of it may quote a request.
+_SIGNS = (
+    *("CUDA out of memory", "out of memory", "device-side assert", "illegal memory access", "CUDA error"),
+    *("NCCL", "No space left on device", "Too many open files", "maximum context length", "timed out"),
+    *("Connection refused", "overloaded", "queue is full"),
+)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 # Shorter ones are words that may stand anywhere.
 _SHORTEST_SECRET = 6
@@ -40,19 +46,30 @@ def without_secrets(text: str) -> str:
     return _KNOWN_TOKENS.sub("***", _BEARER.sub(r"\1 ***", text))
 
 
-def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
-    """As `without_secrets`, which hides these secrets too wherever they stand."""
+def hiding_only(secrets: Iterable[str]) -> Callable[[str], str]:
+    """As `redacted`, which hides these secrets too wherever they stand."""
     known = sorted((one for one in set(secrets) if len(one) >= _SHORTEST_SECRET), key=len, reverse=True)
     if not known:
-        return without_secrets
+        return redacted
     pattern = re.compile("|".join(map(re.escape, known)))
-    return lambda text: without_secrets(pattern.sub("***", text))
+    return lambda text: redacted(pattern.sub("***", text))
+
+
+def hiding(secrets: Iterable[str]) -> Callable[[str], str]:
+    """As `without_secrets`, which hides these secrets too: for text that others wrote."""
+    hide = hiding_only(secrets)
+    return lambda text: without_secrets(hide(text))
 
 
 def without_content(line: str) -> str:
     """A line of a model server's log, cut where it begins to quote a request."""
     found = _CONTENT.search(line)
     return line if found is None else f"{line[: found.end()]} …"
+
+
+def sign_in(text: str) -> str:
+    """The words of a well-known trouble in the error text of a model server; empty if there are none."""
+    return next((sign for sign in _SIGNS if sign in text), "")
 
 
 def one_line(text: str) -> str:

@@ -94,8 +94,8 @@ class Runtime:
         self._stopped = False
 
     def add(self, loop: Loop) -> None:
-        """Before the start: run this one too, and stop it first."""
-        self._loops.insert(0, loop)
+        """One more thread, which is stopped after the others. Before the start."""
+        self._loops.append(loop)
 
     def start(self) -> None:
         """Start every thread; the second call has no effect."""

@@ -88,7 +88,7 @@ class Window:
 
     def by_second(self) -> Mapping[str, Sequence[float | None]]:
         """Of each of the last 60 whole seconds, oldest first: requests that succeeded, that ended otherwise,
-        and that were refused; workload done; percentiles of the latency in seconds, None without a request.
+        and that were refused; workload done; tokens generated; percentiles of the latency in seconds, None without a request.
         """
         end = int(self._now())
         with self._lock:
@@ -104,6 +104,7 @@ class Window:
             ],
             "refused": [sum(second.shed.values()) for second in seconds],
             "workload": [round(second.work, 3) for second in seconds],
+            "tokens": [second.generation_tokens for second in seconds],
             **{name: [one.get(name) for one in latency] for name in ("p50", "p99")},
         }
 

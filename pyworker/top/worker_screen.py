@@ -28,7 +28,7 @@ Side = Literal["left", "right"]
 _BESIDE_BARS = 34
 _LEAST_ROWS = 3
 # Lines of the screen that are there whatever happens.
-_FIXED = 17
+_FIXED = 19
 
 
 def worker_screen(
@@ -114,9 +114,11 @@ def _figures(status: object, width: int) -> Table:
     tokens = figure(status, *minute, "generation_tokens_per_second")
     if tokens:
         shown.append(("Tokens", f"{number(tokens)} /s"))
-    cost = figure(status, "cost", "dollars_per_million_tokens")
-    if cost is not None:
-        shown.append(("Cost", f"${cost:.2f} per million tokens"))
+    idle = figure(status, "cost", "idle_share", "last_minute")
+    if idle is not None:
+        shown.append(("Idle", f"{idle:.0%} of the last minute"))
+    if cost := _cost(status):
+        shown.append(("Cost", cost))
     columns = 2 if width >= WIDE else 1
     grid = Table.grid(padding=(0, 3, 0, 0))
     for start in range(0, len(shown), columns):
@@ -138,6 +140,18 @@ def _throughput(status: object) -> str:
     measured = figure(status, "benchmark", "throughput")
     done = f"{number(figure(status, 'last_minute', 'workload_per_second'))} /s"
     return f"{done} of {number(measured)} /s measured" if measured else done
+
+
+def _cost(status: object) -> str:
+    """In the last minute if something was done in it, else since the start; empty if no price is known."""
+    for period in ("last_minute", "since_start"):
+        tokens = figure(status, "cost", period, "dollars_per_million_tokens")
+        unit = figure(status, "cost", period, "dollars_per_unit_of_workload")
+        if tokens is not None:
+            return f"${number(tokens)} per million tokens"
+        if unit is not None:
+            return f"${number(unit * 1000)} per 1,000 workload"
+    return ""
 
 
 def _percentiles(status: object, name: str) -> str:

@@ -30,7 +30,7 @@ from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures
-from pyworker.runtime.redaction import hiding
+from pyworker.runtime.redaction import hiding_only
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Sessions
@@ -38,6 +38,7 @@ from pyworker.telemetry.idle import IdleTime
 from pyworker.telemetry.last_lines import OwnLines, WorkerLines
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.recorder import Recorder
+from pyworker.telemetry.request_lines import RequestLines
 from pyworker.telemetry.spans import SpanExport, span_export
 from pyworker.telemetry.window import Window
 from pyworker.worker.model import ModelSide
@@ -58,6 +59,9 @@ class Worker:
         # Each makes the next step of the loop with this name due immediately.
         wake_report, wake_key, wake_callbacks, wake_sessions = (Wake() for _ in range(4))
 
+        #: What a report says of an error besides its message; set before the start.
+        self.excerpt: Callable[[], str] = str
+
         # -- what is counted, and what a report says
         self.recorder = Recorder()
         self.window = Window(time.time)
@@ -69,6 +73,7 @@ class Worker:
         if self._spans is not None:
             self.recorder.traces = True
             self.recorder.tell(self._spans.take)
+        self.recorder.tell(RequestLines(settings.log_requests).take)
         self._journal = Journal()
         self.ledger = Ledger(self._journal.append, on_change=wake_report)
         self.idle = IdleTime(self.ledger.busy_seconds)
@@ -78,7 +83,7 @@ class Worker:
         self.model = model = ModelSide(backend, settings, on_change=self.ledger.touch)
         self.lifecycle = model.lifecycle
         #: What the logs said last.
-        self.last_lines = WorkerLines(model.lines, OwnLines(hiding(settings.secrets)))
+        self.last_lines = WorkerLines(model.lines, OwnLines(hiding_only(settings.secrets)))
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,
@@ -165,7 +170,9 @@ class Worker:
         status = self.lifecycle.status
         # Without the key every request would be refused.
         is_ready = status.state is ModelState.READY and self.verifier.has_key
-        return ModelFigures(status.throughput if is_ready else 0.0, status.error_msg)
+        excerpt = self.excerpt() if status.error_msg else ""
+        error = f"{status.error_msg} ({excerpt})" if excerpt else status.error_msg
+        return ModelFigures(status.throughput if is_ready else 0.0, error)
 
     def _tell(self) -> float:
         self.idle.sample()

@@ -43,6 +43,7 @@ def test_a_line_ends_where_it_quotes_a_request() -> None:
         ("2026-11-27 10:00:00,123 - ERROR - secret", "2026-11-27 10:00:00,123 - ERROR - …"),
         ("ERROR:    Exception about secret", "ERROR: …"),
         ("torch.OutOfMemoryError: secret", "torch.OutOfMemoryError …"),
+        ("RuntimeError: CUDA out of memory. secret", "RuntimeError … CUDA out of memory …"),
         ("ValueError", "ValueError"),
         ("Traceback (most recent call last):", "Traceback (most recent call last) …"),
         (

@@ -23,11 +23,7 @@ IMPORT_DEADLINE = 60  # seconds; a cold import on a busy machine takes a few
 #: The wings and the modules beside them, lowest first. Each imports only from lower layers, and from its own
 #: wing.
 LAYERS = (
-<<<<<<< HEAD
     {"errors", "wsgi_extensions", "resources"},
-=======
-    {"errors", "wsgi_extensions"},
->>>>>>> w-metrics
     {"runtime"},
     {"telemetry"},
     {"config", "validation"},
@@ -40,6 +36,7 @@ LAYERS = (
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
     {"discovery", "status"},
+    {"black_box"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
@@ -113,15 +110,10 @@ ALLOWED = {
     "pydantic": {"data_types", "loadtest", "local", "proxy", "sessions", "validation"},
     "pydantic_core": {"data_types", "discovery", "proxy", "reporting", "sessions", "upstream", "validation"},
     "hdrh": {"loadtest"},
-<<<<<<< HEAD
-    "prometheus_client": {"telemetry"},
-    "rich": {"loadtest", "top"},
-=======
     "prometheus_client": {"status", "telemetry"},
     # Not in requirements.txt: without it no spans are exported.
     "opentelemetry": {"telemetry"},
-    "rich": {"loadtest"},
->>>>>>> w-metrics
+    "rich": {"loadtest", "top"},
     "gunicorn": {"downstream"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
@@ -327,12 +319,8 @@ def test_importing_a_worker_is_light_and_silent() -> None:
         "import pyworker.app, workers.hello_world.server, workers.comfyui.server\n"
         "heavy = {'transformers', 'nltk', 'torch', 'tokenizers', 'huggingface_hub', 'gunicorn'}\n"
         "heavy.add('cryptography')\n"
-<<<<<<< HEAD
         "heavy |= {'hdrh', 'rich'}  # of the load test and the top\n"
-=======
-        "heavy |= {'hdrh', 'rich'}  # of the load test\n"
         "heavy.add('opentelemetry')  # if spans are exported\n"
->>>>>>> w-metrics
         "print('heavy', sorted(heavy & set(sys.modules)))\n"
         "print('calls', calls)\n"
         "print('threads', threading.active_count())\n"
