@@ -88,7 +88,8 @@ class Window:
 
     def by_second(self) -> Mapping[str, Sequence[float | None]]:
         """Of each of the last 60 whole seconds, oldest first: requests that succeeded, that ended otherwise,
-        and that were refused; workload done; tokens generated; percentiles of the latency in seconds, None without a request.
+        and that were refused; workload done; tokens generated; percentiles of the latency in seconds, None
+        without a request.
         """
         end = int(self._now())
         with self._lock:
