@@ -21,8 +21,12 @@ def at(value: object, *path: str) -> object:
 def figure(value: object, *path: str) -> float | None:
     """A finite number, or None."""
     found = at(value, *path)
-    is_number = isinstance(found, int | float) and not isinstance(found, bool)
-    return float(found) if is_number and math.isfinite(found) else None
+    if not isinstance(found, int | float) or isinstance(found, bool):
+        return None
+    try:
+        return float(found) if math.isfinite(found) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 def text(value: object, *path: str) -> str:

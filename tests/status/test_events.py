@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,7 +35,7 @@ class Watching:
         while chunk := self.client.chunk():
             yield chunk
 
-    def until(self, section: str, condition: Any) -> Any:
+    def until(self, section: str, condition: Callable[[Any], object]) -> Any:
         """The first value of this section that fulfils the condition."""
         return next(value for name, value in self.events if name == section and condition(value))
 

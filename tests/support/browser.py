@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 #: Where screenshots are kept, if they are to outlive the test.
 SHOTS = "PYWORKER_TEST_SCREENSHOTS"
-DESKTOP = {"width": 1180, "height": 900}
-PHONE = {"width": 360, "height": 740}
+_DESKTOP: ViewportSize = {"width": 1180, "height": 900}
+_PHONE: ViewportSize = {"width": 360, "height": 740}
+_LOOKS = {"dark": _DESKTOP, "phone": _PHONE, "light": _DESKTOP}
 _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--no-first-run", "--disable-quic"),
@@ -66,13 +67,9 @@ def look(page: Page, name: str, folder: Path) -> None:
     """Screenshots in light, dark and on a phone, which must not scroll sideways; text can be read in each."""
     folder = Path(os.environ.get(SHOTS) or folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for look_name, scheme, size in (
-        ("dark", "dark", DESKTOP),
-        ("phone", "light", PHONE),
-        ("light", "light", DESKTOP),
-    ):
-        page.emulate_media(color_scheme=scheme)
-        page.set_viewport_size({"width": size["width"], "height": size["height"]})
+    for look_name, size in _LOOKS.items():
+        page.emulate_media(color_scheme="dark" if look_name == "dark" else "light")
+        page.set_viewport_size(size)
         # Written here: Playwright would start a thread that stays.
         (folder / f"{name}-{look_name}.png").write_bytes(page.screenshot(full_page=True))
         faint = [(text, ratio) for text, ratio in page.evaluate(_CONTRASTS) if ratio < 4.5]

@@ -199,6 +199,7 @@ def test_what_is_not_of_its_kind_is_left_out() -> None:
     }
     assert [figure(value, "a", name) for name in "bcdz"] == [None, None, 2.0, None]
     assert figure(value, "e", "b") is None
+    assert figure({"a": 10**400}, "a") is None
     assert figures(value, "e") == [1.0, None, None]
     assert (items(value, "a"), pairs(value, "e")) == ([], {})
     assert text(value, "f") == "a [1m b"
