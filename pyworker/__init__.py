@@ -18,6 +18,7 @@ Beside them, for authors: `data_types`, `routes`, `backend`, `responses`, `jobs`
 `worker` wires everything together and `app` is the Flask app; `registry` finds a worker by name.
 
     status/      what the worker does, for people and for Prometheus
+    black_box/   what was known when a worker failed
     client/      SDK for callers
     loadtest/    `python -m pyworker.loadtest`
     top/         `python -m pyworker.top`: a worker, or a fleet, in a terminal

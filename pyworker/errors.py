@@ -88,6 +88,10 @@ class UnsupportedCoding(RequestError):
 
     status = 415
 
+    @property
+    def reason(self) -> str:
+        return "the request body has a content coding or a type that the route does not take"
+
 
 class Unprocessable(RequestError):
     """The body is not a JSON object, or its fields are wrong."""

@@ -103,13 +103,12 @@ class BoxFolder:
 
 def _encoded(contents: Contents) -> str:
     """As JSON, "closed" first. Too long a list of lines or threads is halved until the whole is short."""
-    fields: dict[str, Any] = {"closed": False, **contents}
+    fields: dict[str, object] = {"closed": False, **contents}
     while len(text := json.dumps(fields, default=str)) > LARGEST:
         sizes = {name: len(json.dumps(value, default=str)) for name, value in fields.items()}
         longest = max(sizes, key=lambda name: sizes[name])
         value = fields[longest]
+        values = cast("list[object]", value) if isinstance(value, list) else []
         # Of a list the end: the newest.
-        fields[longest] = (
-            value[(len(value) + 1) // 2 :] if isinstance(value, list) and value else "(too long)"
-        )
+        fields[longest] = values[(len(values) + 1) // 2 :] if values else "(too long)"
     return text + "\n"

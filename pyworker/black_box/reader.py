@@ -13,8 +13,9 @@ from pyworker.runtime.redaction import one_line
 
 _LARGEST = 4 * 2**20
 _LONGEST = 500
-_MOST = 500
-_MOST_SECONDS = 2**40
+_LONGEST_LIST = 500
+# No size and no time is larger, and none is not a number.
+_MOST = 2.0**80
 
 
 class NotABlackBox(PyworkerError):
@@ -25,7 +26,7 @@ class Part:
     """An object of the file. Whatever it holds, each getter returns what its name says."""
 
     def __init__(self, value: object) -> None:
-        self._fields = cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
+        self._fields: Mapping[str, Any] = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
     def text(self, name: str) -> str:
         """One line; empty if there is none."""
@@ -34,9 +35,10 @@ class Part:
 
     def number(self, name: str) -> float | None:
         """Finite; None if there is none."""
-        value = self._fields.get(name)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and abs(value) < _MOST_SECONDS**2 else None
+        value: object = self._fields.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        return float(value) if abs(value) < _MOST else None
 
     def flag(self, name: str) -> bool:
         return self._fields.get(name) is True
@@ -46,7 +48,7 @@ class Part:
 
     def parts(self, name: str) -> Sequence[Part]:
         """The objects of a list."""
-        return [Part(one) for one in self._list(name) if isinstance(one, dict)]
+        return [Part(cast("object", one)) for one in self._list(name) if isinstance(one, dict)]
 
     def texts(self, name: str) -> Sequence[str]:
         """The strings of a list."""
@@ -54,15 +56,15 @@ class Part:
 
     def numbers(self) -> Mapping[str, float]:
         """Every number, by its name."""
-        found = {one_line(name)[:_LONGEST]: self.number(name) for name in list(self._fields)[:_MOST]}
+        found = {one_line(name)[:_LONGEST]: self.number(name) for name in list(self._fields)[:_LONGEST_LIST]}
         return {name: value for name, value in found.items() if value is not None}
 
     def names(self) -> Sequence[str]:
-        return list(self._fields)[:_MOST]
+        return list(self._fields)[:_LONGEST_LIST]
 
     def _list(self, name: str) -> Sequence[object]:
         value = self._fields.get(name)
-        return cast("list[object]", value)[-_MOST:] if isinstance(value, list) else []
+        return cast("list[object]", value)[-_LONGEST_LIST:] if isinstance(value, list) else []
 
 
 def read(path: Path) -> Part:

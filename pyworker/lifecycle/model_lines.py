@@ -13,11 +13,13 @@ All lines of a model that starts are shown. In each case a line ends where it be
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from pyworker.data_types import LogAction
 from pyworker.runtime.redaction import sign_in, without_content
-from pyworker.telemetry.last_lines import REMEMBERED, LastLines
+from pyworker.telemetry.last_lines import LONGEST, REMEMBERED, LastLines
 
 # What is looked for in each line; all other lines are skipped at once.
 _HINTS = ("rror", "RROR", "xception", "CRITICAL", "FATAL", "WARN", "Traceback")
@@ -30,6 +32,14 @@ _LEVEL = re.compile(
 _JSON_LEVEL = re.compile(r'\{"timestamp":"[\dTZ:. +-]{0,40}","level":"(?:ERROR|WARN)"')
 _EXCEPTION = re.compile(r"(?:Traceback \(most recent call last\)|[\w.]{1,100}(?:Error|Exception)(?=:|\s*$))")
 _HEADS = (_LEVEL, _JSON_LEVEL, _EXCEPTION)
+
+
+class Match(NamedTuple):
+    """A line with a phrase of the worker. at: epoch seconds, when it was read."""
+
+    action: str
+    line: str
+    at: float
 
 
 class ModelLines:
@@ -47,16 +57,24 @@ class ModelLines:
         was_ready: Callable[[], bool],
         trusts_old: Callable[[], bool],
     ) -> None:
+        self._hide = hide
         self._kept = LastLines(hide)
         self._was_ready = was_ready
         self._trusts_old = trusts_old
         self._has_loaded = False
+        #: The last line with a phrase. Replaced as a whole.
+        self.last_match: Match | None = None
+        #: When the log grew last, in epoch seconds; None before the first line.
+        self.grew_at: float | None = None
 
     def take(self, line: str, matched: LogAction | None, is_old: bool) -> str:
         """Take a line of the log, without control characters. Returns what may be shown of it."""
         shown = _head_of_error(line) if matched is None and self._may_quote(is_old) else without_content(line)
+        self.grew_at = time.time()
         if shown:
             self._kept.append(shown)
+        if matched is not None:
+            self.last_match = Match(matched.name, self._hide(shown[:LONGEST]), self.grew_at)
         if matched is LogAction.ModelLoaded:
             self._has_loaded = True
         return shown

@@ -15,6 +15,12 @@ from pyworker.config import Settings
 from pyworker.lifecycle.state import ModelState
 from pyworker.runtime.redaction import redacted
 from pyworker.status.cost import Period, cost_of
+from pyworker.status.reasons import (
+    awaited_after_error,
+    awaited_while_loading,
+    last_refusals,
+    model_signs,
+)
 from pyworker.telemetry.window import LENGTH
 from pyworker.worker import Worker
 
@@ -52,6 +58,8 @@ def status_of(worker: Worker) -> Mapping[str, object]:
             "most_in_hand": worker.settings.max_in_hand,
         },
         "benchmark": {"throughput": status.throughput, "progress": worker.model.benchmark.progress},
+        **model_signs(worker),
+        "last_refusals": last_refusals(worker),
         "last_model_lines": worker.last_lines.model.lines(_LINES),
         "last_lines": worker.last_lines.own.lines(_LINES),
         "last_minute": window,
@@ -76,9 +84,11 @@ def waits_for(worker: Worker) -> str:
     """What leads to the next state; empty if the worker is ready."""
     state = worker.lifecycle.state
     if state is ModelState.LOADING:
-        return worker.model.loading.awaited()
+        return awaited_while_loading(worker)
     if state is ModelState.BENCHMARKING:
-        return worker.model.benchmark.progress or "the benchmark, or the health of the model server"
+        return worker.model.warming_up or "the benchmark, or the health of the model server"
+    if state is ModelState.ERRORED:
+        return awaited_after_error(worker)
     if state is ModelState.DRAINING:
         count = worker.ledger.in_hand()[1]
         return f"{count} request{'' if count == 1 else 's'} in hand"

@@ -67,8 +67,8 @@ def line_of(record: RequestRecord) -> str:
             parts.append(f"work={record.work:g}")
     told = record.as_json()
     parts += [f"{name}={told[name]}" for name in _TOKENS if told.get(name) is not None]
-    if record.reason:
-        parts.append(f"reason={one_line(record.reason)!r}")
+    if reason := record.told_reason:
+        parts.append(f"reason={one_line(reason)!r}")
     return " ".join(parts)
 
 

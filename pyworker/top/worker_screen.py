@@ -38,8 +38,8 @@ def worker_screen(
     status = sections.get("status")
     notes = _notes(status)
     room = 45 if height is None else max(4 * _LEAST_ROWS, height - _FIXED - len(notes))
-    ended = [*reversed(items(sections.get("requests"), "ended"))][: room // 3]
-    refused = [*reversed(items(sections.get("requests"), "refused"))][: room // 5]
+    ended = [*reversed(items(sections.get("requests")))][: room // 3]
+    refused = items(status, "last_refusals")[: room // 5]
     left = max(2 * _LEAST_ROWS, room - len(ended) - len(refused))
     lines = sections.get("lines")
     model, own = items(lines, "model")[-(left // 2) :], items(lines, "own")[-(left // 2) :]
@@ -49,7 +49,7 @@ def worker_screen(
         _figures(status, width),
         _series(sections.get("minute"), width),
         *_table("Last requests", _ended(ended, is_wide=width >= WIDE), bool(ended)),
-        *_table("Last refused", _refused(refused), bool(refused)),
+        *_table("Why the last ones were refused", _refused(refused), bool(refused)),
         *_lines("Model log", model),
         *_lines("Worker log", own),
     )
@@ -215,11 +215,13 @@ def _ended(ended: Sequence[object], *, is_wide: bool) -> Table:
 
 
 def _refused(refused: Sequence[object]) -> Table:
-    made = table(("Refused", "left"), ("Status", "right"), ("Route", "left"), ("Reason", "left"))
+    made = table(
+        ("Last", "left"), ("Status", "right"), ("Times", "right"), ("Route", "left"), ("Reason", "left")
+    )
     for one in refused:
-        status = f"{figure(one, 'status') or 0:.0f}"
+        status, count = f"{figure(one, 'status') or 0:.0f}", number(figure(one, "count"))
         made.add_row(
-            clock(figure(one, "ended_at")), status, Text(text(one, "route")), Text(text(one, "reason"))
+            clock(figure(one, "at")), status, count, Text(text(one, "route")), Text(text(one, "reason"))
         )
     return made
 

@@ -161,6 +161,11 @@ class ModelSide:
             loops.insert(0, Loop("pyworker-tail", self._tailer.step, on_end=self._tailer.close))
         return loops
 
+    @property
+    def warming_up(self) -> str:
+        """What a loaded model waits for until it is ready, in words; empty if that is unknown."""
+        return self.benchmark.progress or self._warm_up.waits_for
+
     def _loading_step(self) -> float | None:
         now = time.monotonic()
         # Lines of the log first: the memory may have to ask the model server for more.

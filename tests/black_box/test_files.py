@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 7, -1e308, 10**400, "x\n\x1b[2Jy" * 1000, [1], [[[]]], {"a": {"b": 1}}, [{"stack": "x"}]],
+    [None, True, 7, -1e308, 10**400, "x\n\x1b[2Jy" * 1000, [1], [[7]], {"a": {"b": 1}}, [{"stack": "x"}]],
     ids=range(10),
 )
 def test_values_of_a_wrong_kind_are_told_or_left_out(value: object) -> None:

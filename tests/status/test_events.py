@@ -82,8 +82,8 @@ def test_all_sections_come_at_first_and_each_again_when_it_changes(stack: Stack)
 
         answer = ask(stack.url, "POST", "/pass", stack.envelope(), {"X-Request-Id": "of-the-stream"})
         assert answer.status == 200
-        found = watching.until("requests", lambda one: one["ended"][-1]["request_id"] == "of-the-stream")
-        assert found["ended"][-1]["status"] == 200
+        found = watching.until("requests", lambda one: one[-1]["request_id"] == "of-the-stream")
+        assert found[-1]["status"] == 200
         minute = watching.until("minute", lambda one: any(one["succeeded"]))
         assert {len(values) for values in minute.values()} == {60}
         status = watching.until("status", lambda one: one["last_minute"]["outcomes"])
@@ -136,8 +136,8 @@ def test_status_answers_while_every_thread_waits(front: Stack) -> None:
             took.append(time.monotonic() - before)
         assert min(took) < 0.1
         with RawClient(front.url) as client:
-            shown = Watching(client).until("requests", lambda one: one["refused"])
-            assert "too busy" in shown["refused"][-1]["reason"]
+            shown = Watching(client).until("status", lambda one: one["last_refusals"])
+            assert "too busy" in shown["last_refusals"][0]["reason"]
         gate.set()
         assert [client.answer().status for client in clients] == [200] * most
     finally:

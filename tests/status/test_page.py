@@ -97,7 +97,7 @@ def test_each_state_is_shown(browser: Browser, new_stack: NewStack, tmp_path: Pa
             stack.worker.say(f"{ERROR_LINE}: CUDA out of memory")
             expect(heading).to_have_text("Errored")
             expect(page.get_by_role("region", name="Error")).to_contain_text("CUDA out of memory")
-            expect(awaited).to_be_hidden()
+            expect(page.get_by_role("region", name="Phases")).to_contain_text(f"{ERROR_LINE}: CUDA")
             look(page, "errored", tmp_path)
 
             stack.worker.terminate()
@@ -129,7 +129,7 @@ def test_a_worker_under_load(browser: Browser, stack: Stack, tmp_path: Path) -> 
             rows = page.get_by_role("table", name="Last requests").get_by_role("row")
             expect(rows).to_have_count(13)
             expect(rows.nth(1)).to_contain_text("/pass")
-            refused = page.get_by_role("table", name="Last refused")
+            refused = page.get_by_role("table", name="Why the last ones were refused")
             expect(refused).to_contain_text("the signature does not verify")
             expect(page.get_by_role("img", name="Requests in the last minute")).to_be_visible()
             page.wait_for_function("document.querySelectorAll('figure rect').length > 0")
@@ -180,7 +180,7 @@ def test_what_comes_from_outside_is_never_html(browser: Browser, stack: Stack) -
         expect(page.get_by_role("heading", level=1)).to_contain_text("<img", ignore_case=True)
         stack.post("/pass")
         expect(page.get_by_role("table", name="Last requests")).to_contain_text(HOSTILE)
-        expect(page.get_by_role("table", name="Last refused")).to_contain_text(HOSTILE)
+        expect(page.get_by_role("table", name="Why the last ones were refused")).to_contain_text(HOSTILE)
         assert page.locator("img, main script, main style").count() == 0
         assert page.evaluate("window.harmed") is None
 

@@ -104,6 +104,7 @@ def ask_everything(stack: Stack) -> None:
     assert signed(stack, "/chat", endpoint=["PLANTED"]).status == 422
     used = {"request_idx": next_request_idx(), "reqnum": "PLANTED"}
     assert signed(stack, "/chat", **used).status == 422
+    assert plain(stack, "/chat", body, **{"Content-Encoding": "PLANTED-coding"}).status == 415
     for path in PATHS:
         assert ask(stack.url, "GET", f"{path}?{QUERY}", b"", HEADERS).status == 200
 
