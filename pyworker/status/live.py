@@ -50,9 +50,9 @@ class Viewer(PollableSource):
         self._live.notify(self)
 
     def close(self) -> None:
-        """The server is done with it. Belongs to the thread that has the stream, and is called once."""
-        self._live.remove(self)
-        os.close(self._descriptor)
+        """The server is done with it. May be called again."""
+        if self._live.remove(self):
+            os.close(self._descriptor)
 
     # -- while it is parked -------------------------------------------------------------------------------
 
@@ -116,14 +116,11 @@ class Live:
 
     def open(self) -> Viewer:
         """One more stream. Raises `TooManyViewers`."""
-        viewer = Viewer(self)
         with self._lock:
-            is_full = len(self._viewers) >= MAX_VIEWERS
-            if not is_full:
-                self._viewers.append(viewer)
-        if is_full:
-            viewer.close()
-            raise TooManyViewers(f"{MAX_VIEWERS} pages watch this worker already; close one of them")
+            if len(self._viewers) >= MAX_VIEWERS:
+                raise TooManyViewers(f"{MAX_VIEWERS} pages watch this worker already; close one of them")
+            viewer = Viewer(self)
+            self._viewers.append(viewer)
         self._wake()
         return viewer
 
@@ -166,11 +163,13 @@ class Live:
             if viewer in self._viewers:
                 viewer.notify()
 
-    def remove(self, viewer: Viewer) -> None:
-        """It ends; it may not have been added."""
+    def remove(self, viewer: Viewer) -> bool:
+        """It ends; False if it was removed before."""
         with self._lock:
-            if viewer in self._viewers:
+            is_open = viewer in self._viewers
+            if is_open:
                 self._viewers.remove(viewer)
+        return is_open
 
     def __repr__(self) -> str:
         return f"<Live [{len(self._viewers)} of {MAX_VIEWERS} watch]>"
