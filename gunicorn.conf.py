@@ -124,7 +124,7 @@ def on_starting(server: Arbiter) -> None:
             kept,
         )
     reap = server.reap_workers
-    server.reap_workers = functools.partial(_note_ends_and, reap, server)  # type: ignore[method-assign]
+    server.reap_workers = functools.partial(_note_ends_and, reap, server)
     for number in REFUSED_SIGNALS:
         # The arbiter looks up its handlers by name, and calls them from its main loop.
         name = signal.Signals(number).name
@@ -164,23 +164,23 @@ def _note_ends_and(reap: Callable[[], None], server: Arbiter) -> None:
 
 def child_exit(_server: Arbiter, worker: HardenedThreadWorker) -> None:
     """Keep what is known of a worker that ended and should not have. Called in the master."""
-    status = _ends.pop(worker.pid, 0)
+    status = _ends.pop(int(worker.pid), None)
     if status == 0:
-        return _box.forget()
-    how = f"signal {-status}" if status < 0 else f"exit code {status}"
-    stuck = f": its main thread stood still for {timeout} s" if worker.aborted else ""
-    kept = _box.conclude(
-        f"the worker process was ended by {how}{stuck}",
-        more={"status": status, "stuck": worker.aborted, "killed_for_memory_since": killed_for_memory()},
-    )
+        _box.forget()
+        return
+    if status is None:  # it ended just when the others were looked at
+        what = "the worker process ended"
+        kept = _box.conclude_left(what)
+    else:
+        how = f"signal {-status}" if status < 0 else f"exit code {status}"
+        stuck = f": its main thread stood still for {timeout} s" if worker.aborted else ""
+        what = f"the worker process was ended by {how}{stuck}"
+        killed = killed_for_memory()
+        more = {"status": status, "stuck": worker.aborted, "killed_for_memory_since": killed}
+        kept = _box.conclude(what, more=more)
     if kept is not None:
-        logging.getLogger("pyworker").error(
-            "the worker process was ended by %s%s; python -m pyworker.doctor --black-box tells more (%s)",
-            how,
-            stuck,
-            kept,
-        )
-    return None
+        advice = "python -m pyworker.doctor --black-box tells more"
+        logging.getLogger("pyworker").error("%s; %s (%s)", what, advice, kept)
 
 
 def when_ready(server: Arbiter) -> None:

@@ -33,6 +33,11 @@ def _of_the_end(box: Part) -> Iterator[Cause]:
             "the main thread stood still, so gunicorn ended the process",
             "its stack (above) says where it stood: look there for a call that blocks",
         )
+    elif box.part("status_report").text("state") == "draining":
+        yield (
+            "it had been told to end, and did not in time",
+            "raise DRAIN_TIMEOUT if requests take longer than that",
+        )
     elif status == -signal.SIGKILL:
         yield from _of_a_kill(box)
     elif -status in _CRASHES:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pyworker.black_box import machine
-from pyworker.black_box.folder import BoxFolder
+from pyworker.black_box.folder import BoxFolder, process_mark
 from pyworker.black_box.keeper import Keeper
 from pyworker.runtime.services import Loop
 from pyworker.status.report import status_of
@@ -47,7 +47,7 @@ def contents_of(worker: Worker) -> Mapping[str, object]:
     return {
         "format": FORMAT,
         "at": time.time(),
-        "pid": os.getpid(),
+        "process": process_mark(str(os.getpid())),
         "worker": worker.backend.benchmark_handler.__class__.__module__,
         "status_report": status_of(worker),
         "requests": _last(list(recorder.recent()), _REQUESTS),

@@ -20,6 +20,8 @@ NAME = ".black_box"
 KEPT = 5
 LARGEST = 512 * 1024
 _ROLLING = "now.json"
+# Index of the start time (clock ticks since boot) among the fields after the name in parentheses.
+_START_TIME = 19
 
 #: What a file holds, as JSON.
 Contents = Mapping[str, object]
@@ -64,32 +66,35 @@ class BoxFolder:
     def conclude(self, what: str, *, more: Contents | None = None) -> Path | None:
         """A process ended that should not have: keep how things stood, and that this happened.
 
-        None if it left nothing, or closed in order. Raises nothing.
+        None if it left nothing that can be read, or the disk is full. Raises nothing.
         """
-        try:
-            with self._rolling.open("rb") as file:
-                left = json.loads(file.read(LARGEST + 1))
-        except (OSError, ValueError, RecursionError):
-            self._tidy()
-            return None
-        contents = cast("dict[str, Any]", left) if isinstance(left, dict) else {}
+        left = self._left()
         kept = None
-        with contextlib.suppress(OSError):
-            kept = self.keep("ended", {**contents, "what": what, "ended_at": time.time(), **(more or {})})
+        if left:
+            with contextlib.suppress(OSError):
+                kept = self.keep("ended", {**left, "what": what, "ended_at": time.time(), **(more or {})})
         self._tidy()
         return kept
 
     def conclude_left(self, what: str) -> Path | None:
-        """As `conclude`, but a process that closed its file is believed to have ended in order."""
-        try:
-            with self._rolling.open("rb") as file:
-                is_closed = b'"closed": true' in file.read(64)
-        except OSError:
-            is_closed = False
-        if is_closed:
+        """As `conclude`, unless the process lives, or has closed its file."""
+        left = self._left()
+        process = left.get("process")
+        if isinstance(process, str) and process_mark(process.partition(" ")[0]) == process:
+            return None
+        if left.get("closed") is True:
             self._tidy()
             return None
         return self.conclude(what)
+
+    def _left(self) -> dict[str, Any]:
+        """How things stood; empty if nobody has left it."""
+        try:
+            with self._rolling.open("rb") as file:
+                left = json.loads(file.read(LARGEST + 1))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return cast("dict[str, Any]", left) if isinstance(left, dict) else {}
 
     def _tidy(self) -> None:
         with contextlib.suppress(OSError):
@@ -112,3 +117,12 @@ def _encoded(contents: Contents) -> str:
         # Of a list the end: the newest.
         fields[longest] = values[(len(values) + 1) // 2 :] if values else "(too long)"
     return text + "\n"
+
+
+def process_mark(pid: str) -> str:
+    """The process with this id, told from one that has the id later; empty if there is none."""
+    try:
+        fields = (Path("/proc") / pid / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        return f"{pid} {fields[_START_TIME]}"
+    except (OSError, ValueError, IndexError):
+        return ""

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the state, and between two files that tell how things stand.
 LOOK = 1.0
-ROLL = 5.0
+ROLL = 3.0
 #: Seconds between two files that are kept of the same kind: a model that fails again and again must not
 #: displace all others.
 QUIET = 60.0
@@ -104,9 +104,9 @@ class Keeper:
             return
         is_new = self._told_error is None or self._told_error.reason != phase.reason
         if is_new and now - self._kept_at.get("errored", -QUIET) >= QUIET:
-            self._told_error = phase
             what = "the worker became errored" if self._start_is_over else "the start failed"
             path = self._keep("errored", f"{what}: {phase.reason}", now)
+            self._told_error = phase
             self.excerpt = f"{self._start_told()}; {path.name} of the black box tells more"
             self._on_excerpt()
 

@@ -81,7 +81,7 @@ class LogTailer:
     `MAX_SHOWN` characters; is_old: it was in the log before the first step. `glance` and `is_current` may be
     read from any thread.
     show(line, action, is_old): what may be shown of a line, empty for nothing; action: the first that
-    matches. It is called before `on_match`. hide: takes secrets out of what is shown.
+    matches. It is called before `on_match`. hide: takes out of it what must not be shown.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class ModelLines:
         trusts_old: Callable[[], bool],
     ) -> None:
         self._hide = hide
-        self._kept = LastLines(hide)
+        self._kept = LastLines(self.presentable)
         self._was_ready = was_ready
         self._trusts_old = trusts_old
         self._has_loaded = False
@@ -68,16 +68,22 @@ class ModelLines:
         self.grew_at: float | None = None
 
     def take(self, line: str, matched: LogAction | None, is_old: bool) -> str:
-        """Take a line of the log, without control characters. Returns what may be shown of it."""
-        shown = _head_of_error(line) if matched is None and self._may_quote(is_old) else without_content(line)
+        """Take a line of the log, without control characters. Returns what `presentable` makes of it may be
+        shown; empty for nothing. Cheap, since a log may bring thousands of lines each second.
+        """
+        shown = _head_of_error(line) if matched is None and self._may_quote(is_old) else line
         self.grew_at = time.time()
         if shown:
             self._kept.append(shown)
         if matched is not None:
-            self.last_match = Match(matched.name, self._hide(shown[:LONGEST]), self.grew_at)
+            self.last_match = Match(matched.name, self.presentable(shown[:LONGEST]), self.grew_at)
         if matched is LogAction.ModelLoaded:
             self._has_loaded = True
         return shown
+
+    def presentable(self, line: str) -> str:
+        """Without secrets, and cut where it begins to quote a request."""
+        return self._hide(without_content(line))
 
     def _may_quote(self, is_old: bool) -> bool:
         """Whether the line may be of a model that serves clients."""

@@ -11,7 +11,7 @@ import requests
 from pyworker.data_types import HiddenEvents
 from pyworker.jobs import Job
 from pyworker.reporting.wire import Outcome
-from pyworker.runtime.redaction import sign_in
+from pyworker.runtime.redaction import located, sign_in
 from pyworker.runtime.sample import EVENT_STREAM, Measure, ResponseSample, Sampler, measured
 from pyworker.upstream.event_filter import EventFilter
 from pyworker.upstream.lazy_response import LazyResponse
@@ -95,8 +95,8 @@ class ResponseVerdict(Verdict):
             return ""
         try:
             return self._judge(sample)
-        except Exception:
-            logger.exception("find_failure failed; the response counts by its status")
+        except Exception as error:  # noqa: BLE001  an author's code may do anything
+            logger.error("find_failure failed (%s); the response counts by its status", located(error))
             return ""
 
     def _measured(self, sample: ResponseSample) -> float | None:

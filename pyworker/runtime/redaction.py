@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable, Iterable
 
 # Up to the last @ of the authority, which contains no slash: so no character is searched twice.
@@ -70,6 +71,13 @@ def without_content(line: str) -> str:
 def sign_in(text: str) -> str:
     """The words of a well-known trouble in the error text of a model server; empty if there are none."""
     return next((sign for sign in _SIGNS if sign in text), "")
+
+
+def located(error: BaseException) -> str:
+    """Where an exception was raised, without its message: code that reads a body may quote it there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
 
 
 def one_line(text: str) -> str:

@@ -21,7 +21,7 @@ from pyworker.lifecycle.phases import Phases
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.lifecycle.warm_up import WarmUp
-from pyworker.runtime.redaction import hiding, without_content
+from pyworker.runtime.redaction import hiding
 from pyworker.runtime.services import Loop, Wake
 
 # What /healthcheck asks if no health endpoint is configured.
@@ -90,10 +90,9 @@ class ModelSide:
         mark = LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server})
         # Asked now, since it may be written soon.
         was_loaded = mark.is_there
-        self._hide = hiding(settings.secrets)
         #: The lines of the model's log that may be shown.
         self.lines = ModelLines(
-            self._hide,
+            hiding(settings.secrets),
             was_ready=lambda: was_loaded or self.phases.was_ready,
             trusts_old=lambda: not was_loaded and bool(loaded_patterns(backend.log_actions)),
         )
@@ -145,9 +144,9 @@ class ModelSide:
         return LogTailer(
             backend.model_log_file,
             backend.log_actions,
-            lambda action, line, is_old: self._log_effects.take(action, without_content(line), is_old),
+            lambda action, line, is_old: self._log_effects.take(action, line, is_old),
             show=self.lines.take,
-            hide=self._hide,
+            hide=self.lines.presentable,
         )
 
     def loops(self) -> Sequence[Loop]:

@@ -63,9 +63,18 @@ def test_a_killed_worker_and_a_killed_group_leave_one_each(new_stack: NewStack) 
     assert "a prompt of nobody" not in json.dumps(box)
     assert MASTER_TOKEN not in json.dumps(box)
 
-    # The new process serves; now everything is killed at once.
+    # The next one crashes: gunicorn's own signal for a main thread that stands still ends it with a status.
     wait_until(stack.worker.answers_ping, "the new process")
     file = stack.folder / NAME / "now.json"
+    wait_until(file.exists, "its file")
+    crashed = stack.worker.worker_pid
+    os.kill(crashed, signal.SIGABRT)
+    wait_until(lambda: len(kept(stack, "ended")) == 2, "its black box")
+    assert kept(stack, "ended")[-1]["what"] == "the worker process was ended by exit code 1"
+
+    # The new process serves; now everything is killed at once.
+    wait_until(lambda: stack.worker.children not in ([], [crashed]), "another process")
+    wait_until(stack.worker.answers_ping, "the new process")
     wait_until(file.exists, "its file")
     master, child = stack.worker.pid, stack.worker.worker_pid
     os.kill(master, signal.SIGKILL)

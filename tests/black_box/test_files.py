@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyworker.black_box.causes import causes
-from pyworker.black_box.folder import KEPT, LARGEST, NAME, BoxFolder
+from pyworker.black_box.folder import KEPT, LARGEST, NAME, BoxFolder, process_mark
 from pyworker.black_box.keeper import Keeper
 from pyworker.black_box.reader import NotABlackBox, Part, read
 from pyworker.black_box.start_times import durations, load, told
@@ -44,7 +44,9 @@ def test_a_process_that_closed_in_order_leaves_none(tmp_path: Path) -> None:
     (folder.path / "now.json.123").write_text("cut", "utf-8")
     assert folder.conclude_left("killed") is not None
     assert [path.name[-10:] for path in folder.path.iterdir()] == ["ended.json"]
-    folder.roll({"what": ""})
+    folder.roll({"what": "", "process": process_mark(str(os.getpid()))})
+    assert folder.conclude_left("killed") is None, "it lives"
+    assert (folder.path / "now.json").exists()
     folder.forget()
     assert len(list(folder.path.iterdir())) == 1
 
@@ -118,6 +120,7 @@ def test_values_of_a_wrong_kind_are_told_or_left_out(value: object) -> None:
         ({"status": -9, "memory": {"container_used": 95, "container_limit": 100}}, "out of memory, probably"),
         ({"status": -9, "memory": {"machine_available": 1, "machine_total": 100}}, "out of memory, probably"),
         ({"status": -9, "memory": {"machine_available": 60, "machine_total": 100}}, "somebody sent SIGKILL"),
+        ({"status": -9, "status_report": {"state": "draining"}}, "told to end"),
         ({"status": -11}, "the interpreter crashed (SIGSEGV)"),
         ({"status": 1, "stuck": True}, "the main thread stood still"),
         ({"disk": {"/": {"free": 10, "total": 10**12}}}, "the disk is full"),

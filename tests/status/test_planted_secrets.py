@@ -14,7 +14,7 @@ import pytest
 from pyworker.black_box.folder import NAME, BoxFolder
 from pyworker.black_box.reader import read
 from pyworker.black_box.story import story
-from tests.support.http import Answer, ask, next_request_idx
+from tests.support.http import Answer, RawClient, ask, next_request_idx, request_bytes
 from tests.support.scripted import Act, chunk, head, whole
 from tests.support.stack import PLAIN_WORKER, NewStack, Stack
 from tests.support.waiting import wait_until
@@ -77,6 +77,7 @@ def ask_everything(stack: Stack) -> None:
         ("/chat", (error(f"cannot serve {PROMPT}"),), 400),
         ("/chat", (error(f"PLANTED failure with {PROMPT}", "500 Internal Server Error"),), 500),
         ("/chat", (error(f"PLANTED failure with {PROMPT}", "200 OK"),), 200),
+        ("/chat", (whole(b'{"usage": {"completion_tokens": "PLANTED work"}}', JSON),), 200),
         ("/chat", (b"PLANTED garbage\r\n\r\n",), 502),
         ("/chat", (b"HTTP/1.1 200 OK\r\nPLANTED header\r\n\r\n",), 502),
         ("/chat", (Act.RESET,), 502),
@@ -114,6 +115,10 @@ def everything_told(stack: Stack) -> Iterator[tuple[str, str]]:
     yield "the log", stack.worker.log
     for path in PATHS:
         yield path, ask(stack.url, "GET", path).body.decode()
+    with RawClient(stack.url) as client:
+        client.send(request_bytes("GET", "/status/events", b""))
+        if client.head() == 200:  # the first sections of the page
+            yield "/status/events", b"".join(client.chunk() for _ in range(4)).decode()
     for path in (stack.folder / NAME).iterdir():
         yield path.name, path.read_text("utf-8")
     for path in BoxFolder(stack.folder).kept():
