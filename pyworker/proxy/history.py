@@ -55,7 +55,7 @@ class History:
             )
         )
 
-    def end(self, tracker: RequestTracker, status: int, reason: str) -> None:
+    def end(self, tracker: RequestTracker, status: int, reason: str, events: int = 0) -> None:
         """It has an outcome, and everything that it held is released."""
         now = time.monotonic()
         watch = self.stopwatch
@@ -81,7 +81,7 @@ class History:
                 work=work,
                 prompt_tokens=told.prompt_tokens,
                 generation_tokens=told.generation_tokens,
-                events=told.events,
+                events=events,
                 trace=self._trace,
             )
         )

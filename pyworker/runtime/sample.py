@@ -78,6 +78,11 @@ class Sampler:
         """The body is complete; nothing is left."""
         return b""
 
+    @property
+    def events(self) -> int:
+        """Server-sent events so far; 0 for any other response."""
+        return self._events
+
     def sample(self, *, is_complete: bool = True) -> ResponseSample:
         """Of the pieces so far."""
         return ResponseSample(
@@ -97,28 +102,26 @@ class Sampler:
 class Work(float):
     """An amount of work that also knows its tokens: what `count_work` may return in place of a number.
 
-    prompt_tokens, generation_tokens: None if the response does not tell them. events: of the response, if it
-    is a stream of server-sent events; set by the caller of `count_work`.
+    prompt_tokens, generation_tokens: None if the response does not tell them, or nothing that makes sense.
     """
 
-    __slots__ = ("events", "generation_tokens", "prompt_tokens")
+    __slots__ = ("generation_tokens", "prompt_tokens")
 
     prompt_tokens: int | None
     generation_tokens: int | None
-    events: int
 
     def __new__(
-        cls,
-        amount: float,
-        *,
-        prompt_tokens: int | None = None,
-        generation_tokens: int | None = None,
-        events: int = 0,
+        cls, amount: float, *, prompt_tokens: int | None = None, generation_tokens: int | None = None
     ) -> Self:
         """amount: in the unit of `count_workload`."""
         work = super().__new__(cls, amount)
-        work.prompt_tokens, work.generation_tokens, work.events = prompt_tokens, generation_tokens, events
+        work.prompt_tokens, work.generation_tokens = _count(prompt_tokens), _count(generation_tokens)
         return work
+
+
+def _count(tokens: int | None) -> int | None:
+    """None for what would spoil every sum."""
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else None
 
 
 #: The work that a 2xx response shows to have been done; None if it does not tell. An author's `count_work`.
@@ -126,28 +129,12 @@ Measure = Callable[[ResponseSample], "float | None"]
 
 
 def measured(measure: Measure, sample: ResponseSample) -> float | None:
-    """What `measure` makes of a response, as a `Work`; None, and an error in the log, if it fails or makes no
-    sense.
-    """
+    """What `measure` makes of a response; None, and an error in the log, if it fails or makes no sense."""
     try:
         work = measure(sample)
-        if work is None:
-            return None
-        if math.isfinite(work) and work >= 0:
-            return _told(work, sample.events)
+        if work is None or (math.isfinite(work) and work >= 0):
+            return work
         logger.error("count_work has returned %r; the workload of the request counts", work)
     except Exception as error:  # noqa: BLE001  an author's code may do anything
         logger.error("count_work failed (%s); the workload of the request counts", located(error))
     return None
-
-
-def _told(work: float, events: int) -> Work:
-    if not isinstance(work, Work):
-        return Work(work, events=events)
-    prompt, generation = _count(work.prompt_tokens), _count(work.generation_tokens)
-    return Work(work, prompt_tokens=prompt, generation_tokens=generation, events=events)
-
-
-def _count(tokens: int | None) -> int | None:
-    """None for what is no number of tokens, which would spoil every sum."""
-    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else None

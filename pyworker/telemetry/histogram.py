@@ -29,21 +29,29 @@ TOKENS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2
 class Histogram:
     """Numbers of values up to each bound. Used under the lock of `Metrics`."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, name: str, bounds: Sequence[float], explanation: str) -> None:
+        """name: of the metric, which gets our prefix."""
+        self._name = name
+        self._explanation = explanation
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        #: Of all values.
+        self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
         """Add a value, as often as this."""
         self._counts[bisect_left(self._bounds, value)] += times
-        self._sum += value * times
+        self.sum += value * times
 
-    def family(self, name: str, explanation: str) -> Metric:
-        """As a metric of this name, which gets our prefix."""
+    def family(self) -> Metric:
+        """As it is now."""
         total = 0
         buckets: list[tuple[str, float]] = []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += count
             buckets.append((bound, total))
-        return HistogramMetricFamily(f"pyworker_{name}", explanation, buckets=buckets, sum_value=self._sum)
+        name = f"pyworker_{self._name}"
+        return HistogramMetricFamily(name, self._explanation, buckets=buckets, sum_value=self.sum)
+
+    def __repr__(self) -> str:
+        return f"<Histogram {self._name} [{sum(self._counts)}]>"

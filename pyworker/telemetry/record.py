@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from pyworker.telemetry.trace import TraceContext
 
-#: The outcome of a request that was never admitted.
-REFUSED = "Refused"
-_FAILED = ("Error", "Rejected")
+#: Outcomes, as the autoscaler is told them; the last one of a request that was never admitted.
+SUCCESS, ERROR, REJECTED, REFUSED = "Success", "Error", "Rejected", "Refused"
+_FAILED = (ERROR, REJECTED)
 
 
 class RequestRecord(NamedTuple):
@@ -48,7 +48,7 @@ class RequestRecord(NamedTuple):
     @property
     def started(self) -> bool:
         """Whether its turn came, as far as its end tells: it had a response, or it failed."""
-        return self.first_byte is not None or self.outcome == "Error"
+        return self.first_byte is not None or self.outcome == ERROR
 
     @property
     def seconds_per_token(self) -> float | None:

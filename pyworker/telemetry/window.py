@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyworker.telemetry.causes import shed_cause
-from pyworker.telemetry.record import REFUSED, RequestRecord
+from pyworker.telemetry.record import REFUSED, REJECTED, SUCCESS, RequestRecord
 
 #: Seconds that are looked back.
 LENGTH = 60
 # Latencies of one second that are kept for percentiles.
 _MAX_SAMPLES = 200
 _PERCENTILES = (50, 90, 99)
+# Outcomes that have a cause.
+_SHED = (REFUSED, REJECTED)
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Window:
         with self._lock:
             for record in records:
                 second = self._second(int(record.ended_at))
-                if cause := shed_cause(record):
+                if record.outcome in _SHED and (cause := shed_cause(record)):
                     second.causes[cause] += 1
                 if record.outcome == REFUSED:
                     second.shed[str(record.status)] += 1
@@ -97,7 +99,7 @@ class Window:
         empty = _Second(0)
         seconds = [found.get(at, empty) for at in range(end - LENGTH, end)]
         latency = [_percentiles(list(second.totals)) for second in seconds]
-        succeeded = [second.outcomes["Success"] for second in seconds]
+        succeeded = [second.outcomes[SUCCESS] for second in seconds]
         return {
             "succeeded": succeeded,
             "failed": [

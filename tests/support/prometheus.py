@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-import yaml
 from typing_extensions import Self
 
 from tests.support.http import ask
@@ -78,7 +77,7 @@ class Prometheus:
     def __enter__(self) -> Self:
         command = program("prometheus")
         config = self._folder / "prometheus.yml"
-        config.write_text(yaml.safe_dump(self._config), "utf-8")
+        config.write_text(json.dumps(self._config), "utf-8")  # JSON is YAML
         with self._log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 [

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +16,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from pyworker.local.signing import Signer
+from pyworker.telemetry.otel import TIMEOUT
+from pyworker.telemetry.spans import span_export
 from pyworker.telemetry.trace import TraceContext, is_traceparent, trace_context
 from tests.support.http import ask
 from tests.support.leaks import share_port, unshare_port
+from tests.support.process import ROOT
 from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
 from tests.support.stack import NewStack
 from tests.support.waiting import wait_until
+from tests.telemetry.test_window import record
 from tests.workers.conftest import OpenAIStack, openai_stack
 
 TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -174,36 +181,57 @@ def test_the_last_spans_come_with_the_shutdown(new_stack: NewStack, receiver: Sc
     assert "POST /pass" in spans(receiver, "traced-7")
 
 
-def test_a_receiver_that_hangs_harms_nobody(new_stack: NewStack, receiver: ScriptedServer) -> None:
-    with ScriptedServer() as hanging:
-        hanging.script("/v1/traces", Act.HANG)
-        stack = new_stack({"OTEL_EXPORTER_OTLP_ENDPOINT": hanging.url})
-        stack.start_ready()
-        assert stack.post("/pass").status == 200
-        hanging.request("/v1/traces")
-        began = time.monotonic()
-        assert [stack.post("/pass").status for _ in range(50)] == [200] * 50
-        assert time.monotonic() - began < 3
-        stack.worker.wait_for_log("OpenTelemetry has not accepted the spans of")
-        began = time.monotonic()
-        stack.worker.stop()
-        assert time.monotonic() - began < 8
+def test_a_receiver_that_hangs_slows_no_request(traced: OpenAIStack, receiver: ScriptedServer) -> None:
+    receiver.forget()
+    receiver.script("/v1/traces", Act.HANG)
+    assert ask(traced.url, "POST", PATH, traced.enveloped(PAYLOAD)).status == 200
+    receiver.request("/v1/traces")
+    began = time.monotonic()
+    for _ in range(20):
+        assert ask(traced.url, "POST", PATH, traced.enveloped(PAYLOAD)).status == 200
+    assert time.monotonic() - began < TIMEOUT
+    traced.worker.wait_for_log("OpenTelemetry has not accepted the spans of")
+    receiver.script("/v1/traces", *receiver.default)
+    last = {"X-Request-Id": "traced-8"}
+    assert ask(traced.url, "POST", PATH, traced.enveloped(PAYLOAD), last).status == 200
+    spans(receiver, "traced-8")
 
 
-def test_packages_that_are_missing_are_named(new_stack: NewStack, tmp_path: Path) -> None:
-    without = tmp_path / "without"
-    (without / "opentelemetry").mkdir(parents=True)
-    (without / "opentelemetry" / "__init__.py").write_text("raise ImportError('there is none')\n", "utf-8")
-    root = Path(__file__).resolve().parents[2]
-    stack = new_stack(
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": f"{without}:{root}"}
+@pytest.mark.parametrize("steps", [(Act.HANG,), (Act.RESET,), (whole(b"", status="503 Busy"),)])
+def test_the_end_waits_for_a_receiver_once(steps: Sequence[Any]) -> None:
+    with ScriptedServer() as failing:
+        failing.script("/v1/traces", *steps)
+        export = span_export(failing.url, "0", "1", lambda: None)
+        assert export is not None
+        export.take([record(trace=trace_context("POST", None)) for _ in range(1000)])
+        began = time.monotonic()
+        assert export.step() == 0.0
+        export.close()
+        assert time.monotonic() - began < TIMEOUT + 2
+        assert export.step() == 0.0, "what is left was given up"
+
+
+def test_packages_that_are_missing_are_named(tmp_path: Path) -> None:
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ImportError('there is none')\n", "utf-8")
+    program = (
+        "from pyworker.config import Settings\n"
+        "from pyworker.app import create_app, worker_of\n"
+        "worker = worker_of(create_app('hello_world', Settings(unsecured=True, otlp_endpoint='http://x')))\n"
+        "print(worker.recorder.traces)\n"
     )
-    stack.start_ready()
-    assert stack.worker.log.count("no spans are exported") == 1
-    assert "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http" in stack.worker.log
-    given = f"00-{TRACE_ID}-{PARENT_ID}-01"
-    assert ask(stack.url, "POST", "/pass", stack.envelope(), {"traceparent": given}).status == 200
-    assert stack.model.request("/pass").header("traceparent") == given
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "False\n", done.stderr
+    [line] = done.stderr.splitlines()
+    assert "no spans are exported (there is none)" in line
+    assert "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http" in line
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.core import GaugeMetricFamily
 
 from pyworker.errors import BodyTooLarge, NotReady, Overloaded, RequestError, Unauthorized
-from pyworker.telemetry.causes import failure_cause, shed_cause
+from pyworker.telemetry.causes import FAILURES, SHED, failure_cause, shed_cause
 from pyworker.telemetry.idle import IdleTime
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.record import REFUSED, RequestRecord
@@ -223,6 +223,8 @@ def _all_of(kind: type[RequestError]) -> Iterator[type[RequestError]]:
 )
 def test_the_reason_of_an_admitted_request(fields: dict[str, Any], shed: str, failure: str) -> None:
     assert (shed_cause(record(**fields)), failure_cause(record(**fields))) == (shed, failure)
+    assert shed in ("", *SHED)
+    assert failure in ("", *FAILURES)
 
 
 # -- idle time -------------------------------------------------------------------------------------------
