@@ -14,7 +14,7 @@ import pytest
 from pyworker.runtime.server_sent_events import read
 from tests.support.http import RawClient, ask, request_bytes
 from tests.support.scripted import whole
-from tests.support.stack import LOADED_LINE, NewStack, Stack
+from tests.support.stack import INFO_LINE, NewStack, Stack
 from tests.support.waiting import wait_until
 
 JSON = "Content-Type: application/json"
@@ -168,19 +168,15 @@ def status(stack: Stack) -> Any:
     return ask(stack.url, "GET", "/status").object()
 
 
-def test_a_client_that_does_not_read_is_left_alone(new_stack: NewStack) -> None:
-    """It takes a place and in the end a thread; the worker goes on, and its end is not held up."""
+def test_a_client_that_does_not_read_disturbs_nobody(new_stack: NewStack) -> None:
     stack = new_stack()
-    stack.keep_benchmark(1000.0)
-    stack.worker.say(LOADED_LINE)
-    stack.worker.start()
-    stack.wait_ready()
+    stack.start_ready()
     with RawClient(stack.url) as deaf, RawClient(stack.url) as other:
         assert Watching(deaf).status == 200
         watching = Watching(other)
         long = "x" * 250
         for number in range(20):
-            stack.worker.say(f"echo model says {number} {long}")
+            stack.worker.say(f"{INFO_LINE} {number} {long}")
         watching.until("lines", lambda one: json.dumps(one).count(long) >= 19)
         assert stack.post("/pass").status == 200
     stack.worker.stop()

@@ -238,3 +238,16 @@ def test_a_page_too_many_is_told_so(browser: Browser, stack: Stack) -> None:
         expect(page.locator("#link")).to_contain_text("4 pages watch this worker already")
         others[0].close()
         expect(page.get_by_role("heading", level=1)).to_have_text("Ready")
+
+
+def test_a_page_in_the_background_does_not_watch(browser: Browser, stack: Stack) -> None:
+    hide = """(hidden) => {
+      Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with opened(browser, f"{stack.url}/status") as page:
+        expect(page.locator("#link")).to_contain_text("Live")
+        page.evaluate(hide, True)
+        expect(page.locator("#link")).to_have_text("Paused")
+        page.evaluate(hide, False)
+        expect(page.locator("#link")).to_contain_text("Live")
