@@ -123,6 +123,6 @@ def process_mark(pid: str) -> str:
     """The process with this id, told from one that has the id later; empty if there is none."""
     try:
         fields = (Path("/proc") / pid / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        return f"{pid} {fields[_START_TIME]}"
+        return "" if fields[0] == "Z" else f"{pid} {fields[_START_TIME]}"
     except (OSError, ValueError, IndexError):
         return ""

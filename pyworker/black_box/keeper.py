@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ class Keeper:
         self._kept_at: dict[str, float] = {}
         self._rolled_at = -ROLL
         self._latest: Mapping[str, object] = {}
+        # gunicorn's master: this is made after the fork.
+        self._parent = os.getppid()
         self._gpu: tuple[float, Sequence[str]] = (-_GPU_AGE, ())
         self._lines = LogLimit(600.0)
         #: What a report adds to the worker's error: when it failed in which phase. Replaced as a whole.
@@ -134,6 +137,8 @@ class Keeper:
 
     def close(self) -> None:
         """The worker ends. If it was told to, nothing is left."""
+        if os.getppid() != self._parent:
+            return  # its master was killed: the next start tells
         if self._phases()[-1].state is ModelState.DRAINING:
             self._folder.forget()
         elif self._latest:

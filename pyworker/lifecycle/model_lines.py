@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pyworker.data_types import LogAction
+from pyworker.errors import shortened
 from pyworker.runtime.redaction import sign_in, without_content
 from pyworker.telemetry.last_lines import LONGEST, REMEMBERED, LastLines
 
@@ -62,8 +63,8 @@ class ModelLines:
         self._was_ready = was_ready
         self._trusts_old = trusts_old
         self._has_loaded = False
-        #: The last line with a phrase. Replaced as a whole.
-        self.last_match: Match | None = None
+        # The last line with a phrase, as it is in the log. Replaced as a whole.
+        self._last_match: Match | None = None
         #: When the log grew last, in epoch seconds; None before the first line.
         self.grew_at: float | None = None
 
@@ -76,10 +77,16 @@ class ModelLines:
         if shown:
             self._kept.append(shown)
         if matched is not None:
-            self.last_match = Match(matched.name, self.presentable(shown[:LONGEST]), self.grew_at)
+            self._last_match = Match(matched.name, shown[: 2 * LONGEST], self.grew_at)
         if matched is LogAction.ModelLoaded:
             self._has_loaded = True
         return shown
+
+    @property
+    def last_match(self) -> Match | None:
+        """The last line with a phrase; None if there was none."""
+        match = self._last_match
+        return match and match._replace(line=shortened(self.presentable(match.line), LONGEST))
 
     def presentable(self, line: str) -> str:
         """Without secrets, and cut where it begins to quote a request."""
