@@ -168,13 +168,13 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
             idle_share=idle_share(
                 zip(measurement.samples.due, measurement.samples.ended, strict=True), seconds
             ),
-            cost=None
-            if plan.dollars_per_hour is None
-            else _cost(plan.dollars_per_hour, measurement, seconds),
+            cost=_cost(plan.dollars_per_hour, measurement, seconds),
         )
 
 
-def _cost(per_hour: float, measurement: Measurement, seconds: float) -> Cost:
+def _cost(per_hour: float | None, measurement: Measurement, seconds: float) -> Cost | None:
+    if per_hour is None:
+        return None
     return cost_of(per_hour, seconds, measurement.tokens, measurement.workload)
 
 

@@ -16,7 +16,6 @@ from pyworker.upstream.adapter import Trace
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-
 _NO_TOKENS = Work(0.0)
 
 
