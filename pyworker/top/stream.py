@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -37,7 +38,7 @@ class Stream:
     """What a server tells of itself. Belongs to one thread."""
 
     def __init__(self, url: str, token: str = "", ca_file: str = "") -> None:
-        """url: of a worker or a local autoscaler. Raises `TopError` if it is none."""
+        """url: of a worker or a local autoscaler. Raises `TopError` if it is none, or the file is."""
         self.url = _base(url)
         self.kind: Kind | None = None
         self._token = token
@@ -45,6 +46,8 @@ class Stream:
         # The token goes to this host, and neither .netrc nor a proxy of the environment is asked.
         self._session.trust_env = False
         if ca_file:
+            if not Path(ca_file).is_file():
+                raise TopError(f"--ca: there is no file {ca_file}")
             self._session.verify = ca_file
 
     def sections(self) -> Iterator[tuple[str, object]]:

@@ -138,6 +138,10 @@ def test_a_server_that_is_something_else(
     assert said in refusal(capsys, scripted_model.url)
 
 
+def test_a_certificate_that_is_not_there(capsys: Capture) -> None:
+    assert "--ca: there is no file none.pem" in refusal(capsys, "https://127.0.0.1:1", "--ca", "none.pem")
+
+
 def test_a_web_server_is_neither(capsys: Capture) -> None:
     def app(_environ: Any, start_response: Any) -> list[bytes]:
         start_response("404 Not Found", [("Content-Type", "text/html")])
