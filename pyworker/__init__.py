@@ -21,10 +21,11 @@ Beside them, for authors: `data_types`, `routes`, `backend`, `responses`, `jobs`
     black_box/   what was known when a worker failed
     client/      SDK for callers
     loadtest/    `python -m pyworker.loadtest`
+    top/         `python -m pyworker.top`: a worker, or a fleet, in a terminal
     doctor/      `python -m pyworker.doctor`: what is wrong on an instance
     local/       stand-in autoscaler and model server, the demo
     instance/    the start on an instance, before there is an environment
-    resources/   tokenizer and word list for machines without a network
+    resources/   the page; tokenizer and word list for machines without a network
 """
 
 from __future__ import annotations

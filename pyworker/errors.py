@@ -165,6 +165,13 @@ class TooManySessions(Overloaded):
         return {"error": self.message, "open_sessions": self.requests_in_hand}
 
 
+class TooManyViewers(RequestError):
+    """So many pages watch this worker that one more would cost too much."""
+
+    status = 429
+    default_retry_after = 10.0
+
+
 class LimitReached(PyworkerError):
     """The ledger refuses an entry. load, entries: the workload and the number of entries in hand."""
 

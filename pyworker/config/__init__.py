@@ -265,3 +265,8 @@ def is_instance_start(worker: str, environ: Mapping[str, str] | None = None) -> 
 def wants_colour(stream: TextIO) -> bool:
     """Whether text for `stream` may be coloured: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def master_token() -> str:
+    """MASTER_TOKEN, for a program that asks a worker about itself."""
+    return os.environ.get("MASTER_TOKEN", "").strip()

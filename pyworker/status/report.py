@@ -90,7 +90,8 @@ def waits_for(worker: Worker) -> str:
     if state is ModelState.ERRORED:
         return awaited_after_error(worker)
     if state is ModelState.DRAINING:
-        return f"{worker.ledger.in_hand()[1]} requests in hand"
+        count = worker.ledger.in_hand()[1]
+        return f"{count} request{'' if count == 1 else 's'} in hand"
     return why_not_ready(worker)
 
 

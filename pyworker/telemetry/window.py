@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyworker.telemetry.causes import shed_cause
-from pyworker.telemetry.record import REFUSED, REJECTED, RequestRecord
+from pyworker.telemetry.record import REFUSED, REJECTED, SUCCESS, RequestRecord
 
 #: Seconds that are looked back.
 LENGTH = 60
@@ -74,6 +74,29 @@ class Window:
             "generation_tokens_per_second": _rate(second.generation_tokens for second in seconds),
             "latency_seconds": _percentiles([value for second in seconds for value in second.totals]),
             "first_byte_seconds": _percentiles([value for second in seconds for value in second.first_bytes]),
+        }
+
+    def by_second(self) -> Mapping[str, Sequence[float | None]]:
+        """Of each of the last 60 whole seconds, oldest first: requests that succeeded, that ended otherwise,
+        and that were refused; workload done; tokens generated; percentiles of the latency in seconds, None
+        without a request.
+        """
+        end = int(self._now())
+        with self._lock:
+            found = {second.at: second for second in self._seconds}
+        empty = _Second(0)
+        seconds = [found.get(at, empty) for at in range(end - LENGTH, end)]
+        latency = [_percentiles(list(second.totals)) for second in seconds]
+        succeeded = [second.outcomes[SUCCESS] for second in seconds]
+        return {
+            "succeeded": succeeded,
+            "failed": [
+                sum(second.outcomes.values()) - good for second, good in zip(seconds, succeeded, strict=True)
+            ],
+            "refused": [sum(second.shed.values()) for second in seconds],
+            "workload": [round(second.work, 3) for second in seconds],
+            "tokens": [second.generation_tokens for second in seconds],
+            **{name: [one.get(name) for one in latency] for name in ("p50", "p99")},
         }
 
     def __repr__(self) -> str:
