@@ -51,6 +51,21 @@ def named(handler: EndpointHandler[Any]) -> str:
     return place_of(type(handler)) if shown is None else shown
 
 
+def variables_of(path: str) -> set[str]:
+    """The names of the variables of a path."""
+    return {variable.rpartition(":")[2] for variable in _VARIABLE.findall(path)}
+
+
+def check_benchmark(handler: EndpointHandler[Any]) -> None:
+    """As `check_handler`, for the handler whose throughput is measured."""
+    check_handler(handler)
+    if variables_of(handler.endpoint) and not isinstance(handler, JobHandler):
+        raise ConfigError(
+            f"{named(handler)} has variables in its path {handler.endpoint}, for which the benchmark has no "
+            "values: measure another route"
+        )
+
+
 def _problems(handler: EndpointHandler[Any]) -> Iterator[str]:
     yield from _path_problems(handler.endpoint)
     if handler.method not in METHODS:
