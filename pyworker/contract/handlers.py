@@ -15,7 +15,7 @@ from pyworker.contract.places import place_of
 from pyworker.data_types import METHODS, ApiPayload, EndpointHandler, Priority
 from pyworker.errors import ConfigError
 from pyworker.jobs import JobHandler
-from pyworker.responses import HOP_BY_HOP
+from pyworker.upstream.header_fields import HOP_BY_HOP
 
 #: Header fields that are written for the model server anew, or that are none of its business.
 _OWN_FIELDS = HOP_BY_HOP | {
