@@ -18,6 +18,7 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 from pyworker.backend import Backend
 from pyworker.black_box.contents import keep_black_box
 from pyworker.config import Settings
+from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
 from pyworker.errors import NotReady, RequestError, UpdateRefused
 from pyworker.lifecycle.probe import ProbeFailed
@@ -27,8 +28,10 @@ from pyworker.proxy.pipeline import PIPELINE
 from pyworker.registry import load_worker
 from pyworker.sessions.views import SessionViews
 from pyworker.status.gauges import gauges_of
+from pyworker.status.report import NOT_STARTED
 from pyworker.status.views import StatusViews, require_token
 from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
+from pyworker.upstream.faults import error_of
 from pyworker.worker import Worker
 from pyworker.wsgi_extensions import HELD
 
@@ -40,6 +43,8 @@ logger = logging.getLogger(__name__)
 EXTENSION = "pyworker"
 #: The extension that is the app of the loopback port, for callbacks of the model server.
 CALLBACKS = "pyworker-callbacks"
+# Set in the extensions once the log says that the worker was not started.
+_TOLD = "pyworker-not-started"
 _BINDING = (
     "REQUEST_METHOD",
     "SCRIPT_NAME",
@@ -71,6 +76,8 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
         name, settings = choose(settings)
     module = load_worker(name)
     backend: Backend = module.create_backend(settings)
+    backend.package = module.__name__.rpartition(".")[0]
+    backend.require_loaded_sign()
     # Before the worker is made, which needs all handlers of the backend.
     blueprint: flask.Blueprint = module.create_blueprint(backend)
     worker = Worker(backend, settings)
@@ -83,6 +90,8 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     worker.metrics.read_gauges(lambda: gauges_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
     keep_black_box(worker)
+    handlers = {view: route.handler for view, route in backend.views.items()}
+    check_paths(registered(app.url_map.iter_rules(), app.view_functions, handlers))
     app.direct = DirectRoutes(app, worker.pipeline, backend.views)
     callbacks = _WorkerApp(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])
@@ -223,6 +232,11 @@ def _error_response(error: Exception) -> flask.Response:
     """The JSON response for an error of any route."""
     # The error may have come after the view; its response is lost then.
     _fail_held(flask.request.environ)
+    if (fault := error_of(error)) is not None:
+        logger.warning("%d %s: %s", fault.status, flask.request.url_rule, fault.message)
+        error = fault
+    if isinstance(error, NotReady):
+        error = _unless_not_started(error)
     if isinstance(error, RequestError):
         body = error.body()
         if flask.request.environ.get(DIRECT):
@@ -242,6 +256,18 @@ def _error_response(error: Exception) -> flask.Response:
         return _json_response(400, {"error": "the body's framing is broken"})
     logger.error("unhandled exception in a request", exc_info=error)
     return _json_response(500, {"error": "internal error of the worker; its log says more"})
+
+
+def _unless_not_started(error: NotReady) -> NotReady:
+    """The same, or why nothing will ever be ready: under a server that does not start the worker."""
+    app = flask.current_app
+    worker: Worker | None = app.extensions.get(EXTENSION)  # None: that of the loopback port
+    if worker is None or worker.is_started:
+        return error
+    if not app.extensions.get(_TOLD):
+        app.extensions[_TOLD] = True
+        logger.error("%s", NOT_STARTED)
+    return NotReady(NOT_STARTED)
 
 
 def _json_response(status: int, body: object, retry_after: float | None = None) -> flask.Response:

@@ -11,6 +11,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator
+from typing import Any, ClassVar
 
 import flask
 import requests
@@ -25,7 +26,8 @@ from pyworker.upstream.encoding import JSON, encode, encode_form
 
 logger = logging.getLogger(__name__)
 
-_CANCEL_TIMEOUT = 10.0
+#: Seconds of silence that end a call of a hook of `on_cancel`.
+CANCEL_TIMEOUT = 10.0
 
 
 class JobCall(ModelCall):
@@ -63,13 +65,14 @@ class JobCall(ModelCall):
         self.abort()
         return self._has_begun
 
-    def abort(self) -> None:
-        super().abort()
+    def abort(self) -> bool:
+        is_connected = super().abort()
         with self._lock:
             for connection in self._held:
                 with contextlib.suppress(OSError):  # it has ended already
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
         self.stopping.set()
+        return is_connected
 
 
 class Job:
@@ -118,7 +121,7 @@ class Job:
             body = encode(json)
         call: ModelCall = self._call
         if self._is_cancelling:
-            call, timeout = ModelCall(), _CANCEL_TIMEOUT
+            call, timeout = ModelCall(), CANCEL_TIMEOUT
         response = self._client.forward(
             path,
             body,
@@ -223,3 +226,14 @@ class JobHandler(EndpointHandler[Payload]):
     ) -> flask.Response:
         """Not used: `perform` makes the response."""
         raise NotImplementedError
+
+
+class FunctionHandler(JobHandler[Any]):
+    """A route whose response is made by a function of payload and job, and of the path's variables."""
+
+    function: ClassVar[Callable[..., flask.Response]]
+
+    def perform(self, payload: Any, job: Job) -> flask.Response:
+        request = job.client_request
+        variables = request.view_args if request is not None else None
+        return type(self).function(payload, job, **(variables or {}))

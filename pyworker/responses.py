@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import http.client
-import re
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -28,10 +27,11 @@ import requests
 import urllib3
 from werkzeug.datastructures import Headers
 
-from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable, ResponseTooLarge
+from pyworker.errors import BadHandler, ModelBroken, ModelTimeout, ModelUnreachable, ResponseTooLarge
 from pyworker.runtime.limits import READ_SIZE
 from pyworker.upstream.error_objects import error_in as error_in
 from pyworker.upstream.faults import describe_break
+from pyworker.upstream.header_fields import end_to_end_headers as end_to_end_headers
 from pyworker.upstream.lazy_response import LazyResponse
 from pyworker.upstream.response_head import Fields
 from pyworker.wsgi_extensions import ClosingBody, PollableBody
@@ -41,50 +41,6 @@ if TYPE_CHECKING:
 
 #: `pass_through` reads bodies of up to this many bytes before the client's response starts.
 WHOLE_BELOW = 256 * 1024
-
-#: RFC 9110 section 7.6.1, and what older servers still send.
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-# The worker's own server writes these.
-_WRITTEN_BY_SERVER = frozenset({"server", "date", "content-length"})
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_LINE_ENDS = re.compile(r"[\r\n]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers to pass on: without those of a single connection, and without malformed ones."""
-    unfolded = [(name, _unfolded(value)) for name, value in headers]
-    named = {
-        token.strip().lower()
-        for name, value in unfolded
-        if name.lower() == "connection"
-        for token in value.split(",")
-    }
-    dropped = HOP_BY_HOP | _WRITTEN_BY_SERVER | named
-    return [
-        (name, value)
-        for name, value in unfolded
-        if name.lower() not in dropped and _NAME.fullmatch(name) and not _CONTROL.search(value)
-    ]
-
-
-def _unfolded(value: str) -> str:
-    """The value on one line."""
-    if "\r" not in value and "\n" not in value:
-        return value
-    return " ".join(line for part in _LINE_ENDS.split(value) if (line := part.strip()))
 
 
 @functools.lru_cache(maxsize=128)
@@ -121,6 +77,8 @@ class Passed:
 
 def passed_through(model_response: requests.Response) -> Passed:
     """What `pass_through` makes a response of."""
+    if _was_read(model_response):
+        return _read_already(model_response)
     length = _declared_length(model_response)
     if length is None or length > WHOLE_BELOW:
         return streamed(model_response)
@@ -130,6 +88,8 @@ def passed_through(model_response: requests.Response) -> Passed:
 
 def streamed(model_response: requests.Response) -> Passed:
     """What `stream` makes a response of."""
+    if _was_read(model_response):
+        return _read_already(model_response)
     pieces = iterate(model_response)
     body: Iterable[bytes] = pieces
     # A TLS socket cannot be polled: it is not readable while decrypted bytes are buffered.
@@ -184,11 +144,26 @@ class Stream:
 
 def copy(model_response: requests.Response) -> flask.Response:
     """A response that was read to its end already."""
-    response = _ClientResponse(
-        model_response.content, model_response.status_code, Headers(list(_passed_on(model_response)))
-    )
-    del response.headers["Content-Encoding"]  # requests has decoded it
-    return response
+    return response_of(_read_already(model_response))
+
+
+def _was_read(model_response: requests.Response) -> bool:
+    # Of a `LazyResponse` that nobody has looked at, only the first is there.
+    state = vars(model_response)
+    return state.get("_content", False) is not False or state.get("_content_consumed", False)
+
+
+def _read_already(model_response: requests.Response) -> Passed:
+    try:
+        content = model_response.content
+    except RuntimeError as error:
+        raise BadHandler(
+            "the body of the model server's response was taken by iter_content or iter_lines, so it cannot "
+            "be passed on: read it by `content` or `json()`"
+        ) from error
+    # requests has decoded it.
+    headers = [field for field in _passed_on(model_response) if field[0].lower() != "content-encoding"]
+    return Passed(model_response.status_code, headers, content, len(content))
 
 
 def iterate(model_response: requests.Response, *, is_held: bool = False) -> Generator[bytes, None, None]:

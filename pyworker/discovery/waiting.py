@@ -121,11 +121,16 @@ class Watch:
 class WaitingBackend(Backend):
     """A backend without a model server that is known: nothing is followed or probed."""
 
+    knows_model_server = False
+
     def __init__(self, settings: Settings) -> None:
         unread = replace(settings, model_log=None, model_health_endpoint=None, model_readiness=None)
         url = settings.model_server_url or _ANY_URL
         super().__init__(url, None, benchmark_handler=_NoHandler(), settings=unread)
         self._sought = settings
+
+    def require_loaded_sign(self) -> None:
+        """Nothing can tell, and nothing has to."""
 
     def require_readiness_source(self) -> None:
         """Nothing can tell, and nothing has to."""

@@ -13,6 +13,7 @@ from typing import Any
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.jobs import Job, JobCall, JobHandler
+from pyworker.lifecycle.benchmark_subject import COMPARED, fingerprint
 from pyworker.lifecycle.parallel import run_all
 from pyworker.responses import iterate
 from pyworker.runtime.redaction import redacted
@@ -103,6 +104,10 @@ class Benchmark:
         except BenchmarkFailed as error:
             return str(error)
         return attempt.problem and f"{self._handler.endpoint}: {_after(attempt, elapsed)}"
+
+    def fingerprint(self) -> str:
+        """Of what its requests have in common. Raises `BenchmarkFailed`."""
+        return fingerprint(self._handler, self._payloads(COMPARED), self._concurrency)
 
     def abort(self) -> None:
         """Abort a running benchmark: `run` raises `BenchmarkFailed`."""
@@ -210,7 +215,12 @@ class Benchmark:
         """The work done, if the response tells. The response goes into `arrived` as it comes."""
         body, content_type = encode_payload(self._handler, payload)
         response = self._client.forward(
-            self._handler.endpoint, body, call, content_type=content_type, timeout=self._timeout
+            self._handler.endpoint,
+            body,
+            call,
+            method=self._handler.method,
+            content_type=content_type,
+            timeout=self._timeout,
         )
         sampler = Sampler(response.status_code, response.headers.get("Content-Type", ""))
         arrived.append(sampler)

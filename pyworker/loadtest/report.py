@@ -147,6 +147,11 @@ def notes(result: Result) -> list[str]:
             f"({duration(late.percentiles['p99'])} for one request in a hundred): this machine is too busy, "
             "or too many requests are open. That time is part of the latency."
         )
+    if result.tokens and result.succeeded and not result.times["gap"].count:
+        found.append(
+            "--stream, but every response came in one piece: the route does not stream, or its payload has "
+            "to ask for it (such as `stream: true`); times to the first token are those of whole responses."
+        )
     if result.wanted.endswith("at a time"):
         found.append(
             "a closed loop sends less while the server stalls, so its latencies look better than users'."

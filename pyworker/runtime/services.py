@@ -97,6 +97,10 @@ class Runtime:
         """One more thread, which is stopped after the others. Before the start."""
         self._loops.append(loop)
 
+    @property
+    def is_started(self) -> bool:
+        return self._started
+
     def start(self) -> None:
         """Start every thread; the second call has no effect."""
         with self._lock:

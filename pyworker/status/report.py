@@ -24,6 +24,11 @@ from pyworker.status.reasons import (
 from pyworker.telemetry.window import LENGTH
 from pyworker.worker import Worker
 
+#: Of a worker whose threads do not run.
+NOT_STARTED = (
+    "the worker was not started: run gunicorn with `-c gunicorn.conf.py`, or `python -m` the worker's server "
+    "module (in a test: `worker_of(app).start()`)"
+)
 _PACKAGES = ("flask", "gunicorn", "requests", "pydantic", "urllib3")
 # Of each log that is told.
 _LINES = 20
@@ -74,6 +79,8 @@ def status_of(worker: Worker) -> Mapping[str, object]:
 
 def why_not_ready(worker: Worker) -> str:
     """Why no request would be served now; empty if one would."""
+    if not worker.is_started:
+        return NOT_STARTED
     status = worker.lifecycle.status
     if status.state is not ModelState.READY:
         return f"{status.state.value}: {status.error_msg}" if status.error_msg else status.state.value
@@ -83,6 +90,8 @@ def why_not_ready(worker: Worker) -> str:
 def waits_for(worker: Worker) -> str:
     """What leads to the next state; empty if the worker is ready."""
     state = worker.lifecycle.state
+    if not worker.is_started:
+        return NOT_STARTED
     if state is ModelState.LOADING:
         return awaited_while_loading(worker)
     if state is ModelState.BENCHMARKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.lifecycle.benchmark import Benchmark
-from pyworker.lifecycle.benchmark_file import describe
+from pyworker.lifecycle.benchmark_subject import describe
 from pyworker.lifecycle.health import HealthMonitor
 from pyworker.lifecycle.healthcheck import SharedHealth
 from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
@@ -85,7 +85,7 @@ class ModelSide:
                 max_body=_MAX_METRICS,
             )
         )
-        about = describe(backend.benchmark_handler)
+        about = describe(backend.benchmark_handler, backend.package)
         model_server = client.base_url.rpartition("@")[2]  # without a password
         mark = LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server})
         # Asked now, since it may be written soon.
@@ -113,6 +113,7 @@ class ModelSide:
             log_actions=backend.log_actions,
             tailer=tailer,
             probe=self._probe,
+            connect=client.connection_problem if backend.knows_model_server else None,
         )
         self._memory = ModelMemory(
             mark,
