@@ -48,6 +48,7 @@ BESIDE = {
     "instance": {"errors", "config"},
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},
     "loadtest": {"errors", "data_types", "client", "registry"},
+    "sdk": {unit for layer in LAYERS for unit in layer} | {"server"},
     "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"resources", "tokenizer", "words"},
 }
 MOST_MODULES_BESIDE_THE_WINGS = 15
@@ -83,6 +84,7 @@ ALLOWED = {
         "proxy",
         "responses",
         "routes",
+        "sdk",
         "sessions",
         "status",
     },
@@ -98,6 +100,7 @@ ALLOWED = {
         "resources",
         "responses",
         "runtime",
+        "sdk",
         "sessions",
         "upstream",
     },
@@ -109,7 +112,8 @@ ALLOWED = {
     "hdrh": {"loadtest"},
     "prometheus_client": {"telemetry"},
     "rich": {"loadtest"},
-    "gunicorn": {"downstream"},
+    "aiohttp": {"sdk"},
+    "gunicorn": {"downstream", "sdk"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},
