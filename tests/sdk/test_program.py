@@ -1,0 +1,162 @@
+"""A program of the public SDK as it is started: `python worker.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from pyworker.local.autoscaler import Autoscaler
+from pyworker.local.signing import Signer
+from tests.support.leaks import share_port, unshare_port
+from tests.support.ports import free_port
+from tests.support.process import environment
+from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
+from tests.support.sdk_program import PROGRAMS, ProgramStack
+from tests.support.waiting import DEADLINE, wait_until
+
+BEGIN = head("Content-Type: text/plain", "Transfer-Encoding: chunked")
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory, signing_key: Signer) -> Iterator[ProgramStack]:
+    """Ready, with a benchmark of its own."""
+    folder = tmp_path_factory.mktemp("program")
+    with Autoscaler(signer=signing_key) as autoscaler, ScriptedServer() as model:
+        servers = {
+            urlsplit(autoscaler.url).port or 0: "pyworker-autoscaler",
+            model.port: f"scripted-{model.port}",
+        }
+        for port, thread in servers.items():
+            share_port(port, thread)
+        stack = ProgramStack(folder, autoscaler, model, PROGRAMS / "everything.py")
+        try:
+            stack.worker.start()
+            stack.wait_loaded()
+            yield stack
+        finally:
+            stack.worker.stop()
+            for port in servers:
+                unshare_port(port)
+
+
+@pytest.fixture
+def stack(program: ProgramStack) -> ProgramStack:
+    """Its model server has no orders yet."""
+    program.model.forget()
+    return program
+
+
+def test_an_option_without_effect_is_in_the_log(stack: ProgramStack) -> None:
+    stack.worker.wait_for_log(
+        "HandlerConfig(route='/misjudged'): healthcheck has no effect: use WorkerConfig."
+    )
+
+
+def test_a_parser_refuses_a_payload(stack: ProgramStack) -> None:
+    answer, _ = stack.call("/named", {"nom": "x"})
+    assert answer.status == 422
+    assert answer.object()["payload"] == {"name": "missing parameter"}
+    assert stack.model.requests("/named") == []
+
+
+def test_a_workload_that_fails_counts_a_hundred(stack: ProgramStack) -> None:
+    before = stack.work_served(0)
+    answer, index = stack.call("/misjudged", {"secret": "of the client"})
+    assert (answer.status, stack.outcome(index)) == (200, "Success")
+    assert stack.work_served(before + 100) == before + 100
+    stack.worker.wait_for_log("workload_calculator of /misjudged raised KeyError; the request counts 100")
+    assert "of the client" not in stack.worker.log
+
+
+def test_pieces_come_one_by_one(stack: ProgramStack) -> None:
+    go_on = threading.Event()
+    stack.model.script("/piecewise", BEGIN, chunk(b"ebb"), go_on, chunk(b"flow"), chunk(b""))
+    client, index = stack.begin("/piecewise", {})
+    with client:
+        assert client.head() == 200
+        assert client.chunk() == b"<ebb>"
+        go_on.set()
+        assert client.chunk() == b"<flow>"
+        assert client.chunk() == b""
+    assert stack.outcome(index) == "Success"
+
+
+def test_a_generator_that_raises_in_the_middle_cuts_its_response(stack: ProgramStack) -> None:
+    go_on = threading.Event()
+    stack.model.script("/piecewise", BEGIN, chunk(b"ebb"), go_on, chunk(b"stop"), chunk(b""))
+    client, index = stack.begin("/piecewise", {})
+    with client:
+        assert client.head() == 200
+        assert client.chunk() == b"<ebb>"
+        go_on.set()
+        assert not client.rest().endswith(b"0\r\n\r\n")
+    assert stack.outcome(index) == "Error"
+
+
+def test_a_client_that_hangs_up_ends_the_call_of_the_model_server(stack: ProgramStack) -> None:
+    never = threading.Event()
+    stack.model.script("/piecewise", BEGIN, chunk(b"ebb"), never, chunk(b""))
+    client, index = stack.begin("/piecewise", {})
+    with client:
+        assert client.head() == 200
+        client.chunk()
+        client.close()
+    assert stack.model.request("/piecewise").gone.wait(DEADLINE)
+    assert stack.outcome(index) == "Cancelled"
+    never.set()
+
+
+def test_a_function_on_a_thread_runs_alone_to_its_end(stack: ProgramStack) -> None:
+    folder = stack.folder
+    client, index = stack.begin("/serial", {"name": "first"})
+    with client:
+        wait_until((folder / "began-first").exists, "the first call")
+    assert stack.outcome(index) == "Cancelled"
+    second, index = stack.begin("/serial", {"name": "second"})
+    with second:
+        (folder / "end-second").touch()
+        stack.wait_in_hand(1)
+        assert not (folder / "began-second").exists()
+        (folder / "end-first").touch()
+        answer = second.answer()
+    assert answer.object() == {"result": {"together": ["second"], "thread": "pyworker-sdk-call"}}
+    assert stack.outcome(index) == "Success"
+
+
+def test_a_model_server_that_breaks_off_or_refuses(stack: ProgramStack) -> None:
+    stack.model.script("/piecewise", Act.RESET)
+    answer, index = stack.call("/piecewise", {})
+    assert (answer.status, stack.outcome(index)) == (502, "Error")
+    assert answer.object() == {"error": "/piecewise: the model server cannot be reached"}
+    stack.model.script("/piecewise", whole(b"", status="503 Busy"))
+    answer, index = stack.call("/piecewise", {})
+    assert (answer.status, stack.outcome(index)) == (503, "Rejected")
+
+
+def test_a_program_that_is_wrong_ends_with_the_reason(tmp_path: Path) -> None:
+    program = "from pyworker.sdk import *\nWorker(WorkerConfig(handlers=[])).run()\n"
+    (tmp_path / "worker.py").write_text(program, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "worker.py"],
+        cwd=tmp_path,
+        env=environment(tmp_path, free_port(), {}),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ConfigError: WorkerConfig.handlers is empty: give a HandlerConfig for each route" in done.stderr
+
+
+def test_sigterm_ends_the_program_once_and_with_status_0(stack: ProgramStack) -> None:
+    """After all others."""
+    stack.worker.terminate()
+    assert stack.worker.wait() == 0
+    assert (stack.folder / "ended").read_text("utf-8") == "once\n"
