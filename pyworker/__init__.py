@@ -8,12 +8,15 @@
     downstream/  clients: event loop, TLS, HTTP framing, responses
     upstream/    the model server: connections, responses, the pooled Session
     reporting/   ledger, journal, reports to the autoscaler
+    data_types/  what the author of a worker implements
+    contract/    what an author wrote, checked when the worker is made
     lifecycle/   the model's state machine, its log, probes, the benchmark
     proxy/       one request from envelope to response
     sessions/    requests that belong together, and their routes
     discovery/   BACKEND=auto: which worker fits the model server found here
+    routes/      a worker in one call
 
-Beside them, for authors: `data_types`, `routes`, `backend`, `responses`, `jobs`, `engines`, `tokenizer`,
+Beside them, for authors: `backend`, `responses`, `jobs`, `engines`, `tokenizer`,
 `words`, `server`.
 `worker` wires everything together and `app` is the Flask app; `registry` finds a worker by name.
 

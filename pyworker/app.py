@@ -17,6 +17,7 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 
 from pyworker.backend import Backend
 from pyworker.config import Settings
+from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
 from pyworker.errors import RequestError, UpdateRefused
 from pyworker.proxy.direct import RAISED, DirectRoutes
@@ -69,6 +70,7 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
         name, settings = choose(settings)
     module = load_worker(name)
     backend: Backend = module.create_backend(settings)
+    backend.require_loaded_sign()
     return make_app(backend, module.create_blueprint(backend), settings)
 
 
@@ -83,6 +85,8 @@ def make_app(backend: Backend, blueprint: flask.Blueprint, settings: Settings) -
     app.register_blueprint(sessions.blueprint())
     worker.metrics.read_gauges(lambda: readings_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
+    handlers = {view: route.handler for view, route in backend.views.items()}
+    check_paths(registered(app.url_map.iter_rules(), app.view_functions, handlers))
     app.direct = DirectRoutes(app, worker.pipeline, backend.views)
     callbacks = _WorkerApp(settings)
     callbacks.add_url_rule("/session/end", view_func=sessions.end, methods=["POST"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import flask
 
 from pyworker.config import ReadinessSource, Settings
+from pyworker.contract.backends import check_loaded_sign, check_model_server
+from pyworker.contract.handlers import check_handler
+from pyworker.contract.places import caller
 from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
 from pyworker.lifecycle import probe
@@ -17,9 +22,14 @@ from pyworker.lifecycle.log_tail import unfollowable
 from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.proxy.direct import RAISED
 from pyworker.proxy.pipeline import Route, pipeline_of
+from pyworker.runtime.budget import Budget
 from pyworker.runtime.request_queue import Admission, RequestQueue, Unlimited
 from pyworker.runtime.services import Loop
 from pyworker.upstream.client import ModelClient
+
+#: Default of `max_open`.
+MAX_OPEN = 16
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class Backend:
@@ -35,6 +45,7 @@ class Backend:
         overrides it.
     health_timeout: seconds that a probe of it may take.
     max_sessions: sessions that may be open at a time, 0: no limit; MAX_SESSIONS overrides it.
+    max_open: requests to open routes (`EndpointHandler.is_open`) that may be in hand at a time.
     settings: those passed to `create_backend`; default: from the environment.
     """
 
@@ -52,10 +63,17 @@ class Backend:
         health_endpoint: str | None = None,
         health_timeout: float = probe.TIMEOUT,
         max_sessions: int = 10,
+        max_open: int = MAX_OPEN,
         settings: Settings | None = None,
     ) -> None:
+        #: File and line of the author's that made it.
+        self.place = caller()
+        check_model_server(model_server_url, log_actions, self.place)
         if benchmark_handler is None:
-            raise ConfigError("Backend needs a benchmark_handler: the route whose speed the worker reports")
+            raise ConfigError(
+                f"{self.place}: Backend needs a benchmark_handler: the route whose speed the worker reports"
+            )
+        check_handler(benchmark_handler)
         self.settings = settings if settings is not None else Settings.from_env()
         self.allow_parallel_requests = allow_parallel_requests
         self.benchmark_handler = benchmark_handler
@@ -83,14 +101,19 @@ class Backend:
         #: What says that the model is loaded.
         self.readiness = self.settings.model_readiness or self._best_readiness()
         self._queue = RequestQueue()
+        self._open_places = Budget(max_open)
         self._handlers: list[EndpointHandler[Any]] = [benchmark_handler]
         #: Each view that was made, and its route.
-        self.views: dict[Callable[[], flask.Response], Route] = {}
+        self.views: dict[Callable[..., flask.Response], Route] = {}
 
     @property
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
         """The benchmark's handler, and that of every route."""
         return tuple(self._handlers)
+
+    def require_loaded_sign(self) -> None:
+        """Raise `ConfigError` if no phrase and no health endpoint could say that the model is loaded."""
+        check_loaded_sign(self.log_actions, self.health_url, self.place)
 
     def require_readiness_source(self) -> None:
         """Raise `ConfigError` if nothing can tell that the model is loaded."""
@@ -124,25 +147,31 @@ class Backend:
         chosen = self.concurrency if handler.concurrency is None else handler.concurrency
         return chosen if self._is_parallel(handler) else 1
 
-    def create_handler(self, handler: EndpointHandler[Any]) -> Callable[[], flask.Response]:
-        """The Flask view of this handler's route; register it for POST."""
-        if not handler.endpoint.startswith("/"):
-            raise ConfigError(f"{type(handler).__name__}.endpoint must start with /: {handler.endpoint!r}")
+    def create_handler(self, handler: EndpointHandler[Any]) -> Callable[..., flask.Response]:
+        """The Flask view of this handler's route; register it for the handler's method."""
+        check_handler(handler)
         self._handlers.append(handler)
-        admission: Admission = Unlimited() if self._is_parallel(handler) else self._queue
+        is_parallel = self._is_parallel(handler)
+        admission: Admission = Unlimited() if is_parallel else self._queue.of(handler.priority)
         limit = self.max_queue_time if handler.max_queue_time is None else handler.max_queue_time
-        route = Route(handler, admission, limit)
+        route = Route(handler, admission, limit, self._open_places if handler.is_open else None)
 
-        def view() -> flask.Response:
+        def view(**_variables: str) -> flask.Response:
             raised = flask.request.environ.pop(RAISED, None)
             if raised is not None:
                 raise raised
             return pipeline_of(flask.current_app).serve(route, flask.request)
 
-        # Flask identifies views by name, and in a blueprint the name must not contain a dot.
-        view.__name__ = handler.endpoint.strip("/").replace("/", "_").replace(".", "_") or "root"
+        view.__name__ = self._new_view_name(handler.endpoint)
         self.views[view] = route
         return view
+
+    def _new_view_name(self, endpoint: str) -> str:
+        """Flask identifies views by name, and in a blueprint the name must not contain a dot."""
+        name = _NOT_IN_NAMES.sub("_", endpoint.strip("/")) or "root"
+        taken = {view.__name__ for view in self.views}
+        number = next(number for number in itertools.count(1) if _numbered(name, number) not in taken)
+        return _numbered(name, number)
 
     def _is_parallel(self, handler: EndpointHandler[Any]) -> bool:
         own = handler.allow_parallel_requests
@@ -150,6 +179,10 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend {self.client!r} {self._queue!r}>"
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
 
 
 def _with_settings(log_actions: LogActions, settings: Settings) -> LogActions:

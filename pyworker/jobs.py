@@ -25,7 +25,8 @@ from pyworker.upstream.encoding import JSON, encode, encode_form
 
 logger = logging.getLogger(__name__)
 
-_CANCEL_TIMEOUT = 10.0
+#: Seconds of silence that end a call of a hook of `on_cancel`.
+CANCEL_TIMEOUT = 10.0
 
 
 class JobCall(ModelCall):
@@ -63,13 +64,14 @@ class JobCall(ModelCall):
         self.abort()
         return self._has_begun
 
-    def abort(self) -> None:
-        super().abort()
+    def abort(self) -> bool:
+        is_connected = super().abort()
         with self._lock:
             for connection in self._held:
                 with contextlib.suppress(OSError):  # it has ended already
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
         self.stopping.set()
+        return is_connected
 
 
 class Job:
@@ -118,7 +120,7 @@ class Job:
             body = encode(json)
         call: ModelCall = self._call
         if self._is_cancelling:
-            call, timeout = ModelCall(), _CANCEL_TIMEOUT
+            call, timeout = ModelCall(), CANCEL_TIMEOUT
         response = self._client.forward(
             path,
             body,

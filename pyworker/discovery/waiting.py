@@ -127,6 +127,9 @@ class WaitingBackend(Backend):
         super().__init__(url, None, benchmark_handler=_NoHandler(), settings=unread)
         self._sought = settings
 
+    def require_loaded_sign(self) -> None:
+        """Nothing can tell, and nothing has to."""
+
     def require_readiness_source(self) -> None:
         """Nothing can tell, and nothing has to."""
 

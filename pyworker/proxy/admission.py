@@ -62,6 +62,11 @@ class AdmissionControl:
         reason = f"waited {max_queue_time or 0.0:g} s in the queue, which is the limit"
         return _too_busy(reason, in_hand, _seconds(load, self._lifecycle.status.throughput))
 
+    @property
+    def in_hand(self) -> int:
+        """Requests that are queued or working."""
+        return self._ledger.in_hand()[1]
+
     def estimated_wait(self) -> float:
         """Seconds until the requests in hand are done; 0 before the throughput is known."""
         return _seconds(self._ledger.in_hand()[0], self._lifecycle.status.throughput)

@@ -33,7 +33,9 @@ class DirectRoutes:
         self._routes: dict[str, tuple[str, Route]] = {}
         for rule in app.url_map.iter_rules():
             route = views.get(app.view_functions[rule.endpoint])
-            if route is not None and route.passing is not None and _is_plain(rule):
+            if route is None or route.passing is None or route.places is not None:
+                continue
+            if _is_plain(rule):
                 self._routes[rule.rule] = rule.endpoint, route
 
     def find(self, environ: WSGIEnvironment) -> Route | None:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 from werkzeug.http import parse_options_header
 
 from pyworker.data_types import ApiPayload, AuthData, OpenPayload
-from pyworker.errors import JsonDataException, RequestError, Unauthorized, UnsupportedCoding
+from pyworker.errors import (
+    JsonDataException,
+    RequestError,
+    Unauthorized,
+    Unprocessable,
+    UnsupportedCoding,
+)
 from pyworker.proxy.envelope import Envelope, parse_object
 from pyworker.proxy.forms import FORM_DATA, parse_form
 
@@ -81,6 +87,19 @@ def _key_of(environ: WSGIEnvironment) -> str:
 def is_enveloped(body: bytes) -> bool:
     """Whether a client with a key has sent an envelope all the same, as clients of the fleet do."""
     return b'"auth_data"' in body and isinstance(parse_object(body).get("auth_data"), dict)
+
+
+def seems_enveloped(body: bytes, payload_cls: type[ApiPayload]) -> bool:
+    """Whether this is an envelope rather than a bare payload: it has both of its parts, or one of them that
+    is no field of the payload.
+    """
+    if b'"auth_data"' not in body and b'"payload"' not in body:
+        return False
+    try:
+        found = {"auth_data", "payload"} & parse_object(body).keys()
+    except Unprocessable:
+        return False
+    return len(found) == 2 or bool(found - vars(payload_cls).get("__dataclass_fields__", {}).keys())
 
 
 def parse_plain(body: bytes, content_type: str, payload_cls: type[ApiPayload]) -> ApiPayload:

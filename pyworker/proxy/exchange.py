@@ -13,6 +13,7 @@ import requests
 from werkzeug.wsgi import ClosingIterator
 
 from pyworker.errors import PyworkerError
+from pyworker.proxy.cancellation import Cancellation
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.open_exchanges import AbortReason, OpenExchanges
 from pyworker.proxy.verdict import Verdict
@@ -65,7 +66,8 @@ class Exchange:
         # Aborts the call if the model server has not ended it within MAX_LINGER.
         self._limit: threading.Timer | None = None
         self._is_closed = False
-        self._on_end: Callable[[], None] | None = None
+        self._on_end: list[Callable[[], None]] = []
+        self._cancellation: Cancellation | None = None
         #: Of the client's response, once it was made.
         self.status = 0
         #: Why the request failed, or its client got no complete response; empty if neither.
@@ -100,11 +102,13 @@ class Exchange:
     def _end_call(self) -> None:
         """End the call to the model server. An exclusive slot is released once the server has ended it."""
         if not self.slot.is_exclusive:
-            self.call.abort()
-        elif not self.call.hang_up():
-            self.slot.release()  # queued, or the model server has ended the call
-        else:
+            was_called = self.call.abort()
+        elif was_called := self.call.hang_up():
             self._limit_call()
+        else:
+            self.slot.release()  # queued, or the model server has ended the call
+        if was_called and self._cancellation is not None:
+            self._cancellation.start()
 
     def _limit_call(self) -> None:
         with self._lock:
@@ -132,8 +136,12 @@ class Exchange:
         self._verdict = verdict
 
     def call_at_end(self, on_end: Callable[[], None]) -> None:
-        """Call this once, after everything was released and the outcome is set."""
-        self._on_end = on_end
+        """Call this once, too, after everything was released and the outcome is set."""
+        self._on_end.append(on_end)
+
+    def tell_if_cancelled(self, cancellation: Cancellation) -> None:
+        """Have the model server told if the request is cancelled while it works on it."""
+        self._cancellation = cancellation
 
     def pass_on(self, passed: Passed) -> Iterable[bytes]:
         """As `deliver`, for a response with a body that is not an object: what the server iterates."""
@@ -228,10 +236,12 @@ class Exchange:
         self._unwatch()
         model_response, self._model_response = self._model_response, None
         if model_response is not None:
-            if waits and self.slot.is_exclusive and isinstance(model_response, LazyResponse):
-                self._linger(model_response)
+            if waits and isinstance(model_response, LazyResponse) and not model_response.reader.closed:
+                self._cancel(model_response)
             with contextlib.suppress(Exception):  # either way the connection is dropped
                 model_response.close()
+        if self._cancellation is not None and waits and self.slot.is_exclusive:
+            self._cancellation.wait(MAX_LINGER)
         with self._lock:
             self._is_closed = True
             limit, self._limit = self._limit, None
@@ -241,16 +251,20 @@ class Exchange:
         if self.tracker.outcome is None:
             self._end_early(Outcome.CANCELLED)
         self._unregister()
-        on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            on_end()
+        on_end, self._on_end = self._on_end, []
+        for call in on_end:
+            call()
 
-    def _linger(self, model_response: LazyResponse) -> None:
-        """Read the response in vain until the model server ends it or the call is aborted."""
-        reader = model_response.reader
-        if reader.closed or not self.call.hang_up():
+    def _cancel(self, model_response: LazyResponse) -> None:
+        """The client has gone before the end: read the response in vain until the model server ends it or the
+        call is aborted, if others wait for that.
+        """
+        if self._cancellation is not None:
+            self._cancellation.start()
+        if not self.slot.is_exclusive or not self.call.hang_up():
             return
         self._limit_call()
+        reader = model_response.reader
         with contextlib.suppress(Exception):
             while reader.read1():
                 pass

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import flask
 import requests
 
-from pyworker.data_types import ApiPayload, AuthData, EndpointHandler
+from pyworker.data_types import WITHOUT_BODY, ApiPayload, AuthData
 from pyworker.errors import (
     ClientGone,
     ConfigError,
     ModelTimeout,
     ModelUnreachable,
+    Overloaded,
     PyworkerError,
     RequestError,
 )
@@ -24,22 +23,22 @@ from pyworker.jobs import Job, JobCall, JobHandler
 from pyworker.lifecycle.suspicion import FailureStreak
 from pyworker.proxy.admission import AdmissionControl
 from pyworker.proxy.auth import SignatureVerifier
+from pyworker.proxy.cancellation import Cancellation
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.envelope import Envelope
 from pyworker.proxy.exchange import Exchange
 from pyworker.proxy.history import History, trace_of
 from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.proxy.reception import Reception
-from pyworker.proxy.verdict import NO_WORK, JobVerdict, Judge, ResponseVerdict
+from pyworker.proxy.route import Route as Route
+from pyworker.proxy.verdict import NO_WORK, JobVerdict, ResponseVerdict
 from pyworker.reporting.wire import Outcome
-from pyworker.responses import Passed, PassThrough, Stream, passed_through, response_of, streamed
+from pyworker.responses import Passed, response_of
+from pyworker.runtime.budget import Budget
 from pyworker.runtime.log_limit import LogLimit
-from pyworker.runtime.request_queue import Admission
-from pyworker.runtime.sample import Measure
 from pyworker.telemetry.recorder import Recorder
-from pyworker.upstream.adapter import Trace
 from pyworker.upstream.call import Aborted, ModelCall
-from pyworker.upstream.client import ModelClient
+from pyworker.upstream.client import NOTHING_LEFT_OUT, ModelClient
 from pyworker.upstream.encoding import encode_payload
 from pyworker.wsgi_extensions import HELD, PRESENCE, Presence
 
@@ -52,42 +51,6 @@ logger = logging.getLogger(__name__)
 
 #: The pipeline of an app is kept in `app.extensions` by this name.
 PIPELINE = "pyworker.proxy.pipeline"
-
-
-_PASSING: Mapping[Any, Callable[[requests.Response], Passed]] = {
-    PassThrough.generate_client_response: passed_through,
-    Stream.generate_client_response: streamed,
-}
-
-
-@dataclass(frozen=True)
-class Route:
-    """A handler and the options that apply to it. max_queue_time: seconds, None for no limit."""
-
-    handler: EndpointHandler[Any]
-    admission: Admission
-    max_queue_time: float | None
-
-    # A method that the handler does not override is None, so that no response is sampled for it.
-
-    @functools.cached_property
-    def judge(self) -> Judge | None:
-        """The handler's `find_failure`."""
-        is_own = type(self.handler).find_failure is not EndpointHandler[Any].find_failure
-        return self.handler.find_failure if is_own else None
-
-    @functools.cached_property
-    def measure(self) -> Measure | None:
-        """The handler's `count_work`."""
-        is_own = type(self.handler).count_work is not EndpointHandler[Any].count_work
-        return self.handler.count_work if is_own else None
-
-    @functools.cached_property
-    def passing(self) -> Callable[[requests.Response], Passed] | None:
-        """How the model server's response is passed on; None if the handler makes a response of its own."""
-        if isinstance(self.handler, JobHandler):
-            return None
-        return _PASSING.get(type(self.handler).generate_client_response)
 
 
 class Pipeline:
@@ -118,15 +81,21 @@ class Pipeline:
 
     def serve(self, route: Route, request: flask.Request) -> flask.Response:
         """The model server's response to one request. Raises a `RequestError` for every other response."""
-        handler = route.handler
+        handler, environ = route.handler, request.environ
+        path = handler.endpoint
+        if route.target is not None and not isinstance(handler, JobHandler):
+            path = route.target.path(environ, request.view_args or {})
 
         def respond(exchange: Exchange, envelope: Envelope[ApiPayload]) -> flask.Response:
             if isinstance(handler, JobHandler):
                 return self._perform(handler, request, envelope, exchange)
-            model_response = self._forward(route, envelope, exchange, trace_of(request.environ))
-            return exchange.deliver(handler.generate_client_response(request, model_response))
+            kept = {"payload": envelope.payload} if route.takes_payload else {}
+            model_response = self._forward(route, path, envelope, exchange, environ)
+            return exchange.deliver(handler.generate_client_response(request, model_response, **kept))
 
-        return self._serve(route, request.environ, respond)
+        if route.places is None:
+            return self._serve(route, environ, respond)
+        return self._serve_open(route, route.places, environ, respond)
 
     def serve_passing(
         self, route: Route, passing: Callable[[requests.Response], Passed], environ: WSGIEnvironment
@@ -136,15 +105,42 @@ class Pipeline:
         A response without a body is still an object, which knows what its header block must not hold.
         """
 
+        path = route.handler.endpoint if route.target is None else route.target.path(environ, {})
+
         def respond(
             exchange: Exchange, envelope: Envelope[ApiPayload]
         ) -> tuple[Passed, Iterable[bytes]] | flask.Response:
-            passed = passing(self._forward(route, envelope, exchange, trace_of(environ)))
+            passed = passing(self._forward(route, path, envelope, exchange, environ))
             if passed.status in (204, 304):
                 return exchange.deliver(response_of(passed))
             return passed, exchange.pass_on(passed)
 
         return self._serve(route, environ, respond)
+
+    def _serve_open(
+        self,
+        route: Route,
+        places: Budget,
+        environ: WSGIEnvironment,
+        respond: Callable[[Exchange, Envelope[ApiPayload]], flask.Response],
+    ) -> flask.Response:
+        """As `_serve`, for a route that anybody may call."""
+        if not places.take():
+            error = Overloaded(
+                "too busy: as many requests without a signature are in hand as are allowed",
+                requests_in_hand=self._admission.in_hand,
+                estimated_wait=self._admission.estimated_wait(),
+            )
+            History(route.handler.endpoint, environ, self._recorder).refuse(error.status, error.message)
+            raise error
+        try:
+            response = self._serve(route, environ, respond)
+        except BaseException:
+            places.give_back()
+            raise
+        exchange: Exchange = environ[HELD]
+        exchange.call_at_end(places.give_back)
+        return response
 
     def _serve(
         self,
@@ -154,7 +150,7 @@ class Pipeline:
     ) -> Responded:
         history = History(route.handler.endpoint, environ, self._recorder)
         try:
-            received = self._reception.receive(route.handler, environ)
+            received = self._reception.receive(route, environ)
             envelope, session = received.envelope, received.session
             # Nothing is counted or reported before this line.
             tracker = self._admission.admit(
@@ -213,21 +209,32 @@ class Pipeline:
         exchange.tracker.start_work()
 
     def _forward(
-        self, route: Route, envelope: Envelope[ApiPayload], exchange: Exchange, trace: Trace
+        self,
+        route: Route,
+        path: str,
+        envelope: Envelope[ApiPayload],
+        exchange: Exchange,
+        environ: WSGIEnvironment,
     ) -> requests.Response:
-        handler = route.handler
+        handler, target = route.handler, route.target
         payload = envelope.take_payload()
         hidden = handler.hidden_events(payload)
-        body, content_type = (b"", "") if handler.method == "GET" else encode_payload(handler, payload)
+        bodiless = handler.method in WITHOUT_BODY
+        body, content_type = (b"", "") if bodiless else encode_payload(handler, payload)
+        if route.on_cancel is not None:
+            exchange.tell_if_cancelled(Cancellation(self._client, handler.endpoint, route.on_cancel, payload))
         # A large payload is in memory once at most while the model works.
         del payload
+        trace = trace_of(environ)
         model_response = self._client.forward(
-            handler.endpoint,
+            path,
             body,
             exchange.call,
             method=handler.method,
             content_type=content_type,
-            trace=trace,
+            timeout=handler.timeout,
+            trace=trace if target is None else [*trace, *target.headers(environ)],
+            left_out=NOTHING_LEFT_OUT if target is None else target.left_out,
         )
         del body
         exchange.hold(model_response, ResponseVerdict(model_response, route.judge, route.measure, hidden))
@@ -244,7 +251,8 @@ class Pipeline:
     ) -> flask.Response:
         call = exchange.call
         assert isinstance(call, JobCall)
-        job = Job(self._client, call, self._client.timeout, request)
+        silence = self._client.timeout if handler.timeout is None else handler.timeout
+        job = Job(self._client, call, silence, request)
         exchange.hold(None, JobVerdict(job))
         call.begin()
         try:

@@ -10,9 +10,10 @@ from pyworker.data_types import ApiPayload, AuthData, Dialect, EndpointHandler
 from pyworker.errors import InvalidSession, RequestError, Unauthorized
 from pyworker.proxy.auth import SignatureVerifier
 from pyworker.proxy.body import BodyReader
-from pyworker.proxy.door import Door, is_enveloped, parse_plain
+from pyworker.proxy.door import DIRECT, Door, is_enveloped, parse_plain, seems_enveloped
 from pyworker.proxy.envelope import AUTH_DATA_HEADER, Envelope, auth_data_in, parse_envelope
 from pyworker.proxy.open_exchanges import OpenExchanges
+from pyworker.proxy.route import Route, Way
 from pyworker.reporting.tracker import Kind
 
 if TYPE_CHECKING:
@@ -47,13 +48,16 @@ class Reception:
         self._extend_session = extend_session
         self.bodies = bodies
 
-    def receive(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
+    def receive(self, route: Route, environ: WSGIEnvironment) -> Received:
         """Raises a `RequestError` for a request that is malformed, or whose sender is not known."""
-        if handler.method == "GET":
-            return self._receive_bare(handler, environ)
-        if handler.dialect is Dialect.OPENAI:
+        way, handler = route.way, route.handler
+        if way is Way.ENVELOPE and not self._verifier.unsecured:
+            return self._receive_enveloped(handler, environ)
+        if way is Way.WITHOUT_BODY:
+            return self._receive_bodiless(handler, environ)
+        if way is Way.PLAIN:
             return self._receive_plain(handler, environ)
-        return self._receive_enveloped(handler, environ)
+        return self._receive_either(handler, environ)
 
     def _receive_enveloped(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         with self.bodies.reading(environ) as body:
@@ -67,6 +71,8 @@ class Reception:
     def _receive_plain(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         """A bare body with an API key; or an envelope, whose clients send keys of their own, too."""
         if not self._door.admits(environ):
+            if handler.is_open or self._verifier.unsecured:
+                return self._receive_either(handler, environ)
             try:
                 return self._receive_enveloped(handler, environ)
             except RequestError as error:
@@ -78,14 +84,25 @@ class Reception:
             payload = parse_plain(body, environ.get("CONTENT_TYPE", ""), handler.payload_cls())
         return Received(self._door.envelope(payload), None, Kind.DIRECT)
 
-    def _receive_bare(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
+    def _receive_either(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
+        """An envelope, which is checked as ever, or a bare body of anybody."""
+        payload_cls = handler.payload_cls()
+        with self.bodies.reading(environ, is_signed=self._verifier.unsecured) as body:
+            if seems_enveloped(body, payload_cls):
+                return self._opened(handler, body)
+            if handler.dialect is Dialect.OPENAI:
+                environ[DIRECT] = True
+            payload = parse_plain(body, environ.get("CONTENT_TYPE", ""), payload_cls)
+        return Received(self._door.envelope(payload), None, Kind.DIRECT)
+
+    def _receive_bodiless(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         """A request without a body: API key or signature are in its header."""
         payload: ApiPayload = handler.payload_cls().from_json_msg({})
         if not self._door.admits(environ):
             auth_data = auth_data_in(environ)
             if auth_data is not None:
                 self._verifier.verify(auth_data)
-            elif not self._verifier.unsecured:
+            elif not (handler.is_open or self._verifier.unsecured):
                 raise self._door.refusal(environ) or Unauthorized(
                     f"neither an API key nor a signature in the header {AUTH_DATA_HEADER}"
                 )

@@ -67,6 +67,11 @@ class SdkBackend(Backend):
         urls = frozenset(self.session.absolute(path) for path in bridge.paths)
         self.session.mount(prefix, _Fork(model, own, urls))
 
+    def require_loaded_sign(self) -> None:
+        """As `Backend.require_loaded_sign`; a lifecycle is one."""
+        if not self._has_lifecycle:
+            super().require_loaded_sign()
+
     def require_readiness_source(self) -> None:
         """Raise `ConfigError` if nothing can tell that the model is loaded."""
         if not self._has_lifecycle:

@@ -59,6 +59,7 @@ class Worker:
         settings = Settings.from_env() if settings is None else settings
         handlers = [route.handler() for route in self._routes]
         backend = SdkBackend(self.config, self._routes, handlers, settings)
+        backend.require_loaded_sign()
         return make_app(backend, blueprint_of(backend, self._routes, handlers), settings)
 
     def __repr__(self) -> str:

@@ -27,9 +27,11 @@ class ModelCall:
             if self.aborted and connection is not None:
                 raise Aborted
 
-    def abort(self) -> None:
-        """End the call: a thread that is blocked on its socket wakes up with an error."""
-        self._shutdown(socket.SHUT_RDWR)
+    def abort(self) -> bool:
+        """End the call: a thread that is blocked on its socket wakes up with an error. True if there is a
+        connection.
+        """
+        return self._shutdown(socket.SHUT_RDWR)
 
     def hang_up(self) -> bool:
         """Half-close the connection, so that the model server notices and ends the call itself.

@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 
 import requests
 
+from pyworker.data_types import WITHOUT_BODY
 from pyworker.errors import ModelTimeout, ModelUnreachable
 from pyworker.runtime.redaction import redacted
 from pyworker.upstream.adapter import ModelAdapter, ModelRequest, Trace
@@ -21,6 +22,7 @@ from pyworker.upstream.origin import Origin
 _CONNECT_TIMEOUT = 5.0
 # A bound, because clients choose the paths of their sessions' callbacks.
 _CACHED_PATHS = 64
+NOTHING_LEFT_OUT: frozenset[str] = frozenset()
 
 
 class ModelSession(requests.Session):
@@ -112,9 +114,10 @@ class ModelClient:
         content_type: str = JSON,
         timeout: float | None = None,
         trace: Trace = (),
+        left_out: frozenset[str] = NOTHING_LEFT_OUT,
     ) -> requests.Response:
         """Send a request; returns when the header block of the response has arrived. trace: more header
-        fields.
+        fields; left_out: those, in lower case, that are not added as for any request.
 
         Raises `ModelUnreachable`, `ModelTimeout`, or `pyworker.upstream.call.Aborted`. A redirect to the
         instance itself is `ModelUnreachable`: no client could follow it.
@@ -124,7 +127,7 @@ class ModelClient:
             # Each form has a boundary of its own, so its template is not kept.
             is_form = content_type.startswith("multipart/")
             make = self._make_template if is_form else self._template
-            request = ModelRequest(make(path, method, content_type), body, call, trace)
+            request = ModelRequest(make(path, method, content_type, left_out), body, call, trace)
             response = self.session.send(request, timeout=limit)
         except requests.exceptions.Timeout as error:
             raise ModelTimeout(str(error)) from error
@@ -148,9 +151,12 @@ class ModelClient:
             return f"{redacted(self.base_url)} cannot be reached ({describe(error)})"
         return ""
 
-    def _make_template(self, path: str, method: str, content_type: str) -> requests.PreparedRequest:
+    def _make_template(
+        self, path: str, method: str, content_type: str, left_out: frozenset[str]
+    ) -> requests.PreparedRequest:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "pyworker"}
-        if method != "GET":
+        headers = {name: value for name, value in headers.items() if name.lower() not in left_out}
+        if method not in WITHOUT_BODY:
             headers = {"Content-Type": content_type, **headers}
         template = requests.Request(method, self.session.absolute(path), headers=headers).prepare()
         template.headers.pop("Content-Length", None)  # that of an empty body
