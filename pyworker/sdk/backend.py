@@ -11,6 +11,7 @@ import requests
 from pyworker.backend import Backend
 from pyworker.config import ReadinessSource, Settings
 from pyworker.data_types import EndpointHandler, LogAction
+from pyworker.errors import ConfigError
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.runtime.services import Loop
@@ -68,9 +69,14 @@ class SdkBackend(Backend):
         self.session.mount(prefix, _Fork(model, own, urls))
 
     def require_loaded_sign(self) -> None:
-        """As `Backend.require_loaded_sign`; a lifecycle is one."""
-        if not self._has_lifecycle:
-            super().require_loaded_sign()
+        """Raise `ConfigError` if nothing in the configuration says that the model is loaded."""
+        has_phrase = any(action is LogAction.ModelLoaded for action, _ in self.log_actions)
+        if not has_phrase and self.health_url is None and not self._has_lifecycle:
+            raise ConfigError(
+                f"{self.place}: nothing says that the model is loaded: give WorkerConfig a "
+                "log_action_config=LogActionConfig(on_load=[…]) with a phrase of its log, or a "
+                "model_healthcheck_url"
+            )
 
     def require_readiness_source(self) -> None:
         """Raise `ConfigError` if nothing can tell that the model is loaded."""

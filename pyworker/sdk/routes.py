@@ -210,5 +210,4 @@ def _handler(route: Route) -> EndpointHandler[Any]:
         allow_parallel_requests=route.is_parallel,
         max_queue_time=route.max_queue_time,
         concurrency=route.concurrency,
-        pass_query=False,
     )

@@ -27,7 +27,7 @@ BENCHMARK = BenchmarkConfig(dataset=[{"prompt": "tide"}])
 def one_handler(**options: Any) -> WorkerConfig:
     every: dict[str, Any] = {"benchmark_config": BENCHMARK, **options}
     handler = HandlerConfig("/generate", **every)
-    return WorkerConfig("http://127.0.0.1", 1, handlers=[handler])
+    return WorkerConfig("http://127.0.0.1", 1, handlers=[handler], model_healthcheck_url="/health")
 
 
 async def coroutine(*_arguments: Any) -> Any:
@@ -200,7 +200,8 @@ def test_a_payload_class_and_a_handler_class_of_the_public_sdk_are_used() -> Non
         HandlerConfig("/a", handler_class=Handler),
         HandlerConfig("/b", payload_class=Payload),
     ]
-    _, a, b = backend_of(WorkerConfig("http://h", 1, handlers=handlers)).handlers
+    config = WorkerConfig("http://h", 1, handlers=handlers, model_healthcheck_url="/health")
+    _, a, b = backend_of(config).handlers
     assert (a.benchmark_runs, a.concurrency, a.max_queue_time, a.allow_parallel_requests) == (2, 3, 5.0, True)
     assert a.make_benchmark_payload().count_workload() == 9.0
     payload = b.payload_cls().from_json_msg({"steps": 12})
@@ -212,6 +213,13 @@ def test_a_payload_class_and_a_handler_class_of_the_public_sdk_are_used() -> Non
     with pytest.raises(JsonDataException) as refused:
         b.payload_cls().from_json_msg({})
     assert refused.value.json_msg == {"steps": "missing parameter"}
+
+
+def test_a_model_that_nothing_calls_loaded_is_refused() -> None:
+    config = one_handler()
+    config.model_healthcheck_url = None
+    with pytest.raises(ConfigError, match=r"give WorkerConfig a log_action_config=LogActionConfig\(on_load="):
+        backend_of(config)
 
 
 def test_the_fields_of_a_form() -> None:
@@ -234,7 +242,8 @@ def test_the_fields_of_a_form() -> None:
 
 def test_nobody_else_calls_the_bridge() -> None:
     config = WorkerConfig(
-        handlers=[HandlerConfig("/f", remote_function=coroutine, benchmark_config=BENCHMARK)]
+        handlers=[HandlerConfig("/f", remote_function=coroutine, benchmark_config=BENCHMARK)],
+        log_action_config=LogActionConfig(on_load=["up"]),
     )
     app = Worker(config).create_app(Settings(unsecured=True))
     worker = worker_of(app)
@@ -260,7 +269,7 @@ def test_a_program_without_coroutines_needs_no_aiohttp() -> None:
         "from pyworker.config import Settings\n"
         "from pyworker.sdk import *\n"
         "handler = HandlerConfig('/a', benchmark_config=BenchmarkConfig([{'n': 1}]))\n"
-        "config = WorkerConfig('http://127.0.0.1', 1, handlers=[handler])\n"
+        "config = WorkerConfig('http://127.0.0.1', 1, handlers=[handler], model_healthcheck_url='/h')\n"
         "Worker(config).create_app(Settings(unsecured=True))\n"
         "handler.response_generator = lambda request, response: None\n"
         "Worker(config)\n"
