@@ -14,8 +14,9 @@ from pathlib import Path
 from pyworker.instance.children import Children
 from pyworker.instance.output import StartError
 
+_PACKAGE = Path(__file__).resolve().parent.parent
 #: The checkout.
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = _PACKAGE.parent
 PYTHON = ".venv/bin/python"
 REQUIREMENTS = Path("requirements.txt")
 #: Says for which Python and which requirements everything was installed.
@@ -95,7 +96,8 @@ def output_of(*command: str, environ: Mapping[str, str] | None = None) -> str:
 
 def gunicorn(worker: str) -> tuple[str, ...]:
     """The module that serves this worker, and its options."""
-    return ("gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), f'pyworker:create_app("{worker}")')
+    config = (_PACKAGE / "resources" / "gunicorn.conf.py").resolve()
+    return ("gunicorn", "-c", str(config), f'pyworker:create_app("{worker}")')
 
 
 def _fingerprint() -> str:
