@@ -29,9 +29,7 @@ your own.
 
 
 def config_file() -> Path:
-    """gunicorn.conf.py: that of the checkout, or its copy in the installed package. Raises `ConfigError` if it
-    is missing.
-    """
+    """gunicorn.conf.py: the checkout's, or the installed copy. Raises `ConfigError` if it is missing."""
     path = Path(pyworker.__file__).parent / "resources" / "gunicorn.conf.py"
     if not path.is_file():
         raise ConfigError(f"{path} is missing: install the package again")

@@ -21,6 +21,8 @@ PYTHON = ".venv/bin/python"
 REQUIREMENTS = Path("requirements.txt")
 #: Says for which Python and which requirements everything was installed.
 _STAMP = Path(".venv/.requirements-installed")
+#: False for a package that is installed in an environment of somebody else's.
+IS_CHECKOUT = (ROOT / REQUIREMENTS).is_file()
 #: Of a folder under workers/, or the dotted path of a package.
 WORKER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _INSTALL = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-r")

@@ -79,7 +79,9 @@ def _check_name(name: str, into: Path) -> None:
             "my_llm"
         )
     if (into / name).exists() or (into / name).is_symlink():
-        raise ConfigError(f"{into / name} exists already, and is left as it is: choose another name or --into")
+        raise ConfigError(
+            f"{into / name} exists already, and is left as it is: choose another name or --into"
+        )
     if name in known_workers():
         raise ConfigError(f"there is a worker {name} already, which would be served: choose another name")
     if importlib.util.find_spec(name) is not None:
