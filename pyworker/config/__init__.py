@@ -245,6 +245,11 @@ def is_instance_start(worker: str, environ: Mapping[str, str] | None = None) -> 
     return env.get("BACKEND", "").strip() == worker and bool(env.get("CONTAINER_ID", "").strip())
 
 
+def raw_environment() -> Mapping[str, str]:
+    """The environment of this process, to be read leniently if it is what is wrong."""
+    return os.environ
+
+
 def set_instance_defaults() -> None:
     """On an instance, DRAIN_TIMEOUT is 7 unless it is set: its supervisor sends SIGKILL 10 s after SIGTERM.
 

@@ -38,6 +38,8 @@ _THREAD = "pyworker-sdk"
 _CLOSE_SECONDS = 1.0
 _CONNECT_SECONDS = 10.0
 _EXIT_SECONDS = 5.0
+# Remote functions of parallel routes at the same time.
+_MOST_THREADS = 256
 
 
 class Bridge:
@@ -152,8 +154,8 @@ class _Calls:
         self._authorization = f"Bearer {key}".encode()
         #: Set once the program's lifecycle was entered.
         self.opened = asyncio.Event()
-        # Held by the one remote function of a serial route that runs on a thread, which nothing can end.
-        self._serial = asyncio.Lock()
+        # Of the remote functions that run on threads, which nothing can end.
+        self._serial, self._parallel = asyncio.Semaphore(1), asyncio.Semaphore(_MOST_THREADS)
 
     def handler(self, route: Route) -> Callable[[web.Request], Any]:
         """The view of a route."""
@@ -216,18 +218,21 @@ class _Calls:
         return web.json_response({"result": result})
 
     async def _on_a_thread(self, call: Callable[[], Any], *, is_serial: bool) -> Any:
-        """A call that a hang-up does not end: the next one of a serial route waits for it."""
-        if not is_serial:
-            return await asyncio.wrap_future(parallel.start(call, f"{_THREAD}-call")[0])
-        await self._serial.acquire()
-        running = asyncio.wrap_future(parallel.start(call, f"{_THREAD}-call")[0])
-        running.add_done_callback(self._serial_ended)
-        return await asyncio.shield(running)
+        """A call that a hang-up does not end: until it has ended, it keeps its place from others."""
+        places = self._serial if is_serial else self._parallel
+        await places.acquire()
+        try:
+            running = asyncio.wrap_future(parallel.start(call, f"{_THREAD}-call")[0])
+        except RuntimeError:  # the system gives no more threads
+            places.release()
+            raise
 
-    def _serial_ended(self, running: asyncio.Future[Any]) -> None:
-        self._serial.release()
-        if not running.cancelled():
-            running.exception()  # told to whoever waits for it, if anybody does
+        def ended(running: asyncio.Future[Any]) -> None:
+            places.release()
+            running.exception()  # told to whoever waits for it, if anybody still does
+
+        running.add_done_callback(ended)
+        return await asyncio.shield(running)
 
 
 def _error(status: int, message: str) -> web.Response:

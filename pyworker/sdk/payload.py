@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from typing_extensions import Self
 
 from pyworker.data_types import ApiPayload, Form, Upload
-from pyworker.errors import JsonDataException
+from pyworker.errors import JsonDataException, shortened
 from pyworker.sdk.config import BenchmarkConfig, HandlerConfig, Json
 
 logger = logging.getLogger(__name__)
 
 #: The work of a request that nothing measures.
 DEFAULT_WORKLOAD = 100.0
+_SHOWN = 200
 
 
 class Rules(ABC):
@@ -56,9 +58,16 @@ class FunctionRules(Rules):
         self._parser = config.request_parser
         self._calculator = config.workload_calculator
         self._benchmark = config.benchmark_config or BenchmarkConfig()
+        self._parameters = None if config.remote_function is None else _parameters_of(config.remote_function)
 
     def parse(self, payload: Json) -> Any:
-        return payload if self._parser is None else _parsed_by(self._parser, payload)
+        parsed = payload if self._parser is None else _parsed_by(self._parser, payload)
+        if self._parameters is not None:
+            try:
+                self._parameters.bind(**parsed)
+            except TypeError as error:
+                raise JsonDataException({"parameters": shortened(str(error), _SHOWN)}) from error
+        return parsed
 
     def example(self) -> Json:
         if self._benchmark.dataset:
@@ -175,6 +184,14 @@ def _parsed_by(parse: Any, payload: Json) -> Any:
         if type(error).__name__ == "JsonDataException" and isinstance(faults, Mapping):
             raise JsonDataException(cast("Mapping[str, str]", faults)) from error
         raise
+
+
+def _parameters_of(function: Callable[..., Any]) -> inspect.Signature | None:
+    """None for one that does not tell, such as some written in C."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
 
 
 def form_of(fields: Mapping[str, Any]) -> Form:

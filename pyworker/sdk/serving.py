@@ -11,10 +11,12 @@ from typing import Any, NoReturn
 
 import flask
 from gunicorn.app.base import Application
+from gunicorn.arbiter import Arbiter
 
-from pyworker.config import set_instance_defaults
+from pyworker.config import raw_environment, set_instance_defaults
 from pyworker.config.parsers import url_host
 from pyworker.errors import ConfigError
+from pyworker.instance.beacon import Beacon, addresses_of, failure_of
 from pyworker.server import config_file
 
 logger = logging.getLogger(__name__)
@@ -35,8 +37,17 @@ class _Gunicorn(Application):
             self.cfg.set("bind", f"{url_host(self._host)}:{self.cfg.bind[0].rpartition(':')[2]}")
 
     def load(self) -> Any:
-        """In the worker process."""
-        return self._make_app()
+        """In the worker process. Raises `ConfigError`, after that was reported."""
+        # Not above: the master has no use for the memory of the app.
+        from pyworker.app import worker_of
+
+        try:
+            app = self._make_app()
+            worker_of(app).backend.require_readiness_source()
+        except ConfigError as error:
+            _report(f"cannot start: {error}")
+            raise
+        return app
 
 
 def serve(make_app: Callable[[], flask.Flask], host: str | None = None) -> NoReturn:
@@ -53,12 +64,26 @@ def serve(make_app: Callable[[], flask.Flask], host: str | None = None) -> NoRet
         _Gunicorn(make_app, host).run()
     except SystemExit as ended:
         if os.getpid() == master:
+            if isinstance(ended.code, str):  # of gunicorn.conf.py, whose settings are not valid
+                _report(ended.code)
+            elif ended.code not in (0, Arbiter.APP_LOAD_ERROR):
+                _report(f"the worker has ended with status {ended.code}; its log says why")
             raise
         # The worker process has ended; what the program does after `run` is for the first process alone.
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(ended.code if isinstance(ended.code, int) else 1)
     sys.exit(0)
+
+
+def _report(reason: str) -> None:
+    """Tell the autoscaler, if this is an instance: its supervisor only starts the program again."""
+    environ = raw_environment()
+    try:
+        failure = failure_of(environ, " ".join(reason.split()))
+    except ValueError:
+        return
+    Beacon(addresses_of(environ), failure, logger.warning).report_once()
 
 
 def _warn_of_what_a_fork_loses() -> None:

@@ -65,6 +65,13 @@ def test_a_parser_refuses_a_payload(stack: ProgramStack) -> None:
     assert stack.model.requests("/named") == []
 
 
+def test_parameters_that_a_function_does_not_take_are_refused(stack: ProgramStack) -> None:
+    for payload, fault in (({}, "missing a required argument: 'name'"), ({"nom": 1}, "name")):
+        answer, _ = stack.call("/serial", payload)
+        assert answer.status == 422
+        assert fault in answer.object()["payload"]["parameters"]
+
+
 def test_a_workload_that_fails_counts_a_hundred(stack: ProgramStack) -> None:
     before = stack.work_served(0)
     answer, index = stack.call("/misjudged", {"secret": "of the client"})
@@ -153,6 +160,27 @@ def test_a_program_that_is_wrong_ends_with_the_reason(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "ConfigError: WorkerConfig.handlers is empty: give a HandlerConfig for each route" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"WORKER_THREADS": "few"}, "pyworker: WORKER_THREADS='few' is not valid: expected an integer"),
+        ({"MODEL_LOG": "", "MODEL_READINESS": "logs"}, "cannot start: MODEL_LOG is not set: set it to the"),
+    ],
+)
+def test_a_program_that_cannot_start_says_so_to_the_autoscaler(
+    variables: dict[str, str],
+    reason: str,
+    tmp_path: Path,
+    local_autoscaler: Autoscaler,
+    scripted_model: ScriptedServer,
+) -> None:
+    program = PROGRAMS / "everything.py"
+    stack = ProgramStack(tmp_path, local_autoscaler, scripted_model, program, variables=variables)
+    stack.worker.launch()
+    stack.wait_for_report(lambda report: str(report["error_msg"]).startswith(reason), "the reason")
+    assert stack.worker.wait() not in (0, None)
 
 
 def test_sigterm_ends_the_program_once_and_with_status_0(stack: ProgramStack) -> None:
