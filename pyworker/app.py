@@ -19,15 +19,16 @@ from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
-from pyworker.errors import RequestError, UpdateRefused
+from pyworker.errors import NotReady, RequestError, UpdateRefused
 from pyworker.proxy.direct import RAISED, DirectRoutes
 from pyworker.proxy.door import DIRECT, openai_error
 from pyworker.proxy.pipeline import PIPELINE
 from pyworker.registry import load_worker
 from pyworker.sessions.views import SessionViews
-from pyworker.status.report import readings_of
+from pyworker.status.report import NOT_STARTED, readings_of
 from pyworker.status.views import StatusViews, require_token
 from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
+from pyworker.upstream.faults import error_of
 from pyworker.worker import Worker
 from pyworker.wsgi_extensions import HELD
 
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 EXTENSION = "pyworker"
 #: The extension that is the app of the loopback port, for callbacks of the model server.
 CALLBACKS = "pyworker-callbacks"
+# Set in the extensions once the log says that the worker was not started.
+_TOLD = "pyworker-not-started"
 _BINDING = (
     "REQUEST_METHOD",
     "SCRIPT_NAME",
@@ -70,6 +73,7 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
         name, settings = choose(settings)
     module = load_worker(name)
     backend: Backend = module.create_backend(settings)
+    backend.package = module.__name__.rpartition(".")[0]
     backend.require_loaded_sign()
     return make_app(backend, module.create_blueprint(backend), settings)
 
@@ -224,6 +228,11 @@ def _error_response(error: Exception) -> flask.Response:
     """The JSON response for an error of any route."""
     # The error may have come after the view; its response is lost then.
     _fail_held(flask.request.environ)
+    if (fault := error_of(error)) is not None:
+        logger.warning("%d %s: %s", fault.status, flask.request.url_rule, fault.message)
+        error = fault
+    if isinstance(error, NotReady):
+        error = _unless_not_started(error)
     if isinstance(error, RequestError):
         body = error.body()
         if flask.request.environ.get(DIRECT):
@@ -243,6 +252,18 @@ def _error_response(error: Exception) -> flask.Response:
         return _json_response(400, {"error": "the body's framing is broken"})
     logger.error("unhandled exception in a request", exc_info=error)
     return _json_response(500, {"error": "internal error of the worker; its log says more"})
+
+
+def _unless_not_started(error: NotReady) -> NotReady:
+    """The same, or why nothing will ever be ready: under a server that does not start the worker."""
+    app = flask.current_app
+    worker: Worker | None = app.extensions.get(EXTENSION)  # None: that of the loopback port
+    if worker is None or worker.is_started:
+        return error
+    if not app.extensions.get(_TOLD):
+        app.extensions[_TOLD] = True
+        logger.error("%s", NOT_STARTED)
+    return NotReady(NOT_STARTED)
 
 
 def _json_response(status: int, body: object, retry_after: float | None = None) -> flask.Response:

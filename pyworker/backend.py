@@ -6,16 +6,18 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import flask
+from typing_extensions import Unpack
 
 from pyworker.config import ReadinessSource, Settings
 from pyworker.contract.backends import check_loaded_sign, check_model_server
 from pyworker.contract.handlers import check_handler
-from pyworker.contract.places import caller
-from pyworker.data_types import EndpointHandler, LogAction
+from pyworker.contract.places import caller, place_of
+from pyworker.data_types import ApiPayload, EndpointHandler, LogAction, Priority
 from pyworker.errors import ConfigError
+from pyworker.jobs import FunctionHandler
 from pyworker.lifecycle import probe
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
@@ -106,6 +108,11 @@ class Backend:
         #: Each view that was made, and its route.
         self.views: dict[Callable[..., flask.Response], Route] = {}
 
+    #: The dotted name of the worker's package; empty if it is not known.
+    package = ""
+    #: Whether there is a model server at the URL, or will be.
+    knows_model_server = True
+
     @property
     def handlers(self) -> tuple[EndpointHandler[Any], ...]:
         """The benchmark's handler, and that of every route."""
@@ -166,6 +173,24 @@ class Backend:
         self.views[view] = route
         return view
 
+    def counted_view(
+        self, payload_cls: type[ApiPayload], *, method: str = "POST", **options: Unpack[ViewOptions]
+    ) -> Callable[[Callable[..., flask.Response]], Callable[..., flask.Response]]:
+        """Decorates a function that makes a response: the view that it becomes checks signatures, waits in
+        the queue, is counted, and answers 502 or 504 if the model server is down or silent.
+
+            @blueprint.post("/describe/<language>")
+            @backend.counted_view(InputData)
+            def describe(payload: InputData, job: Job, language: str) -> flask.Response: ...
+
+        method: that for which it is registered. options: of an `EndpointHandler`.
+        """
+
+        def decorate(function: Callable[..., flask.Response]) -> Callable[..., flask.Response]:
+            return self.create_handler(_handler_of(function, payload_cls, method)(**options))
+
+        return decorate
+
     def _new_view_name(self, endpoint: str) -> str:
         """Flask identifies views by name, and in a blueprint the name must not contain a dot."""
         name = _NOT_IN_NAMES.sub("_", endpoint.strip("/")) or "root"
@@ -179,6 +204,39 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend {self.client!r} {self._queue!r}>"
+
+
+class ViewOptions(TypedDict, total=False):
+    """Options of a `counted_view`; see `EndpointHandler`."""
+
+    allow_parallel_requests: bool | None
+    max_queue_time: float | None
+    timeout: float | None
+    priority: Priority
+    is_open: bool
+
+
+def _handler_of(
+    function: Callable[..., flask.Response], wanted: type[ApiPayload], view_method: str
+) -> type[FunctionHandler]:
+    class ViewHandler(FunctionHandler):
+        method = view_method
+        shown_as = place_of(function)
+
+        @property
+        def endpoint(self) -> str:
+            # Where it is registered is not known yet; this is its name in the figures.
+            return f"/{function.__name__}"
+
+        @classmethod
+        def payload_cls(cls) -> type[ApiPayload]:
+            return wanted
+
+        def make_benchmark_payload(self) -> ApiPayload:
+            return wanted.for_test()
+
+    ViewHandler.function = staticmethod(function)
+    return ViewHandler
 
 
 def _numbered(name: str, number: int) -> str:

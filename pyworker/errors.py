@@ -182,6 +182,10 @@ class UpdateRefused(RequestError):
     status = 503
 
 
+class BadHandler(PyworkerError):
+    """The worker's own code did what it must not; the message names its file and line, for the log."""
+
+
 class ModelTimeout(RequestError):
     """The model server sent nothing for `MODEL_TIMEOUT` seconds."""
 

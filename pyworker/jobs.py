@@ -11,6 +11,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Generator
+from typing import Any, ClassVar
 
 import flask
 import requests
@@ -225,3 +226,14 @@ class JobHandler(EndpointHandler[Payload]):
     ) -> flask.Response:
         """Not used: `perform` makes the response."""
         raise NotImplementedError
+
+
+class FunctionHandler(JobHandler[Any]):
+    """A route whose response is made by a function of payload and job, and of the path's variables."""
+
+    function: ClassVar[Callable[..., flask.Response]]
+
+    def perform(self, payload: Any, job: Job) -> flask.Response:
+        request = job.client_request
+        variables = request.view_args if request is not None else None
+        return type(self).function(payload, job, **(variables or {}))

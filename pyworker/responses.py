@@ -29,7 +29,7 @@ import urllib3
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
-from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable, ResponseTooLarge
+from pyworker.errors import BadHandler, ModelBroken, ModelTimeout, ModelUnreachable, ResponseTooLarge
 from pyworker.runtime.limits import READ_SIZE
 from pyworker.upstream.error_objects import error_in as error_in
 from pyworker.upstream.faults import describe_break
@@ -122,6 +122,8 @@ class Passed:
 
 def passed_through(model_response: requests.Response) -> Passed:
     """What `pass_through` makes a response of."""
+    if _was_read(model_response):
+        return _read_already(model_response)
     length = _declared_length(model_response)
     if length is None or length > WHOLE_BELOW:
         return streamed(model_response)
@@ -131,6 +133,8 @@ def passed_through(model_response: requests.Response) -> Passed:
 
 def streamed(model_response: requests.Response) -> Passed:
     """What `stream` makes a response of."""
+    if _was_read(model_response):
+        return _read_already(model_response)
     pieces = iterate(model_response)
     body: Iterable[bytes] = pieces
     # A TLS socket cannot be polled: it is not readable while decrypted bytes are buffered.
@@ -185,11 +189,26 @@ class Stream:
 
 def copy(model_response: requests.Response) -> flask.Response:
     """A response that was read to its end already."""
-    response = _ClientResponse(
-        model_response.content, model_response.status_code, Headers(list(_passed_on(model_response)))
-    )
-    del response.headers["Content-Encoding"]  # requests has decoded it
-    return response
+    return response_of(_read_already(model_response))
+
+
+def _was_read(model_response: requests.Response) -> bool:
+    # Of a `LazyResponse` that nobody has looked at, only the first is there.
+    state = vars(model_response)
+    return state.get("_content", False) is not False or state.get("_content_consumed", False)
+
+
+def _read_already(model_response: requests.Response) -> Passed:
+    try:
+        content = model_response.content
+    except RuntimeError as error:
+        raise BadHandler(
+            "the body of the model server's response was taken by iter_content or iter_lines, so it cannot "
+            "be passed on: read it by `content` or `json()`"
+        ) from error
+    # requests has decoded it.
+    headers = [field for field in _passed_on(model_response) if field[0].lower() != "content-encoding"]
+    return Passed(model_response.status_code, headers, content, len(content))
 
 
 def iterate(model_response: requests.Response, *, is_held: bool = False) -> Generator[bytes, None, None]:

@@ -48,9 +48,10 @@ def _phrase_problems(log_actions: object) -> Sequence[str]:
     for number, pair in enumerate(cast("Sequence[Any]", log_actions), 1):
         is_pair = isinstance(pair, tuple | list) and len(cast("Sequence[Any]", pair)) == 2
         if not is_pair or not isinstance(pair[0], LogAction) or not isinstance(pair[1], str) or not pair[1]:
+            shown = _shown(cast("object", pair))
             problems.append(
-                f"phrase {number} of the model's log is {_shown(pair)}: write a pair of what it means and "
-                f"the phrase, such as {_EXAMPLE}"
+                f"phrase {number} of the model's log is {shown}: write a pair of what it means and the "
+                f"phrase, such as {_EXAMPLE}"
             )
     return problems
 

@@ -47,8 +47,8 @@ def check_handler(handler: EndpointHandler[Any]) -> None:
 
 def named(handler: EndpointHandler[Any]) -> str:
     """The handler's file, line and name."""
-    place = getattr(handler, "place", None)  # of the short way
-    return place_of(type(handler)) if place is None else f"{place}: {getattr(handler, 'name', '')}"
+    shown: str | None = getattr(handler, "shown_as", None)  # of the short way, or a function
+    return place_of(type(handler)) if shown is None else shown
 
 
 def _problems(handler: EndpointHandler[Any]) -> Iterator[str]:
@@ -133,7 +133,8 @@ def _header_problems(names: object) -> Iterator[str]:
 
 def _result_problems(handler: EndpointHandler[Any], name: str, advice: str) -> Iterator[str]:
     """Faults that its source shows; whatever it returns is looked at again when it has been called."""
-    method = getattr(type(handler), name)
+    # A function of the author's that the method only calls.
+    method = getattr(type(handler), "function", None) or getattr(type(handler), name)
     if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
         yield f".{name} is async: write `def {name}(…)`; each request has a thread"
         return

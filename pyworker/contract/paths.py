@@ -37,7 +37,7 @@ def check_paths(rules: Iterable[Registered]) -> None:
     taken: dict[tuple[str, str], Registered] = {}
     for rule in rules:
         own = rule.methods - _IMPLIED
-        if rule.handler is not None and own != {rule.handler.method}:
+        if rule.handler is not None and list(own) != [rule.handler.method]:
             problems.append(
                 f"{rule.name} is registered at {rule.path} for {', '.join(sorted(own))}, but it is for "
                 f'{rule.handler.method}: write methods=["{rule.handler.method}"], or another method in its '

@@ -31,7 +31,7 @@ def check_payload_class(payload_cls: type[ApiPayload]) -> None:
     if missing:
         raise ConfigError(f"{place_of(payload_cls)} lacks {', '.join(missing)}: write the methods")
     try:
-        TypeAdapter(payload_cls)
+        TypeAdapter(payload_cls).rebuild()  # raises if a name is not known
     except (PydanticUserError, PydanticUndefinedAnnotation, SchemaError, NameError, TypeError) as error:
         raise ConfigError(f"{place_of(payload_cls)}{_field_at_fault(payload_cls, error)}") from error
 
@@ -60,7 +60,7 @@ def _field_at_fault(payload_cls: type[ApiPayload], error: Exception) -> str:
             namespace={"__pydantic_config__": STRICT, "__module__": payload_cls.__module__},
         )
         try:
-            TypeAdapter(alone)
+            TypeAdapter(alone).rebuild()
         except Exception as fault:  # noqa: BLE001  whatever it is, it is the field
             kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", field.type)
             return (

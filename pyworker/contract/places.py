@@ -7,17 +7,18 @@ import os
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
 
 
-def place_of(made: type | object) -> str:
+def place_of(made: Any) -> str:
     """The file and line of a class or function, and its name: `my_llm/server.py:12: class Completion`."""
     name = getattr(made, "__qualname__", type(made).__name__)
     kind = "class " if inspect.isclass(made) else ""
     try:
-        file = inspect.getsourcefile(made) or ""  # pyright: ignore[reportArgumentType]
-        line = inspect.getsourcelines(made)[1]  # pyright: ignore[reportArgumentType]
+        file = inspect.getsourcefile(made) or ""
+        line = inspect.getsourcelines(made)[1]
     except (OSError, TypeError):
         return f"{getattr(made, '__module__', 'unknown')}: {kind}{name}"
     return f"{_short(file)}:{line}: {kind}{name}"

@@ -121,6 +121,8 @@ class Watch:
 class WaitingBackend(Backend):
     """A backend without a model server that is known: nothing is followed or probed."""
 
+    knows_model_server = False
+
     def __init__(self, settings: Settings) -> None:
         unread = replace(settings, model_log=None, model_health_endpoint=None, model_readiness=None)
         url = settings.model_server_url or _ANY_URL

@@ -12,6 +12,7 @@ suspicion         several failed requests in a row cause a check
 parallel          an author's code on threads of its own
 benchmark         measures the throughput
 small_file        files that keep something over a restart
+benchmark_subject what a benchmark measures
 benchmark_file    keeps the result of the benchmark
 old_lines         what the log said before the start, and whether it still counts
 loaded_mark       remembers that the model is loaded, for a restarted worker

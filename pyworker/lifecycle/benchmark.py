@@ -13,6 +13,7 @@ from typing import Any
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ModelBroken, PyworkerError, RequestError
 from pyworker.jobs import Job, JobCall, JobHandler
+from pyworker.lifecycle.benchmark_subject import COMPARED, fingerprint
 from pyworker.lifecycle.parallel import run_all
 from pyworker.responses import iterate
 from pyworker.runtime.redaction import redacted
@@ -103,6 +104,10 @@ class Benchmark:
         except BenchmarkFailed as error:
             return str(error)
         return attempt.problem and f"{self._handler.endpoint}: {_after(attempt, elapsed)}"
+
+    def fingerprint(self) -> str:
+        """Of what its requests have in common. Raises `BenchmarkFailed`."""
+        return fingerprint(self._handler, self._payloads(COMPARED), self._concurrency)
 
     def abort(self) -> None:
         """Abort a running benchmark: `run` raises `BenchmarkFailed`."""

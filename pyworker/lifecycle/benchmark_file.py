@@ -5,28 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from pyworker import __version__
-from pyworker.data_types import EndpointHandler
 from pyworker.lifecycle import small_file
 
 logger = logging.getLogger(__name__)
-
-
-def describe(handler: EndpointHandler[Any]) -> Mapping[str, str]:
-    """What a benchmark of this handler measures: the worker, its version, the route, and by which code."""
-    module = type(handler).__module__
-    package = module.rpartition(".")[0] or module
-    return {
-        "worker": package,
-        "worker_version": str(getattr(sys.modules.get(package), "__version__", "")),
-        "route": handler.endpoint,
-        "pyworker": __version__,
-    }
 
 
 def load_result(path: Path, about: Mapping[str, str]) -> float | None:

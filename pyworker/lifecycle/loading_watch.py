@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyworker.config import ReadinessSource
 from pyworker.data_types import LogAction
@@ -16,6 +16,9 @@ from pyworker.lifecycle.state import ModelLifecycle, ModelState
 logger = logging.getLogger(__name__)
 
 _SHOWN_PATTERNS = 5
+# Seconds from the start until the first look whether the model server listens, and between two looks.
+_FIRST_LOOK = 3.0
+_LOOK_INTERVAL = 10.0
 _SHOWN_TEXT = 200
 
 
@@ -25,6 +28,7 @@ class LoadingWatch:
     `step` belongs to one thread.
     warn_after: seconds until the first warning; the next one comes each time that this time has doubled.
     tailer: follows the model's log, if there is one.
+    connect: why the model server accepts no connection, empty if it does; None: its URL is not known.
     """
 
     def __init__(
@@ -36,8 +40,13 @@ class LoadingWatch:
         log_actions: LogActions,
         tailer: LogTailer | None,
         probe: HealthProbe | None,
+        connect: Callable[[], str] | None = None,
     ) -> None:
         self._lifecycle = lifecycle
+        self._connect = connect
+        self._next_look = _FIRST_LOOK
+        # Why nothing listens, as of the last look. Set by the thread of `step`.
+        self._unreachable = ""
         self._warn_after = warn_after
         self._source = source
         self._log_actions = log_actions
@@ -59,7 +68,18 @@ class LoadingWatch:
         if elapsed >= self._warn_next:
             logger.warning("%s", self._message(elapsed))
             self._warn_next = 2 * elapsed
-        return self._warn_next - elapsed
+        if self._connect is None:
+            return self._warn_next - elapsed
+        if elapsed >= self._next_look:
+            self._look(self._connect())
+            self._next_look = elapsed + _LOOK_INTERVAL
+        return min(self._warn_next, self._next_look) - elapsed
+
+    def _look(self, problem: str) -> None:
+        """It may still come, so this is no error; but a wrong URL should be seen soon."""
+        if problem and not self._unreachable:
+            logger.warning("%s", _told_unreachable(problem))
+        self._unreachable = problem
 
     def _message(self, elapsed: float) -> str:
         found = [f"still loading after {_duration(elapsed)}", *self._of_log(), self._health()]
@@ -70,7 +90,8 @@ class LoadingWatch:
     def awaited(self) -> str:
         """What has not been seen, without asking the model server. Any thread may call it."""
         health = [] if self._probe is None else [f"the health endpoint is {self._probe.name}"]
-        return "; ".join([*self._of_log(), *health, *self._error()])
+        unreachable = [_told_unreachable(self._unreachable)] if self._unreachable else []
+        return "; ".join([*self._of_log(), *health, *self._error(), *unreachable])
 
     def _of_log(self) -> Sequence[str]:
         if not self._source.by_log:
@@ -92,6 +113,10 @@ class LoadingWatch:
             return f"health: {problem}"
         advice = "" if self._source.by_health else " (with MODEL_READINESS=either that would mean loaded)"
         return f"health: {self._probe.name} is healthy{advice}"
+
+
+def _told_unreachable(problem: str) -> str:
+    return f"nothing listens for the model server yet: {problem}; if it is elsewhere, set MODEL_SERVER_URL"
 
 
 def _phrases(log_actions: LogActions) -> str:

@@ -124,13 +124,14 @@ class WarmUp:
 
     def _throughput(self) -> float:
         file = self._settings.benchmark_file
-        stored = load_result(file, self._about)
+        about = {**self._about, "requests": self._benchmark.fingerprint()}
+        stored = load_result(file, about)
         if stored is not None:
             logger.info("benchmark result %.1f workload/s taken from %s", stored, file)
             self._wait_until_no(self._client.connection_problem)
             return stored
         measured = self._benchmark.run()
-        store_result(file, measured, self._about)
+        store_result(file, measured, about)
         return measured
 
     def _wait_until_no(self, problem_now: Callable[[], str]) -> None:

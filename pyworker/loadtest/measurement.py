@@ -47,6 +47,7 @@ class Samples:
     """One entry for each request that has ended, in columns; times are seconds from the start."""
 
     due: array[float] = field(default_factory=lambda: array("d"))
+    started: array[float] = field(default_factory=lambda: array("d"))
     ended: array[float] = field(default_factory=lambda: array("d"))
     worker: array[int] = field(default_factory=lambda: array("H"))
     good: array[int] = field(default_factory=lambda: array("B"))
@@ -161,6 +162,7 @@ class Measurement:
                 figures.failed += 1
         samples = self.samples
         samples.due.append(record.due - self.begin)
+        samples.started.append(record.started - self.begin)
         samples.ended.append(record.ended - self.begin)
         samples.worker.append(number)
         samples.good.append(record.failure is None)

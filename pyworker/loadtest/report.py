@@ -132,6 +132,11 @@ def notes(result: Result) -> list[str]:
             f"({duration(late.percentiles['p99'])} for one request in a hundred): this machine is too busy, "
             "or too many requests are open. That time is part of the latency."
         )
+    if result.tokens and result.succeeded and not result.times["gap"].count:
+        found.append(
+            "--stream, but every response came in one piece: the route does not stream, or its payload has "
+            "to ask for it (such as `stream: true`); the time to the first token is that of the whole response."
+        )
     if result.wanted.endswith("at a time"):
         found.append(
             "a closed loop sends less while the server stalls, so its latencies look better than users'."

@@ -12,7 +12,7 @@ import pydantic
 
 from pyworker.errors import ConfigError
 from pyworker.loadtest.histogram import Histogram
-from pyworker.loadtest.measurement import METRICS, NO_WORKER, Measurement
+from pyworker.loadtest.measurement import METRICS, NO_WORKER, Measurement, Samples
 from pyworker.loadtest.options import Plan
 
 FORMAT = "pyworker-loadtest"
@@ -62,6 +62,7 @@ class Step:
     succeeded: int
     failed: int
     in_flight: int
+    """At the same moment, at most."""
     p50: float
     p90: float
     p99: float
@@ -174,15 +175,13 @@ def _steps(measurement: Measurement, seconds: float) -> tuple[float, list[Step]]
     count = int(seconds / step) + 1
     samples = measurement.samples
     latencies: list[list[float]] = [[] for _ in range(count)]
-    succeeded, failed, due, change = ([0] * (count + 1) for _ in range(4))
+    succeeded, failed, due = ([0] * count for _ in range(3))
     by_worker = [[0] * min(len(measurement.workers), NO_WORKER) for _ in range(count)]
     for begin, end, worker, good in zip(
         samples.due, samples.ended, samples.worker, samples.good, strict=True
     ):
         first, last = min(int(begin / step), count - 1), min(int(end / step), count - 1)
         due[first] += 1
-        change[first] += 1
-        change[last + 1] -= 1
         if good:
             latencies[first].append(end - begin)
             succeeded[last] += 1
@@ -191,14 +190,33 @@ def _steps(measurement: Measurement, seconds: float) -> tuple[float, list[Step]]
         else:
             failed[last] += 1
     steps: list[Step] = []
-    open_now = 0
+    in_flight = _most_in_flight(samples, step, count)
     for number in range(count):
-        open_now += change[number]
         ranked = sorted(latencies[number])
         p50, p90, p99, largest = (_rank(ranked, share) for share in (0.5, 0.9, 0.99, 1.0))
-        counts = due[number], succeeded[number], failed[number], open_now
+        counts = due[number], succeeded[number], failed[number], in_flight[number]
         steps.append(Step(round(number * step, 2), *counts, p50, p90, p99, largest, by_worker[number]))
     return step, steps
+
+
+def _most_in_flight(samples: Samples, step: float, count: int) -> list[int]:
+    """For each slice, how many requests were in flight at the same moment, at most."""
+    starts, ends = sorted(samples.started), sorted(samples.ended)
+    most: list[int] = []
+    begun = ended = 0
+    for number in range(count):
+        end = (number + 1) * step
+        peak = begun - ended
+        while begun < len(starts) and starts[begun] < end:
+            # What ends at the moment of a start is no longer in flight.
+            while ended < begun and ends[ended] <= starts[begun]:
+                ended += 1
+            begun += 1
+            peak = max(peak, begun - ended)
+        while ended < len(ends) and ends[ended] < end:
+            ended += 1
+        most.append(peak)
+    return most
 
 
 def _step(measurement: Measurement, seconds: float) -> float:

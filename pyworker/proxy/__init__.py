@@ -7,6 +7,7 @@ reception   what a client has sent, once it is authenticated
 body        reads bodies within limits; a large one must show its signature early
 envelope    the body's parts: `auth_data`, payload, session id
 door        clients with an API key, and errors in the shape that they expect
+undeclared  says in the log which fields of clients a payload class leaves out
 forms       multipart/form-data → text fields and files
 auth        the autoscaler's signatures, and replays of them
 direct      routes that pass on what the model server sends, past Flask's objects

@@ -31,6 +31,7 @@ from pyworker.proxy.history import History, trace_of
 from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.proxy.reception import Reception
 from pyworker.proxy.route import Route as Route
+from pyworker.proxy.route import client_response
 from pyworker.proxy.verdict import NO_WORK, JobVerdict, ResponseVerdict
 from pyworker.reporting.wire import Outcome
 from pyworker.responses import Passed, response_of
@@ -40,6 +41,7 @@ from pyworker.telemetry.recorder import Recorder
 from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.client import NOTHING_LEFT_OUT, ModelClient
 from pyworker.upstream.encoding import encode_payload
+from pyworker.upstream.faults import error_of
 from pyworker.wsgi_extensions import HELD, PRESENCE, Presence
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class Pipeline:
                 return self._perform(handler, request, envelope, exchange)
             kept = {"payload": envelope.payload} if route.takes_payload else {}
             model_response = self._forward(route, path, envelope, exchange, environ)
-            return exchange.deliver(handler.generate_client_response(request, model_response, **kept))
+            made = handler.generate_client_response(request, model_response, **kept)
+            return exchange.deliver(client_response(made, handler, "generate_client_response"))
 
         if route.places is None:
             return self._serve(route, environ, respond)
@@ -256,11 +259,13 @@ class Pipeline:
         exchange.hold(None, JobVerdict(job))
         call.begin()
         try:
-            response = handler.perform(envelope.take_payload(), job)
+            response = client_response(handler.perform(envelope.take_payload(), job), handler, "perform")
         except RequestError as error:
             if error.status < 500:  # the client's fault, not the model server's
                 exchange.tracker.end(Outcome.SUCCESS, work=NO_WORK)
             raise
+        except requests.exceptions.RequestException as error:
+            raise error_of(error) or error from error
         exchange.slot.release()  # the model server is done, however slowly the client reads
         return exchange.deliver(response)
 

@@ -50,50 +50,55 @@ class Reception:
 
     def receive(self, route: Route, environ: WSGIEnvironment) -> Received:
         """Raises a `RequestError` for a request that is malformed, or whose sender is not known."""
-        way, handler = route.way, route.handler
+        way = route.way
         if way is Way.ENVELOPE and not self._verifier.unsecured:
-            return self._receive_enveloped(handler, environ)
+            with self.bodies.reading(environ) as body:
+                return self._opened(route, body)
         if way is Way.WITHOUT_BODY:
-            return self._receive_bodiless(handler, environ)
+            return self._receive_bodiless(route.handler, environ)
         if way is Way.PLAIN:
-            return self._receive_plain(handler, environ)
-        return self._receive_either(handler, environ)
+            return self._receive_plain(route, environ)
+        return self._receive_either(route, environ)
 
-    def _receive_enveloped(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
-        with self.bodies.reading(environ) as body:
-            return self._opened(handler, body)
-
-    def _opened(self, handler: EndpointHandler[Any], body: bytes) -> Received:
-        envelope: Envelope[ApiPayload] = parse_envelope(body, handler.payload_cls())
+    def _opened(self, route: Route, body: bytes) -> Received:
+        """What is in an envelope."""
+        envelope: Envelope[ApiPayload] = parse_envelope(body, route.payload_cls)
         session = self._authenticate(envelope)
+        if route.undeclared is not None:
+            route.undeclared.look(body, is_enveloped=True)
         return Received(envelope, session, Kind.REQUEST if session is None else Kind.IN_SESSION)
 
-    def _receive_plain(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
+    def _bare(self, route: Route, body: bytes, environ: WSGIEnvironment) -> Received:
+        """What came without an envelope."""
+        payload = parse_plain(body, environ.get("CONTENT_TYPE", ""), route.payload_cls)
+        if route.undeclared is not None:
+            route.undeclared.look(body, is_enveloped=False)
+        return Received(self._door.envelope(payload), None, Kind.DIRECT)
+
+    def _receive_plain(self, route: Route, environ: WSGIEnvironment) -> Received:
         """A bare body with an API key; or an envelope, whose clients send keys of their own, too."""
         if not self._door.admits(environ):
-            if handler.is_open or self._verifier.unsecured:
-                return self._receive_either(handler, environ)
+            if route.handler.is_open or self._verifier.unsecured:
+                return self._receive_either(route, environ)
             try:
-                return self._receive_enveloped(handler, environ)
+                with self.bodies.reading(environ) as body:
+                    return self._opened(route, body)
             except RequestError as error:
                 raise self._door.refusal(environ) or error from error
         with self.bodies.reading(environ, is_signed=True) as body:
             if is_enveloped(body):
                 self._door.forget(environ)
-                return self._opened(handler, body)
-            payload = parse_plain(body, environ.get("CONTENT_TYPE", ""), handler.payload_cls())
-        return Received(self._door.envelope(payload), None, Kind.DIRECT)
+                return self._opened(route, body)
+            return self._bare(route, body, environ)
 
-    def _receive_either(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
+    def _receive_either(self, route: Route, environ: WSGIEnvironment) -> Received:
         """An envelope, which is checked as ever, or a bare body of anybody."""
-        payload_cls = handler.payload_cls()
         with self.bodies.reading(environ, is_signed=self._verifier.unsecured) as body:
-            if seems_enveloped(body, payload_cls):
-                return self._opened(handler, body)
-            if handler.dialect is Dialect.OPENAI:
+            if seems_enveloped(body, route.payload_cls):
+                return self._opened(route, body)
+            if route.handler.dialect is Dialect.OPENAI:
                 environ[DIRECT] = True
-            payload = parse_plain(body, environ.get("CONTENT_TYPE", ""), payload_cls)
-        return Received(self._door.envelope(payload), None, Kind.DIRECT)
+            return self._bare(route, body, environ)
 
     def _receive_bodiless(self, handler: EndpointHandler[Any], environ: WSGIEnvironment) -> Received:
         """A request without a body: API key or signature are in its header."""

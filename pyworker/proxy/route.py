@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import flask
 import requests
 
-from pyworker.data_types import WITHOUT_BODY, Dialect, EndpointHandler
+from pyworker.contract.handlers import named
+from pyworker.data_types import WITHOUT_BODY, ApiPayload, Dialect, EndpointHandler
+from pyworker.errors import BadHandler
 from pyworker.jobs import Job, JobHandler
 from pyworker.proxy.target import Target
+from pyworker.proxy.undeclared import Undeclared, undeclared_of
 from pyworker.proxy.verdict import Judge
 from pyworker.responses import Passed, PassThrough, Stream, passed_through, streamed
 from pyworker.runtime.budget import Budget
@@ -24,6 +28,17 @@ _PASSING: Mapping[Any, Callable[[requests.Response], Passed]] = {
     PassThrough.generate_client_response: passed_through,
     Stream.generate_client_response: streamed,
 }
+
+
+def client_response(made: object, handler: EndpointHandler[Any], method: str) -> flask.Response:
+    """What a handler's method has returned, if it is a response. Raises `BadHandler`."""
+    if isinstance(made, flask.Response):
+        return made
+    kind = "None" if made is None else f"a {type(made).__name__}"
+    raise BadHandler(
+        f"{named(handler)}.{method} returned {kind}: return a flask.Response, such as "
+        "responses.pass_through(model_response)"
+    )
 
 
 class Way(Enum):
@@ -53,6 +68,15 @@ class Route:
         if self.handler.dialect is Dialect.OPENAI:
             return Way.PLAIN
         return Way.OPEN if self.handler.is_open else Way.ENVELOPE
+
+    @functools.cached_property
+    def payload_cls(self) -> type[ApiPayload]:
+        return self.handler.payload_cls()
+
+    @functools.cached_property
+    def undeclared(self) -> Undeclared | None:
+        """Tells which fields of clients are left out; None if none is."""
+        return undeclared_of(self.payload_cls)
 
     @functools.cached_property
     def target(self) -> Target | None:

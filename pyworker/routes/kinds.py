@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import flask
 import requests
 
 from pyworker import responses
+from pyworker.contract.payloads import check_payload_class
 from pyworker.contract.places import caller
 from pyworker.data_types import (
     WITHOUT_BODY,
@@ -21,15 +22,15 @@ from pyworker.data_types import (
     Priority,
     ResponseSample,
 )
-from pyworker.errors import ConfigError
-from pyworker.jobs import Job, JobHandler
+from pyworker.errors import ConfigError, JsonDataException
+from pyworker.jobs import FunctionHandler
 
 #: The payload of one request of the benchmark: made by a function, or of these fields.
 BenchmarkPayload = Mapping[str, Any] | Callable[[], ApiPayload]
 #: Makes the client's response from the model server's.
 Respond = Callable[[requests.Response], flask.Response]
-#: Makes the client's response by calls of its own (`pyworker.jobs`).
-Perform = Callable[[Any, Job], flask.Response]
+#: Makes the client's response of the payload and a `Job`, and of the path's variables by name.
+Perform = Callable[..., flask.Response]
 
 _MIXINS: Mapping[Respond, type[Any]] = {
     responses.pass_through: responses.PassThrough,
@@ -87,7 +88,21 @@ class _WithPayload(AnyRoute):
                 "count_workload says the workload, and a workload: leave out one of them"
             )
         payload_cls = self.payload_cls or _fixed(1.0 if self.workload is None else self.workload)
+        self._check_benchmark(payload_cls)
         return _handler(self, self.path, payload_cls, self.benchmark, self.runs, self.concurrency)
+
+    def _check_benchmark(self, payload_cls: type[ApiPayload]) -> None:
+        if self.benchmark is None or callable(self.benchmark):
+            return
+        check_payload_class(payload_cls)
+        try:
+            payload_cls.from_json_msg(self.benchmark)
+        except JsonDataException as error:
+            faults = "; ".join(f"{name}: {fault}" for name, fault in error.json_msg.items())
+            raise ConfigError(
+                f"{self.place}: {type(self).__name__}({self.path!r}).benchmark does not fit the payload "
+                f"class {payload_cls.__name__}: {faults}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -150,16 +165,17 @@ def _fixed(workload: float) -> type[FixedPayload]:
 def _handler(
     route: AnyRoute,
     path: str,
-    cls: type[ApiPayload],
+    payload_cls: type[ApiPayload],
     benchmark: BenchmarkPayload | None,
     runs: int,
     concurrency: int | None,
 ) -> EndpointHandler[Any]:
+    name = f"{type(route).__name__}({path!r})"
+
     class RouteHandler(_base_of(route)):
         dialect = route.dialect
         method = route.method
-        place = route.place
-        name = f"{type(route).__name__}({path!r})"
+        shown_as = f"{route.place}: {name}"
 
         @property
         def endpoint(self) -> str:
@@ -167,19 +183,21 @@ def _handler(
 
         @classmethod
         def payload_cls(cls) -> type[ApiPayload]:
-            return payload_cls
+            return wanted
 
         def make_benchmark_payload(self) -> ApiPayload:
             if benchmark is None:
-                return payload_cls.for_test()
-            return benchmark() if callable(benchmark) else payload_cls.from_json_msg(benchmark)
+                return wanted.for_test()
+            return benchmark() if callable(benchmark) else wanted.from_json_msg(benchmark)
 
         def find_failure(self, response: ResponseSample) -> str:
             return responses.error_in(response)
 
-    payload_cls = cls
+    wanted = payload_cls
     is_light = route.method in WITHOUT_BODY
-    return RouteHandler(
+    # The base is not abstract, whichever of the three it is.
+    make = cast("Callable[..., EndpointHandler[Any]]", RouteHandler)
+    return make(
         benchmark_runs=runs,
         allow_parallel_requests=True if is_light and route.parallel is None else route.parallel,
         max_queue_time=route.max_queue_time,
@@ -197,9 +215,8 @@ def _base_of(route: AnyRoute) -> type[EndpointHandler[Any]]:
     perform, respond = route.perform, route.respond
     if perform is not None:
 
-        class Performing(JobHandler[Any]):
-            def perform(self, payload: Any, job: Job) -> flask.Response:
-                return perform(payload, job)
+        class Performing(FunctionHandler):
+            function = staticmethod(perform)
 
         return Performing
     mixin = _MIXINS.get(respond)
@@ -211,6 +228,8 @@ def _base_of(route: AnyRoute) -> type[EndpointHandler[Any]]:
         return Passing
 
     class Responding(EndpointHandler[Any]):
+        function = staticmethod(respond)
+
         def generate_client_response(
             self,
             client_request: flask.Request,  # noqa: ARG002

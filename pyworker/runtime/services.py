@@ -93,6 +93,10 @@ class Runtime:
         self._started = False
         self._stopped = False
 
+    @property
+    def is_started(self) -> bool:
+        return self._started
+
     def start(self) -> None:
         """Start every thread; the second call has no effect."""
         with self._lock:

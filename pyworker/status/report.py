@@ -16,6 +16,11 @@ from pyworker.runtime.redaction import redacted
 from pyworker.telemetry.metrics import Reading
 from pyworker.worker import Worker
 
+#: Of a worker whose threads do not run.
+NOT_STARTED = (
+    "the worker was not started: run gunicorn with `-c gunicorn.conf.py`, or `python -m` the worker's server "
+    "module (in a test: `worker_of(app).start()`)"
+)
 _PACKAGES = ("flask", "gunicorn", "requests", "pydantic", "urllib3")
 
 
@@ -58,6 +63,8 @@ def status_of(worker: Worker) -> Mapping[str, object]:
 
 def why_not_ready(worker: Worker) -> str:
     """Why no request would be served now; empty if one would."""
+    if not worker.is_started:
+        return NOT_STARTED
     status = worker.lifecycle.status
     if status.state is not ModelState.READY:
         return f"{status.state.value}: {status.error_msg}" if status.error_msg else status.state.value
@@ -67,6 +74,8 @@ def why_not_ready(worker: Worker) -> str:
 def waits_for(worker: Worker) -> str:
     """What leads to the next state; empty if the worker is ready."""
     state = worker.lifecycle.state
+    if not worker.is_started:
+        return NOT_STARTED
     if state is ModelState.LOADING:
         return worker.model.loading.awaited()
     if state is ModelState.BENCHMARKING:

@@ -9,6 +9,9 @@ import http.client
 import socket
 import ssl
 
+import requests
+
+from pyworker.errors import ModelTimeout, ModelUnreachable, RequestError
 from pyworker.upstream.origin import CONNECT_SECONDS, ConnectTimeout
 
 
@@ -30,6 +33,15 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"the connection to the model server failed ({error.strerror or type(error).__name__})"
     return f"the call to the model server failed ({type(error).__name__})"
+
+
+def error_of(error: BaseException) -> RequestError | None:
+    """What a client is told if a call of requests has failed with this; None for any other exception."""
+    if not isinstance(error, requests.exceptions.RequestException):
+        return None
+    words = describe(error.__cause__ or error)
+    is_late = isinstance(error, requests.exceptions.Timeout)
+    return ModelTimeout(words) if is_late else ModelUnreachable(words)
 
 
 def describe_break(error: BaseException) -> str:

@@ -169,6 +169,11 @@ class Worker:
         """Start the background threads. The journal's takes over what an earlier process left."""
         self.runtime.start()
 
+    @property
+    def is_started(self) -> bool:
+        """Whether its threads run, or have run: without them nothing can become ready."""
+        return self.runtime.is_started
+
     def drain(self) -> None:
         """Shutdown, 1: refuse new requests. Those in hand have `drain_timeout` seconds to end."""
         logger.info("draining: requests in hand have %g s", self.settings.drain_timeout)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.lifecycle.benchmark import Benchmark
-from pyworker.lifecycle.benchmark_file import describe
+from pyworker.lifecycle.benchmark_subject import describe
 from pyworker.lifecycle.health import HealthMonitor
 from pyworker.lifecycle.healthcheck import SharedHealth
 from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
@@ -70,7 +70,7 @@ class ModelSide:
         self.shared_health = SharedHealth(
             new_probe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH))
         )
-        about = describe(backend.benchmark_handler)
+        about = describe(backend.benchmark_handler, backend.package)
         self._warm_up = WarmUp(
             settings=settings,
             lifecycle=self.lifecycle,
@@ -88,6 +88,7 @@ class ModelSide:
             log_actions=backend.log_actions,
             tailer=tailer,
             probe=self._probe,
+            connect=client.connection_problem if backend.knows_model_server else None,
         )
         model_server = client.base_url.rpartition("@")[2]  # without a password
         self._memory = ModelMemory(

@@ -110,7 +110,7 @@ def test_a_worker_that_loads_refuses(make_app: MakeApp) -> None:
     response = make_app("hello_world").test_client().post("/generate", data=envelope())
     assert response.status_code == 503
     assert response.headers["Retry-After"]
-    assert response.get_json() == {"error": "the worker cannot serve now: loading"}
+    assert response.get_json()["error"].startswith("the worker was not started")
 
 
 def test_errors_are_json(make_app: MakeApp) -> None:

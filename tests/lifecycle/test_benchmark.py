@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from pyworker import responses
 from pyworker.config import Settings
 from pyworker.data_types import ApiPayload, EndpointHandler
 from pyworker.lifecycle.benchmark import Benchmark, BenchmarkFailed
-from pyworker.lifecycle.benchmark_file import describe, load_result
+from pyworker.lifecycle.benchmark_file import load_result
+from pyworker.lifecycle.benchmark_subject import describe
 from pyworker.lifecycle.state import ModelLifecycle, ModelState
 from pyworker.lifecycle.warm_up import WarmUp
 from pyworker.runtime.sample import ResponseSample
@@ -354,4 +356,6 @@ def test_what_was_measured_is_named_beside_the_result(
     assert float(number) == lifecycle.status.throughput > 0
     assert '"route": "/work"' in name
     assert '"worker": "tests.lifecycle"' in name
-    assert load_result(tmp_path / ".has_benchmark", describe(handler)) == float(number)
+    about = {**describe(handler), "requests": json.loads(name)["requests"]}
+    assert load_result(tmp_path / ".has_benchmark", about) == float(number)
+    assert load_result(tmp_path / ".has_benchmark", {**about, "requests": "others"}) is None

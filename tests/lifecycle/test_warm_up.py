@@ -40,7 +40,7 @@ def reported_errors(stack: Stack) -> set[str]:
 def test_by_health_no_log_is_needed(new_stack: NewStack) -> None:
     stack = new_stack({"MODEL_READINESS": "health", "MODEL_HEALTH_ENDPOINT": "/health", "MODEL_LOG": ""})
     start_loading(stack)
-    assert "loading" in stack.post("/pass").object()["error"]
+    assert stack.post("/pass").object()["error"] == "the worker cannot serve now: loading"
 
     stack.model.script("/health", WELL)
     stack.wait_ready()

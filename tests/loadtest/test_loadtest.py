@@ -25,7 +25,7 @@ from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import WORKER_REPORT, parse
 from tests.support.in_process import InProcessWorker
 from tests.support.process import ROOT
-from tests.support.scripted import Act, ScriptedServer, chunk, head
+from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
 from tests.support.stack import ECHO_WORKER, NewStack, Stack
 from tests.support.status import status_report
 from tests.support.timed_worker import TimedWorker
@@ -268,6 +268,27 @@ def test_refusals_can_be_retried_as_clients_do(
     assert (status, kinds(result), result["retried"]) == (1, {"429": 2}, 2)
     indices = [int(envelope["auth_data"]["request_idx"]) for envelope in worker.envelopes]
     assert sorted(indices) == [1, 1, 2, 2]
+
+
+def test_whole_answers_to_a_test_of_streams_are_told(
+    tmp_path: Path,
+    local_autoscaler: Autoscaler,
+    scripted_model: ScriptedServer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scripted_model.script("/stream", whole(b'{"text": "all of it"}', "Content-Type: application/json"))
+    announce(local_autoscaler, scripted_model.url)
+    status, _ = run(tmp_path, *arguments(local_autoscaler, "-n", "3", "--stream"))
+    assert status == 0
+    assert "Note: --stream, but every response came in one piece" in capsys.readouterr().out
+
+
+def test_in_flight_is_the_number_in_flight(tmp_path: Path, autoscaler: Autoscaler) -> None:
+    """Short requests one after the other: many in a slice, few at the same moment."""
+    _, result = run(tmp_path, *arguments(autoscaler, "-n", "60", "--concurrency", "3"))
+    most = [step["in_flight"] for step in result["steps"]]
+    assert max(most) == 3
+    assert any(step["due"] > 3 for step in result["steps"])
 
 
 def test_streams_that_are_cut(

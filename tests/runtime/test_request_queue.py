@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyworker.runtime.request_queue import RequestQueue, Slot, Unlimited
+from pyworker.runtime.request_queue import MOST_OVERTAKES, Priority, RequestQueue, Slot, Unlimited
 
 DEADLINE = 20  # seconds; only a failing test waits that long
 
@@ -38,6 +38,34 @@ def test_slots_are_granted_in_order_of_arrival() -> None:
         slot.release()
 
     assert repr(queue) == "<RequestQueue [0 active, 0 waiting]>"
+
+
+def test_a_higher_priority_is_granted_first_and_each_in_order_of_arrival() -> None:
+    queue = RequestQueue()
+    working = queue.enter()
+    order = [Priority.LOW, Priority.NORMAL, Priority.HIGH, Priority.LOW, Priority.HIGH, Priority.NORMAL]
+    slots = [queue.of(priority).enter() for priority in order]
+    granted: list[int] = []
+    for _ in order:
+        working.release()
+        [place] = [number for number, slot in enumerate(slots) if has_turn(slot) and number not in granted]
+        granted.append(place)
+        working = slots[place]
+    assert granted == [2, 4, 1, 5, 0, 3]
+
+
+def test_whoever_waits_is_overtaken_a_bounded_number_of_times() -> None:
+    queue = RequestQueue()
+    working = queue.enter()
+    patient = [queue.of(priority).enter() for priority in (Priority.LOW, Priority.NORMAL)]
+    impatient = [queue.of(Priority.HIGH).enter() for _ in range(4 * MOST_OVERTAKES)]
+    granted: list[Slot] = []
+    while len(granted) < len(patient) + len(impatient):
+        working.release()
+        working = next(slot for slot in [*patient, *impatient] if has_turn(slot) and slot not in granted)
+        granted.append(working)
+    assert granted.index(patient[1]) == MOST_OVERTAKES, "the higher of the two comes first"
+    assert granted.index(patient[0]) == MOST_OVERTAKES + 1
 
 
 def test_a_slot_that_leaves_the_queue_is_skipped_and_woken() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import flask
@@ -14,10 +14,20 @@ from pydantic import Field
 from typing_extensions import Self
 
 from pyworker import responses
-from pyworker.data_types import Dialect, EndpointHandler, Form, HiddenEvents, LogAction, OpenPayload
+from pyworker.backend import Backend
+from pyworker.data_types import (
+    ApiPayload,
+    Dialect,
+    EndpointHandler,
+    Form,
+    HiddenEvents,
+    LogAction,
+    OpenPayload,
+    Priority,
+)
 from pyworker.errors import Unprocessable
 from pyworker.jobs import Job, JobHandler
-from pyworker.routes import Get, Post, worker
+from pyworker.routes import Delete, Get, Patch, Post, Put, worker
 from pyworker.runtime.sample import ResponseSample
 from pyworker.runtime.thread_pool import waiting
 from tests.support.stack import LOADED_LINE
@@ -37,6 +47,20 @@ class Chat(OpenPayload):
 
     def count_workload(self) -> float:
         return self.max_tokens or 500
+
+
+@dataclass
+class Declared(ApiPayload):
+    """Only what is declared goes to the model server."""
+
+    prompt: str
+
+    @classmethod
+    def for_test(cls) -> Self:
+        return cls("a prompt")
+
+    def count_workload(self) -> float:
+        return 1.0
 
 
 @dataclass
@@ -155,11 +179,95 @@ def _listen(job: Job, url: str) -> None:
                 raise ConnectionError("the connection has ended")
 
 
+class ToldHandler(responses.PassThrough, EndpointHandler[Chat]):
+    """Serial; the model server is told of a client that has gone."""
+
+    allow_parallel_requests = False
+    timeout = 30  # seconds: a test may hold it for longer than MODEL_TIMEOUT
+
+    @property
+    def endpoint(self) -> str:
+        return "/told"
+
+    @classmethod
+    def payload_cls(cls) -> type[Chat]:
+        return Chat
+
+    def make_benchmark_payload(self) -> Chat:
+        return Chat(100)
+
+    def on_cancel(self, payload: Chat, job: Job) -> None:
+        job.send("POST", "/interrupt", json={"of": payload.sent["prompt"]})
+
+
+class ToldParallelHandler(ToldHandler):
+    allow_parallel_requests = True
+
+    @property
+    def endpoint(self) -> str:
+        return "/told-parallel"
+
+
+class LookingHandler(ToldHandler):
+    """Its response repeats a field of the payload."""
+
+    allow_parallel_requests = True
+
+    @property
+    def endpoint(self) -> str:
+        return "/looking"
+
+    def generate_client_response(
+        self,
+        client_request: flask.Request,
+        model_response: requests.Response,
+        payload: Chat | None = None,
+    ) -> flask.Response:
+        assert payload is not None
+        response = responses.pass_through(model_response)
+        response.headers["X-Max-Tokens"] = str(payload.max_tokens)
+        return response
+
+
+class ForgetfulHandler(ToldHandler):
+    """Returns no response, which its source does not show."""
+
+    allow_parallel_requests = True
+    made: ClassVar[Any] = None
+
+    @property
+    def endpoint(self) -> str:
+        return "/forgetful"
+
+    def generate_client_response(
+        self, client_request: flask.Request, model_response: requests.Response
+    ) -> flask.Response:
+        return self.made
+
+
+def read_first(model_response: requests.Response) -> flask.Response:
+    """The body is read, and passed on all the same."""
+    assert model_response.content is not None
+    return responses.pass_through(model_response)
+
+
+def read_and_stream(model_response: requests.Response) -> flask.Response:
+    assert model_response.content is not None
+    return responses.stream(model_response)
+
+
+def describe(payload: Chat, job: Job) -> flask.Response:
+    """Two calls, one response."""
+    first = job.send("POST", "/first", json=payload.generate_payload_json()).json()
+    second = job.send("GET", "/second").json()
+    return job.respond({**first, **second})
+
+
 def _echo(path: str, **options: Any) -> Post:
     return Post(path, Chat, **options)
 
 
-create_backend, create_blueprint = worker(
+create_backend, _create_blueprint = worker(
     "http://127.0.0.1:5001",
     _echo("/pass", benchmark={"prompt": "of the benchmark", "max_tokens": 10}, runs=2, concurrency=3),
     ChatHandler(),
@@ -167,6 +275,44 @@ create_backend, create_blueprint = worker(
     WorkHandler(allow_parallel_requests=False),
     SilentHandler(allow_parallel_requests=False),
     Get("/models"),
+    Get("/files/<file_id>", pass_headers=("Accept-Language", "Accept")),
+    Get("/trees/<path:place>"),
+    Delete("/files/<file_id>"),
+    Put("/files/<file_id>/text", Chat),
+    Patch("/files/<file_id>/text", Chat),
+    Post("/files/<file_id>/copy", workload=7),
+    Get("/open", open=True),
+    Post("/free", Chat, open=True),
+    Post("/quick", Chat, timeout=0.5),
+    Post("/read", Chat, respond=read_first),
+    Post("/read/streamed", Chat, respond=read_and_stream),
+    Post("/first-rank", Chat, parallel=False, timeout=30, priority=Priority.HIGH),
+    Post("/last-rank", Chat, parallel=False, timeout=30, priority=Priority.LOW),
+    Post("/described", Chat, perform=describe),
+    Post("/declared", Declared),
+    ToldHandler(),
+    ToldParallelHandler(),
+    LookingHandler(),
+    ForgetfulHandler(),
     log=[(LogAction.ModelLoaded, LOADED_LINE)],
     parallel=True,
+    max_open=2,
 )
+
+
+def create_blueprint(backend: Backend) -> flask.Blueprint:
+    """The routes, and views of this worker's own."""
+    blueprint = _create_blueprint(backend)
+
+    @blueprint.post("/views/<name>")
+    @backend.counted_view(Chat)
+    def named_view(payload: Chat, job: Job, name: str) -> flask.Response:  # pyright: ignore[reportUnusedFunction]
+        answer = backend.session.post("/first", json=payload.generate_payload_json())
+        job.settle(5)
+        return job.respond({"name": name, "model": answer.json()})
+
+    @blueprint.get("/plain-view")
+    def plain_view() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
+        return responses.json_response(backend.session.get("/second?secret=1", timeout=0.5))
+
+    return blueprint
