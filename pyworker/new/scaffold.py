@@ -117,7 +117,8 @@ def _start(engine: Engine) -> str:
     """How to have a model server on this machine."""
     if not engine.stand_in:
         return f"# Start {engine.title} on port {engine.port}, then:\n"
-    stand_in = f"python -m pyworker.local.model_server {engine.stand_in} --port {engine.port} &"
+    options = f"{engine.stand_in} --port {engine.port} --tokens-per-second 400 --parallel 10"
+    stand_in = f"python -m pyworker.local.model_server {options} &"
     return f"# {engine.title} on port {engine.port}, or in its place a stand-in:\n{stand_in}\n"
 
 

@@ -146,20 +146,56 @@ def test_a_model_server_that_breaks_off_or_refuses(stack: ProgramStack) -> None:
     assert (answer.status, stack.outcome(index)) == (503, "Rejected")
 
 
-def test_a_program_that_is_wrong_ends_with_the_reason(tmp_path: Path) -> None:
-    program = "from pyworker.sdk import *\nWorker(WorkerConfig(handlers=[])).run()\n"
-    (tmp_path / "worker.py").write_text(program, "utf-8")
+ONE_ROUTE = (
+    "handler = HandlerConfig('/a', benchmark_config=BenchmarkConfig([{}]))\n"
+    "config = WorkerConfig('http://127.0.0.1', handlers=[handler], model_healthcheck_url='/')\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (
+            "Worker(WorkerConfig(handlers=[])).run()",
+            "ConfigError: WorkerConfig.handlers is empty: give a HandlerConfig for each route",
+        ),
+        (
+            "import types\n"
+            "torch = sys.modules['torch'] = types.ModuleType('torch')\n"
+            "torch.cuda = types.SimpleNamespace(is_initialized=lambda: True)\n"
+            "Worker(config).run()",
+            "load the model in WorkerConfig.lifecycle or at the first request",
+        ),
+        (
+            "import threading\n"
+            "own = threading.Thread(target=lambda: Worker(config).run())\n"
+            "own.start(), own.join(), sys.exit(1)",
+            "ConfigError: Worker.run() handles signals: call it on the main thread",
+        ),
+        (
+            "import os, threading\n"
+            "os.environ['WORKER_PORT'] = 'none'\n"
+            "threading.Thread(target=threading.Event().wait, name='prefetcher', daemon=True).start()\n"
+            "Worker(config).run()",
+            "before Worker.run() do not exist in the process that serves: prefetcher; start them in",
+        ),
+    ],
+    ids=["handlers", "cuda", "thread", "threads"],
+)
+def test_a_program_that_is_wrong_is_told_why(program: str, reason: str, tmp_path: Path) -> None:
+    text = f"import sys\nfrom pyworker.sdk import *\n{ONE_ROUTE}{program}\n"
+    (tmp_path / "worker.py").write_text(text, "utf-8")
     done = subprocess.run(
         [sys.executable, "worker.py"],
         cwd=tmp_path,
-        env=environment(tmp_path, free_port(), {}),
+        env=environment(tmp_path, free_port(), {"CONTAINER_ID": ""}),  # nobody is told
         capture_output=True,
         text=True,
         timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 1
-    assert "ConfigError: WorkerConfig.handlers is empty: give a HandlerConfig for each route" in done.stderr
+    assert reason in done.stderr
 
 
 @pytest.mark.parametrize(
