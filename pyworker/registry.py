@@ -1,12 +1,20 @@
-"""Finds a worker package: a folder under `workers/`, or a dotted path on the Python path."""
+"""Finds a worker package: a folder under `workers/`, or a dotted path on the Python path; and says what a
+request to one looks like.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
-import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from pyworker.config import Settings
+from pyworker.data_types import ApiPayload, EndpointHandler, OpenPayload
 from pyworker.errors import ConfigError
 
 
@@ -16,8 +24,8 @@ def known_workers() -> list[str]:
         package = importlib.import_module("workers")
     except ModuleNotFoundError:
         return []
-    names = [module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg]
-    return sorted(name for name in names if _exists(f"workers.{name}.server"))
+    servers = [server for folder in package.__path__ for server in Path(folder).glob("*/server.py")]
+    return sorted({server.parent.name for server in servers})
 
 
 def load_worker(name: str) -> ModuleType:
@@ -37,6 +45,43 @@ def load_worker(name: str) -> ModuleType:
         f"there is no worker {name!r}; workers here: {known}. A worker of your own is named by the dotted "
         "path of its package, which must be on the Python path and hold a server.py"
     )
+
+
+def module_of(name: str, module: str) -> str | None:
+    """The dotted name of another module of a worker's package, such as `test_load`; None if it has none."""
+    dotted = (f"workers.{name}.{module}", f"{name}.{module}")
+    return next((one for one in dotted if _exists(one.rpartition(".")[0]) and _exists(one)), None)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Requests to a route of a worker, as its benchmark sends them. make: may raise NotImplementedError."""
+
+    route: str
+    payload_cls: type[ApiPayload]
+    make: Callable[[], ApiPayload]
+
+
+def example_of(name: str, route: str | None = None) -> Example:
+    """Of the route that the worker's benchmark measures, or of another. Raises `ConfigError`."""
+    module = load_worker(name)
+    backend: Any = module.create_backend(Settings())
+    handlers: Sequence[EndpointHandler[Any]] = [backend.benchmark_handler]
+    if route is not None:
+        module.create_blueprint(backend)
+        handlers = [handler for handler in backend.handlers if handler.endpoint == route]
+    backend.client.close()
+    if not handlers or handlers[0].method not in ("POST", "PUT", "PATCH"):
+        raise ConfigError(f"the worker {name!r} has no route {route} that takes a payload")
+    handler = handlers[0]
+    return Example(handler.endpoint, handler.payload_cls(), handler.make_benchmark_payload)
+
+
+def sent_fields(payload: ApiPayload) -> Mapping[str, object]:
+    """A payload as a client sends it. An open payload is more than its declared fields."""
+    if isinstance(payload, OpenPayload):
+        return payload.sent or payload.generate_payload_json()
+    return dataclasses.asdict(payload)
 
 
 def _exists(dotted: str) -> bool:

@@ -18,7 +18,7 @@ import functools
 import http.client
 import re
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import TYPE_CHECKING, cast
@@ -27,7 +27,6 @@ import flask
 import requests
 import urllib3
 from werkzeug.datastructures import Headers
-from werkzeug.wsgi import ClosingIterator
 
 from pyworker.errors import BadHandler, ModelBroken, ModelTimeout, ModelUnreachable, ResponseTooLarge
 from pyworker.runtime.limits import READ_SIZE
@@ -35,7 +34,7 @@ from pyworker.upstream.error_objects import error_in as error_in
 from pyworker.upstream.faults import describe_break
 from pyworker.upstream.lazy_response import LazyResponse
 from pyworker.upstream.response_head import Fields
-from pyworker.wsgi_extensions import PollableBody
+from pyworker.wsgi_extensions import ClosingBody, PollableBody
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -281,7 +280,7 @@ class _ClientResponse(flask.Response):
             body.call_on_close(self.close)
             return body
         if has_body and isinstance(body, GeneratorType):
-            return ClosingIterator(cast("Iterator[bytes]", body), self.close)
+            return ClosingBody(cast("Generator[bytes, None, None]", body), self.close)
         return super().get_app_iter(environ)
 
 

@@ -1,6 +1,6 @@
-"""What our server offers an app beyond WSGI: keys of the environ, and a body that can be polled.
+"""What our server offers an app beyond WSGI: keys of the environ, and bodies that it may poll.
 
-Under any other server the keys are absent, and a `PollableBody` is an ordinary iterable.
+Under any other server the keys are absent, and the bodies are ordinary iterables.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
-
-from typing_extensions import Self
 
 if TYPE_CHECKING:
     from pyworker.runtime.nonblocking import Receiver
@@ -77,26 +75,21 @@ class PollableSource(ABC):
         """It was silent for too long: the body's next item raises TimeoutError."""
 
 
-class PollableBody:
-    """A response body whose items come from one source, each a piece of it; nothing else is waited for.
+class ClosingBody:
+    """A response body, and what is called once the server is done with it."""
 
-    So our server may poll the source, and ask for the next item only when it has arrived.
-    """
-
-    def __init__(self, pieces: Generator[bytes, None, None], source: PollableSource) -> None:
+    def __init__(
+        self, pieces: Generator[bytes, None, None], on_close: Callable[[], None] | None = None
+    ) -> None:
         self.pieces = pieces
-        self.source = source
-        self._on_close: Callable[[], None] | None = None
+        self._on_close = on_close
 
     def call_on_close(self, on_close: Callable[[], None]) -> None:
         """Have this called by `close`."""
         self._on_close = on_close
 
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self.pieces)
+    def __iter__(self) -> Generator[bytes, None, None]:
+        return self.pieces
 
     def close(self) -> None:
         """The server is done with it."""
@@ -104,3 +97,19 @@ class PollableBody:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()  # a response closes its body in turn
+
+
+class PollableBody(ClosingBody):
+    """A response body whose items come from one source, each a piece of it; nothing else is waited for.
+
+    So our server may poll the source, and ask for the next item only when it has arrived.
+    """
+
+    def __init__(
+        self,
+        pieces: Generator[bytes, None, None],
+        source: PollableSource,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(pieces, on_close)
+        self.source = source

@@ -8,6 +8,8 @@
 
 Shared by the workers' example clients and the load test.
 
+`python -m pyworker.client -w NAME` sends one request to any worker.
+
 calls     one request: find a worker, call it, retry
 errors    what a call raises
 http      one POST, and the lines of a response

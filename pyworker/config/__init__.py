@@ -218,6 +218,11 @@ def _public_url(env: parsers.VariableReader, worker_port: int, use_ssl: bool) ->
     return f"{'https' if use_ssl else 'http'}://{host}:{port}"
 
 
+def own_environment() -> Mapping[str, str]:
+    """That of this process."""
+    return dict(os.environ)
+
+
 def descriptor_limit() -> int:
     """Maximum number of open files after `raise_descriptor_limit`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,6 +1,7 @@
 """`python -m pyworker.doctor`: checks what commonly goes wrong on an instance. See README.md.
 
 checks       the list of checks, in their order
+running      the worker that runs beside it, and its settings
 environment  settings, identity, the worker package
 network      the port, the autoscaler, the model server
 certificate  the certificate and key of USE_SSL=true

@@ -36,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pyworker.doctor",
-        description="Check what commonly goes wrong on an instance, before the worker runs or while it does. "
+        description="Check what commonly goes wrong on an instance, before the worker runs or while it does: "
+        "then with the settings of that worker, not of this shell. "
         "Prints one line for each check, and what to do. Exit status: 0 nothing failed, 1 something "
         "failed, 2 wrong usage.",
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pyworker.config import Settings
+from pyworker.config import Settings, own_environment
 from pyworker.discovery.waiting import AUTO, choose
 from pyworker.doctor.finding import Examination, Finding, fail, ok, warn
+from pyworker.doctor.running import beside
 from pyworker.errors import ConfigError
 from pyworker.registry import load_worker
 from pyworker.runtime.redaction import redacted
@@ -14,13 +15,18 @@ DEFAULT_WORKER = "hello_world"
 
 def environment(examination: Examination) -> Finding:
     """Every variable has a valid value."""
+    running = examination.running = beside(own_environment())
     try:
-        settings = examination.known_settings = Settings.from_env()
+        settings = Settings.from_env() if running is None else running.settings()
     except ConfigError as error:
         return fail("; ".join(error.problems))
+    examination.known_settings = settings
+    whose = "of this shell, since no worker is known to run beside it"
+    if running is not None:
+        whose = f"of the worker {running.worker} that runs here (process {running.pid})"
     chosen = settings.model_readiness
     readiness = "not set" if chosen is None else chosen.value
-    return ok(f"every variable that is set is valid; MODEL_READINESS={readiness}")
+    return ok(f"every variable that is set is valid; MODEL_READINESS={readiness}; settings {whose}")
 
 
 def identity(examination: Examination) -> Finding:
@@ -52,7 +58,9 @@ def master_token(examination: Examination) -> Finding:
 def worker(examination: Examination) -> Finding:
     """The worker package can be imported and describes its model server."""
     settings = examination.settings
-    name = examination.worker or settings.backend or DEFAULT_WORKER
+    running = examination.running
+    started = None if running is None else running.worker
+    name = examination.worker or started or settings.backend or DEFAULT_WORKER
     try:
         if name == AUTO:
             name, settings = choose(settings)

@@ -8,6 +8,7 @@ from enum import Enum
 
 from pyworker.backend import Backend
 from pyworker.config import Settings
+from pyworker.doctor.running import Running
 
 
 class Grade(Enum):
@@ -56,6 +57,8 @@ class Examination:
 
     worker: str | None = None
     findings: dict[str, Finding] = field(default_factory=dict[str, Finding])
+    #: Whose settings are examined; None: those of the doctor's own environment.
+    running: Running | None = None
     known_settings: Settings | None = None
     known_backend: Backend | None = None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.http.errors import ParseException
 from gunicorn.http.wsgi import Response
-from gunicorn.util import http_date
+from gunicorn.util import http_date, is_hoppish
 
 from pyworker.downstream.connection import ClientSocket
 from pyworker.runtime.limits import COPY_SIZE
@@ -17,6 +17,11 @@ from pyworker.runtime.limits import COPY_SIZE
 if TYPE_CHECKING:
     from pyworker.downstream.head_cache import CachedHead
     from pyworker.downstream.request import ParsedRequest
+
+
+# Names of header fields that the base class has found good and passes on. Adding to a set is atomic.
+_plain_names: set[str] = set()
+_MAX_NAMES = 256
 
 
 @functools.lru_cache(maxsize=2)
@@ -58,6 +63,21 @@ class ClientResponse(Response):
             return self.request.finish()
         except (OSError, ParseException):
             return None  # where the next request begins is not known
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """As the base class's, which looks at the same names again for each response."""
+        for name, value in headers:
+            if name in _plain_names and value.isascii() and value.isprintable():
+                self.headers.append((name, value.strip(" ")))
+                continue
+            if name == "Content-Length" and value.isascii() and value.isdecimal():
+                self.response_length = int(value)
+                self.headers.append((name, value))
+                continue
+            super().process_headers([(name, value)])
+            is_plain = name.lower() != "content-length" and not is_hoppish(name)
+            if is_plain and len(_plain_names) < _MAX_NAMES:
+                _plain_names.add(name)
 
     def default_headers(self) -> list[str]:
         """As the base class's, which formats the same date each time."""

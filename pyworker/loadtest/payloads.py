@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -10,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pyworker.data_types import ApiPayload, JsonDataException, OpenPayload
+from pyworker.data_types import ApiPayload, JsonDataException
 from pyworker.errors import ConfigError
+from pyworker.registry import Example, sent_fields
 
-LoadPayload = ApiPayload | type[ApiPayload]
+LoadPayload = ApiPayload | type[ApiPayload] | Example
 
 MOST = 2_000
 MAKING_SECONDS = 3.0
@@ -38,16 +38,23 @@ class Payloads:
 
     @classmethod
     def made(cls, payload: LoadPayload, count: int | None) -> Payloads:
-        """A class makes a fresh payload for each request, up to MOST; an instance is sent as it is."""
-        if not isinstance(payload, type):
-            return cls([Prepared(_fields_of(payload), payload.count_workload())])
+        """A class or example makes a payload for each request, up to MOST; an instance is sent as it is.
+
+        Raises `ConfigError` if it can make none.
+        """
+        if isinstance(payload, ApiPayload):
+            return cls([Prepared(sent_fields(payload), payload.count_workload())])
+        make = payload.make if isinstance(payload, Example) else payload.for_test
         prepared: list[Prepared] = []
-        first = payload.for_test()
+        try:
+            first = make()
+        except NotImplementedError as error:
+            raise ConfigError(f"{error}; or send payloads of your own with --payload FILE.jsonl") from error
         first.count_workload()  # the first count loads a tokenizer; that is not what the time is for
         end = time.monotonic() + MAKING_SECONDS
         while len(prepared) < min(MOST, MOST if count is None else count):
-            one = payload.for_test() if prepared else first
-            prepared.append(Prepared(_fields_of(one), one.count_workload()))
+            one = make() if prepared else first
+            prepared.append(Prepared(sent_fields(one), one.count_workload()))
             if time.monotonic() > end:
                 break
         return cls(prepared)
@@ -58,7 +65,8 @@ class Payloads:
 
         Raises `ConfigError` with the number of a line that does not fit.
         """
-        kind = payload if isinstance(payload, type) else type(payload)
+        made = payload.payload_cls if isinstance(payload, Example) else payload
+        kind = made if isinstance(made, type) else type(made)
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -72,13 +80,6 @@ class Payloads:
         if not prepared:
             raise ConfigError(f"--payload {path} is empty; it needs a JSON object in each line")
         return cls(prepared)
-
-
-def _fields_of(payload: ApiPayload) -> Mapping[str, object]:
-    """As a client sends it. An open payload is more than its declared fields."""
-    if isinstance(payload, OpenPayload):
-        return payload.sent or payload.generate_payload_json()
-    return dataclasses.asdict(payload)
 
 
 def _of_line(line: str, kind: type[ApiPayload], where: str) -> Prepared:

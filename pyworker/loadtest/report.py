@@ -135,7 +135,7 @@ def notes(result: Result) -> list[str]:
     if result.tokens and result.succeeded and not result.times["gap"].count:
         found.append(
             "--stream, but every response came in one piece: the route does not stream, or its payload has "
-            "to ask for it (such as `stream: true`); the time to the first token is that of the whole response."
+            "to ask for it (such as `stream: true`); times to the first token are those of whole responses."
         )
     if result.wanted.endswith("at a time"):
         found.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 import pydantic_core
@@ -49,10 +50,9 @@ class BodyReader:
         # only, not the threads and memory of signed requests.
         self._threads, self._memory = Budget(max_unsigned), Budget(UNSIGNED_BYTES)
 
-    @contextlib.contextmanager
     def reading(
         self, environ: WSGIEnvironment, limit: int | None = None, *, is_signed: bool = False
-    ) -> Generator[bytes]:
+    ) -> AbstractContextManager[bytes]:
         """The whole body, of at most `limit` bytes. Leave the context once its sender is authenticated;
         is_signed: it is already.
 
@@ -68,20 +68,41 @@ class BodyReader:
         declared = get_content_length(environ)
         if declared is not None and declared > limit:
             raise BodyTooLarge(f"the body has {declared} bytes; at most {limit} are allowed")
+        if declared is not None and declared <= SMALL_BODY:
+            return _Read(_whole(declared, lambda: environ["wsgi.input"].read(declared)))
         guard = _Guard(self._check, self._threads, self._memory, environ.get(LEAVE_LINE), is_signed=is_signed)
-        try:
-            try:
-                if declared is None or declared > SMALL_BODY:
-                    body = _read_guarded(environ, limit, guard)
-                else:
-                    body = environ["wsgi.input"].read(declared)
-            except (OSError, ClientDisconnected) as error:
-                raise BadRequest("the body could not be read to its end") from error
-            if declared is not None and len(body) != declared:
-                raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
-            yield body.removeprefix(_BOM)
-        finally:
-            guard.release()
+        return _guarded(guard, declared, lambda: _read_guarded(environ, limit, guard))
+
+
+class _Read(AbstractContextManager[bytes]):
+    """A body that took nothing from the budget."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __enter__(self) -> bytes:
+        return self._body
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to release."""
+
+
+@contextlib.contextmanager
+def _guarded(guard: _Guard, declared: int | None, read: Callable[[], bytes]) -> Generator[bytes]:
+    try:
+        yield _whole(declared, read)
+    finally:
+        guard.release()
+
+
+def _whole(declared: int | None, read: Callable[[], bytes]) -> bytes:
+    try:
+        body = read()
+    except (OSError, ClientDisconnected) as error:
+        raise BadRequest("the body could not be read to its end") from error
+    if declared is not None and len(body) != declared:
+        raise BadRequest(f"the body ended after {len(body)} of {declared} bytes")
+    return body.removeprefix(_BOM)
 
 
 def _read_guarded(environ: WSGIEnvironment, limit: int, guard: _Guard) -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 import flask
 import requests
-from werkzeug.wsgi import ClosingIterator
 
 from pyworker.errors import PyworkerError
 from pyworker.proxy.cancellation import Cancellation
@@ -24,7 +23,7 @@ from pyworker.runtime.log_limit import LogLimit
 from pyworker.runtime.request_queue import Slot
 from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.lazy_response import LazyResponse
-from pyworker.wsgi_extensions import PollableBody, Presence
+from pyworker.wsgi_extensions import ClosingBody, PollableBody, Presence
 
 logger = logging.getLogger(__name__)
 
@@ -149,14 +148,12 @@ class Exchange:
         self.status = passed.status
         if isinstance(body, bytes):
             whole = self._until_last_byte(body, iter(()), passed.length, passed.status)
-            return ClosingIterator(whole, self.close)
+            return ClosingBody(whole, self.close)
         pieces = iter(body)
         delivered = self._until_last_byte(next(pieces, None), pieces, passed.length, passed.status)
         if not isinstance(body, PollableBody):
-            return ClosingIterator(delivered, self.close)
-        polled = PollableBody(delivered, body.source)
-        polled.call_on_close(self.close)
-        return polled
+            return ClosingBody(delivered, self.close)
+        return PollableBody(delivered, body.source, self.close)
 
     def deliver(self, response: flask.Response) -> flask.Response:
         """Tie the exchange to the client's response. The outcome is decided at its last byte.
@@ -233,6 +230,8 @@ class Exchange:
         self._give_back(waits=True)
 
     def _give_back(self, *, waits: bool) -> None:
+        if self._is_closed:
+            return
         self._unwatch()
         model_response, self._model_response = self._model_response, None
         if model_response is not None:

@@ -84,7 +84,7 @@ def worker(
         [benchmark] = measurable
 
     def create_backend(settings: Settings) -> Backend:
-        return Backend(
+        backend = Backend(
             model_server_url,
             log_file,
             parallel,
@@ -97,6 +97,8 @@ def worker(
             max_open=max_open,
             settings=settings,
         )
+        backend.place = place
+        return backend
 
     return create_backend, lambda backend: blueprint_of(backend, handlers)
 

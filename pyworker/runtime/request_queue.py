@@ -52,7 +52,8 @@ class Slot:
     def release(self) -> None:
         """Give it back; wakes its waiter."""
         self._release(self)
-        self._granted.set()
+        if not self._granted.is_set():  # setting takes a lock
+            self._granted.set()
 
 
 class Admission(ABC):

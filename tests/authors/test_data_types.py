@@ -309,3 +309,44 @@ def test_any_object_is_a_payload_or_a_named_fault(json_msg: dict[str, Any]) -> N
         assert payload.prompt == json_msg["prompt"]
         assert type(payload.limit) is type(json_msg.get("limit"))
         assert math.isfinite(payload.temperature)
+
+
+class Plain(EndpointHandler[Any]):
+    allow_parallel_requests = True
+    benchmark_runs = 3
+
+    @property
+    def endpoint(self) -> str:
+        return "/plain"
+
+    @classmethod
+    def payload_cls(cls) -> type[Chat]:
+        return Chat
+
+    def make_benchmark_payload(self) -> Chat:
+        return Chat("a prompt")
+
+    def generate_client_response(self, client_request: Any, model_response: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class Named(Plain):
+    name: str
+    max_queue_time: float | None = 5.0
+
+
+class Renamed(Named):
+    max_queue_time = 6.0
+
+
+def test_options_of_a_handler_may_be_set_in_the_body_of_its_class() -> None:
+    def options(handler: Plain) -> tuple[object, ...]:
+        return handler.allow_parallel_requests, handler.benchmark_runs, handler.max_queue_time
+
+    assert options(Plain()) == (True, 3, None)
+    assert options(Plain(benchmark_runs=8)) == (True, 8, None), "also where that is the default"
+    assert options(Plain(allow_parallel_requests=None)) == (None, 3, None)
+    assert options(Named(name="a")) == (True, 3, 5.0)
+    assert options(Renamed(name="a")) == (True, 3, 6.0)
+    assert options(Renamed(name="a", max_queue_time=None)) == (True, 3, None)

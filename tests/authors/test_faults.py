@@ -193,7 +193,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         GOOD_SHORT,
         ', health="/health"',
         "",
-        "nothing says that the model is loaded: give it a phrase of the model's log, such as",
+        "my_llm/server.py:N: nothing says that the model is loaded: give it a phrase of the model's log",
     ),
     "a handler that returns None": (
         GOOD,

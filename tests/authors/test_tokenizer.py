@@ -229,7 +229,7 @@ def _assert_fell_back(result: tuple[dict[str, object], str], reason: str) -> Non
     assert report["count"] == TokenCounter(SHIPPED).count("a small test")
     seconds = report["seconds"]
     assert isinstance(seconds, float)
-    assert seconds < 5, "the library alone would take most of a minute"
+    assert seconds < 25, "the library alone would take most of a minute"
     assert stderr.count(WARNING) == 1
     assert reason in stderr
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
+from pyworker.doctor.running import beside
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.resources import resource_path
 from tests.support.ports import free_port
@@ -133,6 +134,7 @@ def test_an_instance_on_which_all_is_well(instance: Instance) -> None:
     examined = instance.examine()
     examined.expect_nothing_failed()
     examined.expect("environment", "ok every variable that is set is valid")
+    examined.expect("environment", "ok settings of this shell, since no worker is known to run beside it")
     examined.expect("identity", f"ok instance 1 at http://127.0.0.1:{instance.port}")
     examined.expect("worker", f"ok {WORKER} in front of {instance.model.url}, 22 routes")
     examined.expect("port", f"ok 127.0.0.1:{instance.port} is free")
@@ -234,6 +236,56 @@ def test_while_the_worker_runs(instance: Instance, new_stack: NewStack) -> None:
     examined = instance.examine()
     examined.expect_nothing_failed()
     examined.expect("port", "ok a worker is running at")
+
+
+def test_the_settings_are_those_of_the_running_worker(instance: Instance, new_stack: NewStack) -> None:
+    """A shell that knows the port at most: what else the worker was started with is read from it."""
+    stack = new_stack({"MODEL_HEALTH_ENDPOINT": "/health", "TOKENIZER": str(resource_path("tokenizer.json"))})
+    stack.start_ready()
+    own = {name: value for name, value in instance.environment({}).items() if name in ("PATH", "PYTHONPATH")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pyworker.doctor"],
+        env={**own, "PYTHONUTF8": "1", "WORKER_PORT": str(stack.worker.port), "MODEL_SERVER_URL": "nonsense"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_SECONDS,
+        check=False,
+    )
+    examined = Examined(done)
+    whose = f"of the worker tests.support.echo_worker that runs here (process {stack.worker.pid})"
+    examined.expect(
+        "environment", f"ok every variable that is set is valid; MODEL_READINESS=not set; settings {whose}"
+    )
+    examined.expect("identity", f"ok instance 1 at {stack.url}")
+    examined.expect("worker", f"ok tests.support.echo_worker in front of {stack.model.url}")
+    examined.expect("model log", "ok ")
+    assert str(stack.folder) in examined.lines["state folder"]
+
+
+def test_one_of_two_workers_is_not_guessed(tmp_path: Path) -> None:
+    """As the kernel shows them: a master and its child each, another program, and one that has ended."""
+    programs = {
+        "10": ("1", b"python\0-m\0gunicorn\0pyworker:create_app('one')", b"WORKER_PORT=3000\0A=1"),
+        "11": ("10", b"python\0-m\0gunicorn\0pyworker:create_app('one')", b"WORKER_PORT=3000\0A=1"),
+        "20": ("1", b'gunicorn\0pyworker:create_app("my.two")', b"WORKER_PORT=4000\0"),
+        "30": ("1", b"sleep\0", b""),
+    }
+    for pid, (parent, command, environ) in programs.items():
+        folder = tmp_path / pid
+        folder.mkdir()
+        (folder / "cmdline").write_bytes(command)
+        (folder / "environ").write_bytes(environ)
+        (folder / "stat").write_text(f"{pid} (a ) b) S {parent} 0 0")
+        (folder / "cwd").symlink_to("/")
+    (tmp_path / "40").mkdir()
+    assert beside({}, tmp_path) is None
+    [first, second] = (beside({"WORKER_PORT": port}, tmp_path) for port in ("3000", "4000"))
+    assert first is not None
+    assert second is not None
+    assert (first.pid, first.worker, first.environ["A"]) == (10, "one", "1")
+    assert (second.pid, second.worker) == (20, "my.two")
+    assert beside({"WORKER_PORT": "5000"}, tmp_path) is None
 
 
 def test_no_public_key(instance: Instance) -> None:

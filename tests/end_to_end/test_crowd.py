@@ -81,7 +81,9 @@ def test_an_honest_client_among_a_hostile_crowd(
         middle / MIB,
         last / MIB,
     )
-    assert times[len(times) * 99 // 100] < 2
+    # In 10 s there are so few that the 99th percentile is the slowest, which other tests may have delayed.
+    share = 99 if crowd_seconds >= 120 else 90
+    assert times[len(times) * share // 100] < 2
     assert stack.worker.worker_pid == process, "it was restarted"
     if crowd_seconds >= 120:  # it takes a while until all that may be held is held
         assert last < middle + 24 * MIB

@@ -43,7 +43,8 @@ BESIDE = {
     "resources": set[str](),
     "tokenizer": {"resources"},
     "words": {"resources"},
-    "client": {"errors", "runtime"},
+    # The registry for its program.
+    "client": {"errors", "runtime", "registry"},
     # The launcher alone, see below.
     "instance": {"errors", "config"},
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},

@@ -235,11 +235,16 @@ def _names_given(file: str, reader: str) -> set[str]:
 
 @pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=str)
 def test_every_snippet_runs(block: Block, tmp_path: Path) -> None:
-    """Each by itself, as a module that is imported."""
-    file = tmp_path / "snippet.py"
-    file.write_text(block.text, encoding="utf-8")
-    run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='snippet')"
-    done = _python("-c", run, str(file))
+    """Each by itself, as a module that is imported; a whole worker is made, too."""
+    (tmp_path / "snippet").mkdir()
+    (tmp_path / "snippet" / "server.py").write_text(block.text, encoding="utf-8")
+    run = "import sys; sys.path.insert(0, sys.argv[1]); import snippet.server"
+    if re.search(r"^(def create_backend|create_backend,)", block.text, re.MULTILINE):
+        run += (
+            "; from pyworker import create_app; from pyworker.config import Settings"
+            "; create_app('snippet', Settings(unsecured=True))"
+        )
+    done = _python("-c", run, str(tmp_path))
     assert done.returncode == 0, done.stderr
 
 
