@@ -6,6 +6,7 @@ tokenizer.json  a small byte-level BPE tokenizer made from these two
 words.txt       a word list made from these two, one word a line
 build           makes the last two from the first two: `python -m pyworker.resources.build`
 reach           probes whether the online original could be fetched instead, with a deadline
+monitoring      a dashboard, alert rules and a manifest for Kubernetes, with a README
 """
 
 from __future__ import annotations
