@@ -23,6 +23,8 @@ Beside them, for authors: `backend`, `responses`, `jobs`, `engines`, `tokenizer`
     status/      what the worker does, for people and for Prometheus
     black_box/   what was known when a worker failed
     client/      SDK for callers
+    sdk/         runs a `worker.py` that was written for the public SDK
+    new/         `python -m pyworker.new`: a worker to begin with
     loadtest/    `python -m pyworker.loadtest`
     top/         `python -m pyworker.top`: a worker, or a fleet, in a terminal
     doctor/      `python -m pyworker.doctor`: what is wrong on an instance
