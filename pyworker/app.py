@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
 from pyworker.backend import Backend
+from pyworker.black_box.contents import keep_black_box
 from pyworker.config import Settings
 from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
@@ -77,8 +78,11 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     backend: Backend = module.create_backend(settings)
     backend.package = module.__name__.rpartition(".")[0]
     backend.require_loaded_sign()
-    # Before the worker is made, which needs all handlers of the backend.
-    blueprint: flask.Blueprint = module.create_blueprint(backend)
+    return make_app(backend, module.create_blueprint(backend), settings)
+
+
+def make_app(backend: Backend, blueprint: flask.Blueprint, settings: Settings) -> flask.Flask:
+    """The WSGI app of a backend, all of whose views are in the blueprint. Otherwise as `create_app`."""
     worker = Worker(backend, settings)
     app = _WorkerApp(settings)
     app.extensions.update({EXTENSION: worker, PIPELINE: worker.pipeline})
@@ -88,6 +92,7 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     app.register_blueprint(sessions.blueprint())
     worker.metrics.read_gauges(lambda: gauges_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
+    keep_black_box(worker)
     handlers = {view: route.handler for view, route in backend.views.items()}
     check_paths(registered(app.url_map.iter_rules(), app.view_functions, handlers))
     app.direct = DirectRoutes(app, worker.pipeline, backend.views)

@@ -160,7 +160,7 @@ class Pipeline:
                 envelope.auth_data, envelope.payload, received.kind, route.max_queue_time
             )
         except RequestError as error:
-            history.refuse(error.status, error.message)
+            history.refuse(error.status, error.reason)
             raise
         history.stopwatch.admit()
         registers = [self.open_exchanges] if session is None else [self.open_exchanges, session]
@@ -229,6 +229,8 @@ class Pipeline:
         # A large payload is in memory once at most while the model works.
         del payload
         trace = trace_of(environ)
+        if target is not None and target.left_out:
+            trace = [*trace, *target.headers(environ)]
         model_response = self._client.forward(
             path,
             body,
@@ -236,7 +238,7 @@ class Pipeline:
             method=handler.method,
             content_type=content_type,
             timeout=handler.timeout,
-            trace=trace if target is None else [*trace, *target.headers(environ)],
+            trace=trace,
             left_out=NOTHING_LEFT_OUT if target is None else target.left_out,
         )
         del body
@@ -293,4 +295,6 @@ def _status_of(error: BaseException) -> int:
 
 def _reason(error: BaseException) -> str:
     # Only our own errors are known to contain nothing of the request.
+    if isinstance(error, RequestError):
+        return error.reason
     return str(error) if isinstance(error, PyworkerError) else type(error).__name__

@@ -4,6 +4,8 @@ handbook.txt    our own text; what the stand-in language model is trained on
 common.txt      common words that the handbook lacks
 tokenizer.json  a small byte-level BPE tokenizer made from these two
 words.txt       a word list made from these two, one word a line
+page.html       what a browser shows of a worker, or of a fleet
+page            that file with its header fields
 build           makes the last two from the first two: `python -m pyworker.resources.build`
 reach           probes whether the online original could be fetched instead, with a deadline
 loadtest.html   the template of the load test's report

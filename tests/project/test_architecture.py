@@ -23,7 +23,7 @@ IMPORT_DEADLINE = 60  # seconds; a cold import on a busy machine takes a few
 #: The wings and the modules beside them, lowest first. Each imports only from lower layers, and from its own
 #: wing.
 LAYERS = (
-    {"errors", "wsgi_extensions"},
+    {"errors", "wsgi_extensions", "resources"},
     {"runtime"},
     {"telemetry"},
     {"config", "validation"},
@@ -36,12 +36,12 @@ LAYERS = (
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
     {"discovery", "status"},
+    {"black_box"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
 BESIDE = {
     "server": {"config", "errors"},
-    "resources": set[str](),
     "tokenizer": {"resources"},
     "words": {"resources"},
     # The registry for its program.
@@ -49,7 +49,10 @@ BESIDE = {
     # The launcher alone, see below.
     "instance": {"errors", "config"},
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},
+    "new": {"errors", "registry", "resources"},
     "loadtest": {"errors", "data_types", "client", "registry", "resources"},
+    "top": {"errors", "runtime", "config"},
+    "sdk": {unit for layer in LAYERS for unit in layer} | {"server", "instance"},
     "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"resources", "tokenizer", "words"},
 }
 MOST_MODULES_BESIDE_THE_WINGS = 15
@@ -87,6 +90,7 @@ ALLOWED = {
         "proxy",
         "responses",
         "routes",
+        "sdk",
         "sessions",
         "status",
     },
@@ -103,7 +107,9 @@ ALLOWED = {
         "responses",
         "routes",
         "runtime",
+        "sdk",
         "sessions",
+        "top",
         "upstream",
     },
     "urllib3": {"client", "reporting", "responses", "runtime", "upstream"},
@@ -125,8 +131,9 @@ ALLOWED = {
     "prometheus_client": {"status", "telemetry"},
     # Not in requirements.txt: without it no spans are exported.
     "opentelemetry": {"telemetry"},
-    "rich": {"loadtest"},
-    "gunicorn": {"downstream"},
+    "rich": {"loadtest", "top"},
+    "aiohttp": {"sdk"},
+    "gunicorn": {"downstream", "sdk"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},
@@ -331,7 +338,7 @@ def test_importing_a_worker_is_light_and_silent() -> None:
         "import pyworker.app, workers.hello_world.server, workers.comfyui.server\n"
         "heavy = {'transformers', 'nltk', 'torch', 'tokenizers', 'huggingface_hub', 'gunicorn'}\n"
         "heavy.add('cryptography')\n"
-        "heavy |= {'hdrh', 'rich'}  # of the load test\n"
+        "heavy |= {'hdrh', 'rich'}  # of the load test and the top\n"
         "heavy.add('opentelemetry')  # if spans are exported\n"
         "print('heavy', sorted(heavy & set(sys.modules)))\n"
         "print('calls', calls)\n"
@@ -380,7 +387,9 @@ def run_python(
 
 def modules() -> list[Path]:
     """Every module of the package but its own `__init__`, which imports the app when it is called."""
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+    # gunicorn.conf.py is a link, so that it is part of an installed package.
+    files = (path for path in PACKAGE.rglob("*.py") if not path.is_symlink())
+    return sorted(path for path in files if path != PACKAGE / "__init__.py")
 
 
 def docstring_of(path: Path) -> str:
