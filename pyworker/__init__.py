@@ -22,6 +22,8 @@ Beside them, for authors: `backend`, `responses`, `jobs`, `engines`, `tokenizer`
 
     status/      what the worker does, for people and for Prometheus
     client/      SDK for callers
+    sdk/         runs a `worker.py` that was written for the public SDK
+    new/         `python -m pyworker.new`: a worker to begin with
     loadtest/    `python -m pyworker.loadtest`
     doctor/      `python -m pyworker.doctor`: what is wrong on an instance
     local/       stand-in autoscaler and model server, the demo

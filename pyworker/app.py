@@ -75,8 +75,11 @@ def create_app(name: str, settings: Settings | None = None) -> flask.Flask:
     backend: Backend = module.create_backend(settings)
     backend.package = module.__name__.rpartition(".")[0]
     backend.require_loaded_sign()
-    # Before the worker is made, which needs all handlers of the backend.
-    blueprint: flask.Blueprint = module.create_blueprint(backend)
+    return make_app(backend, module.create_blueprint(backend), settings)
+
+
+def make_app(backend: Backend, blueprint: flask.Blueprint, settings: Settings) -> flask.Flask:
+    """The WSGI app of a backend, all of whose views are in the blueprint. Otherwise as `create_app`."""
     worker = Worker(backend, settings)
     app = _WorkerApp(settings)
     app.extensions.update({EXTENSION: worker, PIPELINE: worker.pipeline})

@@ -29,11 +29,11 @@ your own.
 
 
 def config_file() -> Path:
-    """gunicorn.conf.py beside the package. Raises `ConfigError` if it is missing."""
-    path = Path(pyworker.__file__).resolve().parent.parent / "gunicorn.conf.py"
+    """gunicorn.conf.py: the checkout's, or the installed copy. Raises `ConfigError` if it is missing."""
+    path = Path(pyworker.__file__).parent / "resources" / "gunicorn.conf.py"
     if not path.is_file():
-        raise ConfigError(f"{path} is missing: run from a checkout of the project")
-    return path
+        raise ConfigError(f"{path} is missing: install the package again")
+    return path.resolve()
 
 
 def start_server(name: str) -> NoReturn:

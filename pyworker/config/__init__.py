@@ -250,6 +250,20 @@ def is_instance_start(worker: str, environ: Mapping[str, str] | None = None) -> 
     return env.get("BACKEND", "").strip() == worker and bool(env.get("CONTAINER_ID", "").strip())
 
 
+def raw_environment() -> Mapping[str, str]:
+    """The environment of this process, to be read leniently if it is what is wrong."""
+    return os.environ
+
+
+def set_instance_defaults() -> None:
+    """On an instance, DRAIN_TIMEOUT is 7 unless it is set: its supervisor sends SIGKILL 10 s after SIGTERM.
+
+    To be called before the settings are read, by a start that the launcher does not make.
+    """
+    if os.environ.get("CONTAINER_ID", "").strip():
+        os.environ.setdefault("DRAIN_TIMEOUT", "7")
+
+
 def wants_colour(stream: TextIO) -> bool:
     """Whether text for `stream` may be coloured: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR")

@@ -14,12 +14,15 @@ from pathlib import Path
 from pyworker.instance.children import Children
 from pyworker.instance.output import StartError
 
+_PACKAGE = Path(__file__).resolve().parent.parent
 #: The checkout.
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = _PACKAGE.parent
 PYTHON = ".venv/bin/python"
 REQUIREMENTS = Path("requirements.txt")
 #: Says for which Python and which requirements everything was installed.
 _STAMP = Path(".venv/.requirements-installed")
+#: False for a package that is installed in an environment of somebody else's.
+IS_CHECKOUT = (ROOT / REQUIREMENTS).is_file()
 #: Of a folder under workers/, or the dotted path of a package.
 WORKER_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _INSTALL = (PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "-r")
@@ -95,7 +98,8 @@ def output_of(*command: str, environ: Mapping[str, str] | None = None) -> str:
 
 def gunicorn(worker: str) -> tuple[str, ...]:
     """The module that serves this worker, and its options."""
-    return ("gunicorn", "-c", str(ROOT / "gunicorn.conf.py"), f'pyworker:create_app("{worker}")')
+    config = (_PACKAGE / "resources" / "gunicorn.conf.py").resolve()
+    return ("gunicorn", "-c", str(config), f'pyworker:create_app("{worker}")')
 
 
 def _fingerprint() -> str:

@@ -15,14 +15,22 @@ from pathlib import Path
 
 from pyworker.instance import ports
 from pyworker.instance.children import Children, exit_on_signals, shell_status
-from pyworker.instance.environment import PYTHON, WORKER_NAME, gunicorn, output_of, prepare
+from pyworker.instance.environment import (
+    IS_CHECKOUT,
+    PYTHON,
+    WORKER_NAME,
+    gunicorn,
+    output_of,
+    prepare,
+)
 from pyworker.instance.output import Output, StartError
 from pyworker.local import demo_engines
 
 _HOST = "127.0.0.1"
 _FOLDER = Path(".pyworker")
 _WORKER_LOG = _FOLDER / "worker.log"
-_USAGE = Path("pyworker/instance/usage.txt")
+_USAGE = Path(__file__).resolve().parent.parent / "instance" / "usage.txt"
+_PYTHON = PYTHON if IS_CHECKOUT else sys.executable
 _READY_SECONDS = 90.0
 _TICK = 0.2
 _MEND = "Mend what its log names, then start again."
@@ -105,11 +113,12 @@ class Demo:
             # The log and the measured speed of an earlier demo must not count for this one.
             shutil.rmtree(_FOLDER, ignore_errors=True)
             _FOLDER.mkdir(exist_ok=True)
-            prepare(self._children)
+            if IS_CHECKOUT:
+                prepare(self._children)
         except OSError as error:
             raise StartError(f"the demo cannot be prepared: {error}") from error
         if demo_engines.wants_llama(self._worker):
-            has_llama = output_of(PYTHON, "-c", demo_engines.LLAMA_CHECK) == "True"
+            has_llama = output_of(_PYTHON, "-c", demo_engines.LLAMA_CHECK) == "True"
             self._engine = demo_engines.engine_of(self._worker, has_llama=has_llama)
         self._children.environ = {**self._children.environ, **self._engine.variables}
 
@@ -134,7 +143,7 @@ class Demo:
     def _spawn(self, name: str, log: str, *module: str) -> None:
         self._logs[name] = _FOLDER / log
         with self._logs[name].open("ab") as file:
-            self._children.start(name, PYTHON, "-m", *module, stdout=file, stderr=file)
+            self._children.start(name, _PYTHON, "-m", *module, stdout=file, stderr=file)
 
     def _await(self, text: str, condition: Callable[[], object]) -> None:
         """Until it holds; raises `StartError` if a server ends or the time is up."""
@@ -187,7 +196,7 @@ class Demo:
 
     def _client(self) -> Sequence[str]:
         """The example client's module and options; empty if the worker has none."""
-        module = output_of(PYTHON, "-c", _FIND_CLIENT, self._worker, environ=self._children.environ)
+        module = output_of(_PYTHON, "-c", _FIND_CLIENT, self._worker, environ=self._children.environ)
         if self._autoscaler_port == _PORTS["DEMO_AUTOSCALER_PORT"]:
             options = ("-l",)
         else:
@@ -211,7 +220,7 @@ class Demo:
 
     def _ask(self, client: Sequence[str]) -> None:
         """One request of the example client, shown as a command one could type."""
-        command = (PYTHON, "-m", *client)
+        command = (_PYTHON, "-m", *client)
         self._output.say(f"$ {' '.join(command)}")
         log = _FOLDER / "client.log"
         # Warnings of the client are for its log.
@@ -226,8 +235,8 @@ class Demo:
         if client:
             module, *options = client
             how = " ".join(options)
-            self._output.say(f'  {PYTHON} -m {module} {how} --stream --prompt "What is a tide?"')
-            self._output.say(f"  {PYTHON} -m pyworker.loadtest -w {self._worker} {how} -n 100 -rps 10")
+            self._output.say(f'  {_PYTHON} -m {module} {how} --stream --prompt "What is a tide?"')
+            self._output.say(f"  {_PYTHON} -m pyworker.loadtest -w {self._worker} {how} -n 100 -rps 10")
         if self._engine.key:
             self._show_door()
         self._output.say(f"  curl http://{_HOST}:{self._worker_port}/ping")
@@ -254,7 +263,9 @@ def _get(port: str, path: str) -> bytes | None:
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    """The program behind `start_server.sh demo`; its exit status."""
+    """The program behind `start_server.sh demo`, or of an installed package; its exit status."""
+    if arguments[:1] == ["demo"]:  # the word for start_server.sh
+        arguments = arguments[1:]
     names = [argument for argument in arguments if not argument.startswith("-")] or ["hello_world"]
     options = {argument for argument in arguments if argument.startswith("-")}
     if options & {"-h", "--help"}:
@@ -274,4 +285,4 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2:], os.environ))  # behind the word demo
+    sys.exit(main(sys.argv[1:], os.environ))

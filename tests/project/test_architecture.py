@@ -48,7 +48,9 @@ BESIDE = {
     # The launcher alone, see below.
     "instance": {"errors", "config"},
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},
+    "new": {"errors", "registry", "resources"},
     "loadtest": {"errors", "data_types", "client", "registry"},
+    "sdk": {unit for layer in LAYERS for unit in layer} | {"server", "instance"},
     "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"resources", "tokenizer", "words"},
 }
 MOST_MODULES_BESIDE_THE_WINGS = 15
@@ -86,6 +88,7 @@ ALLOWED = {
         "proxy",
         "responses",
         "routes",
+        "sdk",
         "sessions",
         "status",
     },
@@ -102,6 +105,7 @@ ALLOWED = {
         "responses",
         "routes",
         "runtime",
+        "sdk",
         "sessions",
         "upstream",
     },
@@ -122,7 +126,8 @@ ALLOWED = {
     "hdrh": {"loadtest"},
     "prometheus_client": {"telemetry"},
     "rich": {"loadtest"},
-    "gunicorn": {"downstream"},
+    "aiohttp": {"sdk"},
+    "gunicorn": {"downstream", "sdk"},
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},
@@ -375,7 +380,9 @@ def run_python(
 
 def modules() -> list[Path]:
     """Every module of the package but its own `__init__`, which imports the app when it is called."""
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+    # gunicorn.conf.py is a link, so that it is part of an installed package.
+    files = (path for path in PACKAGE.rglob("*.py") if not path.is_symlink())
+    return sorted(path for path in files if path != PACKAGE / "__init__.py")
 
 
 def docstring_of(path: Path) -> str:

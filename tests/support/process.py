@@ -57,6 +57,15 @@ class WorkerProcess:
         self.port = 0
         #: What the command is started through, such as a program that sets limits.
         self.prefix: tuple[str, ...] = ()
+        #: What is run.
+        self.command: tuple[str, ...] = (
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            str(ROOT / "gunicorn.conf.py"),
+            app,
+        )
         self._app = app
         self._variables = variables
         self._process: subprocess.Popen[bytes] | None = None
@@ -108,18 +117,9 @@ class WorkerProcess:
     def launch(self) -> Self:
         """Start the process without waiting for it."""
         self.port = free_port()
-        command = [
-            *self.prefix,
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "-c",
-            str(ROOT / "gunicorn.conf.py"),
-            self._app,
-        ]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
+                [*self.prefix, *self.command],
                 env=environment(self.folder, self.port, self._variables),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
