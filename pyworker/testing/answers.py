@@ -48,7 +48,9 @@ def error(status: int = 500, message: str = "the model has failed") -> Answer:
     return whole({"error": message}, status)
 
 
-def stream(*pieces: Body | threading.Event, is_cut: bool = False, after: threading.Event | None = None) -> Answer:
+def stream(
+    *pieces: Body | threading.Event, is_cut: bool = False, after: threading.Event | None = None
+) -> Answer:
     """Server-sent events, one for each piece: a JSON value or a text. Bytes are sent as they are; an event
     (`threading.Event`) is waited for. is_cut: the connection breaks behind the last piece.
     """

@@ -21,7 +21,7 @@ _PIECE = 64 * 1024
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole reply. is_complete: False if it was cut; request_idx: of the request, 0 if it was not signed."""
+    """A whole reply. is_complete: False if it was cut; request_idx: 0 if the request was not signed."""
 
     status: int
     headers: Headers
@@ -124,7 +124,7 @@ class Within:
         self._app = app
 
     def hang_up(self, call: Call) -> contextlib.AbstractContextManager[None]:
-        raise RuntimeError("without sockets a client cannot hang up: use running(…, live=True)")
+        raise RuntimeError(f"{call.path}: without sockets a client cannot hang up: use running(…, live=True)")
 
     @contextmanager
     def open(self, call: Call) -> Generator[OpenReply]:

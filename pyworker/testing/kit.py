@@ -51,7 +51,12 @@ class Kit:
     """
 
     def __init__(
-        self, app: flask.Flask, model: ModelServer, autoscaler: Autoscaler, folder: Path, process: WorkerProcess | None
+        self,
+        app: flask.Flask,
+        model: ModelServer,
+        autoscaler: Autoscaler,
+        folder: Path,
+        process: WorkerProcess | None,
     ) -> None:
         self.app = app
         self.model = model
@@ -218,7 +223,9 @@ def running(
         app = _made(worker, Settings.from_env(environ))
         running_worker = worker_of(app)
         stack.callback(running_worker.close)
-        _prepare(folder, running_worker.backend, benchmark)
+        (folder / "model.log").touch()
+        if not benchmark:
+            (folder / ".has_benchmark").write_text(_THROUGHPUT, "utf-8")
         process = None
         if not live:
             running_worker.start()
@@ -230,6 +237,11 @@ def running(
             if problem := process.start(timeout):
                 raise _not_ready(problem, process)
         kit = Kit(app, model, autoscaler, folder, process)
+        loaded = [
+            phrase for action, phrase in running_worker.backend.log_actions if action is LogAction.ModelLoaded
+        ]
+        for phrase in loaded[:1]:
+            kit.say(phrase)
         _await_ready(kit, process, timeout)
         yield kit
 
@@ -243,13 +255,6 @@ def _made(worker: WorkerSource, settings: Settings) -> flask.Flask:
     backend.package = worker.__name__.rpartition(".")[0]
     backend.require_loaded_sign()
     return make_app(backend, worker.create_blueprint(backend), settings)
-
-
-def _prepare(folder: Path, backend: Backend, benchmark: bool) -> None:
-    phrases = [phrase for action, phrase in backend.log_actions if action is LogAction.ModelLoaded]
-    (folder / "model.log").write_text(f"{phrases[0]}\n" if phrases else "", "utf-8")
-    if not benchmark:
-        (folder / ".has_benchmark").write_text(_THROUGHPUT, "utf-8")
 
 
 def _await_ready(kit: Kit, process: WorkerProcess | None, timeout: float) -> None:

@@ -200,7 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in answer.headers.items():
             self.send_header(name, value)
         is_chunked = answer.length is None
-        self.send_header(*(("Transfer-Encoding", "chunked") if is_chunked else ("Content-Length", str(answer.length))))
+        self.send_header(
+            *(("Transfer-Encoding", "chunked") if is_chunked else ("Content-Length", str(answer.length)))
+        )
         self.end_headers()
         if self.command == "HEAD":
             return

@@ -61,9 +61,17 @@ class WorkerProcess:
         return "it has ended by itself"
 
     def _launch(self) -> None:
-        own = {name: text for name, text in raw_environment().items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
+        own = {
+            name: text
+            for name, text in raw_environment().items()
+            if name in ("PATH", "HOME", "LANG", "TMPDIR")
+        }
         path = os.pathsep.join(str(Path(folder or ".").resolve()) for folder in sys.path)
-        port = {"WORKER_PORT": str(self.port), "WORKER_HTTP_PORT": str(free_port()), "PYWORKER_PUBLIC_URL": self.url}
+        port = {
+            "WORKER_PORT": str(self.port),
+            "WORKER_HTTP_PORT": str(free_port()),
+            "PYWORKER_PUBLIC_URL": self.url,
+        }
         command = ["-m", "gunicorn", "-c", str(config_file()), f"pyworker:create_app({self._name!r})"]
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
