@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from pyworker.config import ReadinessSource, Settings
 from pyworker.contract.backends import check_loaded_sign, check_model_server
-from pyworker.contract.handlers import check_handler
+from pyworker.contract.handlers import check_benchmark, check_handler
 from pyworker.contract.places import caller, place_of
 from pyworker.data_types import ApiPayload, EndpointHandler, LogAction, Priority
 from pyworker.errors import ConfigError
@@ -75,7 +75,7 @@ class Backend:
             raise ConfigError(
                 f"{self.place}: Backend needs a benchmark_handler: the route whose speed the worker reports"
             )
-        check_handler(benchmark_handler)
+        check_benchmark(benchmark_handler)
         self.settings = settings if settings is not None else Settings.from_env()
         self.allow_parallel_requests = allow_parallel_requests
         self.benchmark_handler = benchmark_handler

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import http.client
-import re
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from pyworker.errors import BadHandler, ModelBroken, ModelTimeout, ModelUnreacha
 from pyworker.runtime.limits import READ_SIZE
 from pyworker.upstream.error_objects import error_in as error_in
 from pyworker.upstream.faults import describe_break
+from pyworker.upstream.header_fields import end_to_end_headers as end_to_end_headers
 from pyworker.upstream.lazy_response import LazyResponse
 from pyworker.upstream.response_head import Fields
 from pyworker.wsgi_extensions import ClosingBody, PollableBody
@@ -41,50 +41,6 @@ if TYPE_CHECKING:
 
 #: `pass_through` reads bodies of up to this many bytes before the client's response starts.
 WHOLE_BELOW = 256 * 1024
-
-#: RFC 9110 section 7.6.1, and what older servers still send.
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-# The worker's own server writes these.
-_WRITTEN_BY_SERVER = frozenset({"server", "date", "content-length"})
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_LINE_ENDS = re.compile(r"[\r\n]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def end_to_end_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers to pass on: without those of a single connection, and without malformed ones."""
-    unfolded = [(name, _unfolded(value)) for name, value in headers]
-    named = {
-        token.strip().lower()
-        for name, value in unfolded
-        if name.lower() == "connection"
-        for token in value.split(",")
-    }
-    dropped = HOP_BY_HOP | _WRITTEN_BY_SERVER | named
-    return [
-        (name, value)
-        for name, value in unfolded
-        if name.lower() not in dropped and _NAME.fullmatch(name) and not _CONTROL.search(value)
-    ]
-
-
-def _unfolded(value: str) -> str:
-    """The value on one line."""
-    if "\r" not in value and "\n" not in value:
-        return value
-    return " ".join(line for part in _LINE_ENDS.split(value) if (line := part.strip()))
 
 
 @functools.lru_cache(maxsize=128)

@@ -15,7 +15,7 @@ from pyworker.contract.places import place_of
 from pyworker.data_types import METHODS, ApiPayload, EndpointHandler, Priority
 from pyworker.errors import ConfigError
 from pyworker.jobs import JobHandler
-from pyworker.responses import HOP_BY_HOP
+from pyworker.upstream.header_fields import HOP_BY_HOP
 
 #: Header fields that are written for the model server anew, or that are none of its business.
 _OWN_FIELDS = HOP_BY_HOP | {
@@ -49,6 +49,21 @@ def named(handler: EndpointHandler[Any]) -> str:
     """The handler's file, line and name."""
     shown: str | None = getattr(handler, "shown_as", None)  # of the short way, or a function
     return place_of(type(handler)) if shown is None else shown
+
+
+def variables_of(path: str) -> set[str]:
+    """The names of the variables of a path."""
+    return {variable.rpartition(":")[2] for variable in _VARIABLE.findall(path)}
+
+
+def check_benchmark(handler: EndpointHandler[Any]) -> None:
+    """As `check_handler`, for the handler whose throughput is measured."""
+    check_handler(handler)
+    if variables_of(handler.endpoint) and not isinstance(handler, JobHandler):
+        raise ConfigError(
+            f"{named(handler)} has variables in its path {handler.endpoint}, for which the benchmark has no "
+            "values: measure another route"
+        )
 
 
 def _problems(handler: EndpointHandler[Any]) -> Iterator[str]:

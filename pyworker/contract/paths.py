@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyworker.contract.handlers import named
+from pyworker.contract.handlers import named, variables_of
 from pyworker.contract.places import place_of
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ConfigError
@@ -21,6 +21,7 @@ class Registered:
 
     path: str
     methods: frozenset[str]
+    variables: frozenset[str]
     view: Callable[..., Any]
     handler: EndpointHandler[Any] | None
 
@@ -43,6 +44,11 @@ def check_paths(rules: Iterable[Registered]) -> None:
                 f'{rule.handler.method}: write methods=["{rule.handler.method}"], or another method in its '
                 "class"
             )
+        if rule.handler is not None and (missing := variables_of(rule.handler.endpoint) - rule.variables):
+            problems.append(
+                f"{rule.name} has the variable {', '.join(sorted(missing))} in its endpoint "
+                f"{rule.handler.endpoint}, but is registered at {rule.path}: give both the same variables"
+            )
         for method in sorted(own):
             first = taken.setdefault((rule.path, method), rule)
             if first is not rule:
@@ -62,4 +68,5 @@ def registered(
     """The rules of Flask's URL map. views: by endpoint; handlers: of those that are views of handlers."""
     for rule in rules:
         view = views[rule.endpoint]
-        yield Registered(rule.rule, frozenset(rule.methods or ()), view, handlers.get(view))
+        methods, names = frozenset[str](rule.methods or ()), frozenset[str](rule.arguments)
+        yield Registered(rule.rule, methods, names, view, handlers.get(view))

@@ -51,11 +51,12 @@ class _HandlerType(ABCMeta):
 
     def __call__(cls: type[_Made], *args: Any, **options: Any) -> _Made:
         made = type.__call__(cls, *args, **options)
+        defaults = {option.name: option.default for option in fields(made)}
         for option in fields(EndpointHandler):
-            of_class = getattr(cls, option.name)
-            # An inherited `__init__` knows nothing of it.
-            if option.name not in options and getattr(made, option.name) == option.default != of_class:
-                setattr(made, option.name, of_class)
+            name, of_class = option.name, getattr(cls, option.name)
+            # `__init__` knows nothing of an attribute that is no field.
+            if name not in options and getattr(made, name) == defaults[name] != of_class:
+                setattr(made, name, of_class)
         return made
 
 

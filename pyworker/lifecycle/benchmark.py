@@ -215,7 +215,12 @@ class Benchmark:
         """The work done, if the response tells. The response goes into `arrived` as it comes."""
         body, content_type = encode_payload(self._handler, payload)
         response = self._client.forward(
-            self._handler.endpoint, body, call, content_type=content_type, timeout=self._timeout
+            self._handler.endpoint,
+            body,
+            call,
+            method=self._handler.method,
+            content_type=content_type,
+            timeout=self._timeout,
         )
         sampler = Sampler(response.status_code, response.headers.get("Content-Type", ""))
         arrived.append(sampler)

@@ -52,7 +52,7 @@ def _shown(handler: EndpointHandler[Any], payload: ApiPayload) -> object:
     return {"fields": [list(field) for field in form.fields], "files": files}
 
 
-def _common(one: object, other: object) -> object:
+def _common(one: Any, other: Any) -> object:
     """What both have in common; where they differ, their kind."""
     if isinstance(one, dict) and isinstance(other, dict):
         first, second = cast("dict[str, object]", one), cast("dict[str, object]", other)
@@ -63,7 +63,8 @@ def _common(one: object, other: object) -> object:
         items, others = cast("list[object]", one), cast("list[object]", other)
         if len(items) == len(others):
             return [_common(*pair) for pair in zip(items, others, strict=True)]
-    return one if one == other else _kind(one)
+    value = cast("object", one)
+    return value if value == other else _kind(value)
 
 
 def _kind(value: object) -> str:

@@ -99,7 +99,7 @@ def seems_enveloped(body: bytes, payload_cls: type[ApiPayload]) -> bool:
         found = {"auth_data", "payload"} & parse_object(body).keys()
     except Unprocessable:
         return False
-    return len(found) == 2 or bool(found - vars(payload_cls).get("__dataclass_fields__", {}).keys())
+    return len(found) == 2 or bool(found - getattr(payload_cls, "__dataclass_fields__", {}).keys())
 
 
 def parse_plain(body: bytes, content_type: str, payload_cls: type[ApiPayload]) -> ApiPayload:

@@ -65,7 +65,7 @@ class Exchange:
         # Aborts the call if the model server has not ended it within MAX_LINGER.
         self._limit: threading.Timer | None = None
         self._is_closed = False
-        self._on_end: list[Callable[[], None]] = []
+        self._on_end: Callable[[], None] | None = None
         self._cancellation: Cancellation | None = None
         #: Of the client's response, once it was made.
         self.status = 0
@@ -136,7 +136,14 @@ class Exchange:
 
     def call_at_end(self, on_end: Callable[[], None]) -> None:
         """Call this once, too, after everything was released and the outcome is set."""
-        self._on_end.append(on_end)
+        earlier = self._on_end
+
+        def both() -> None:
+            if earlier is not None:
+                earlier()
+            on_end()
+
+        self._on_end = on_end if earlier is None else both
 
     def tell_if_cancelled(self, cancellation: Cancellation) -> None:
         """Have the model server told if the request is cancelled while it works on it."""
@@ -250,15 +257,15 @@ class Exchange:
         if self.tracker.outcome is None:
             self._end_early(Outcome.CANCELLED)
         self._unregister()
-        on_end, self._on_end = self._on_end, []
-        for call in on_end:
-            call()
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end()
 
     def _cancel(self, model_response: LazyResponse) -> None:
         """The client has gone before the end: read the response in vain until the model server ends it or the
         call is aborted, if others wait for that.
         """
-        if self._cancellation is not None:
+        if self._cancellation is not None and (self.aborted is None or not self.aborted.is_final):
             self._cancellation.start()
         if not self.slot.is_exclusive or not self.call.hang_up():
             return

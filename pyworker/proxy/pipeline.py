@@ -229,6 +229,8 @@ class Pipeline:
         # A large payload is in memory once at most while the model works.
         del payload
         trace = trace_of(environ)
+        if target is not None and target.left_out:
+            trace = [*trace, *target.headers(environ)]
         model_response = self._client.forward(
             path,
             body,
@@ -236,7 +238,7 @@ class Pipeline:
             method=handler.method,
             content_type=content_type,
             timeout=handler.timeout,
-            trace=trace if target is None else [*trace, *target.headers(environ)],
+            trace=trace,
             left_out=NOTHING_LEFT_OUT if target is None else target.left_out,
         )
         del body

@@ -45,11 +45,13 @@ class Target:
 
         Raises `NotFound` for a variable by which the request could leave the path of the route.
         """
+        query: str = environ.get("QUERY_STRING", "") if self._pass_query else ""
         first, *others = self._pieces
+        if not others and not query:
+            return first
         path = first
         for kind, name, literal in zip(others[::3], others[1::3], others[2::3], strict=True):
             path += _encoded(str(variables[name]), is_path=kind == "path:") + literal
-        query: str = environ.get("QUERY_STRING", "") if self._pass_query else ""
         if not query:
             return path
         if not _QUERY.fullmatch(query):

@@ -30,7 +30,7 @@ class Undeclared:
     """Of one payload class. Any thread may call `look`; a race costs one look more or less."""
 
     def __init__(self, payload_cls: type[ApiPayload], now: Callable[[], float] = time.monotonic) -> None:
-        fields: Mapping[str, Any] = vars(payload_cls).get("__dataclass_fields__", {})
+        fields: Mapping[str, Any] = getattr(payload_cls, "__dataclass_fields__", {})
         self._declared = frozenset(fields)
         self._class = payload_cls
         self._now = now

@@ -12,6 +12,7 @@ from pyworker.backend import Backend
 from pyworker.config import ReadinessSource, Settings
 from pyworker.data_types import EndpointHandler, LogAction
 from pyworker.errors import ConfigError
+from pyworker.lifecycle import probe
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.runtime.services import Loop
@@ -35,25 +36,29 @@ class SdkBackend(Backend):
     ) -> None:
         self._bridge: Bridge | None = None
         self._has_lifecycle = config.lifecycle is not None
-        url = settings.model_server_url or _model_url(config)
+        url = settings.model_server_url or _model_url(config) or ""
         if self._has_lifecycle or any(route.is_bridged for route in routes):
             # Not above: a program without coroutines needs no aiohttp.
             from pyworker.sdk.bridge import Bridge
 
-            self._bridge = Bridge(routes, url or "", settings, config.lifecycle)
-            url = url or self._bridge.url
+            self._bridge = Bridge(routes, url, settings, config.lifecycle)
+            if all(route.remote is not None for route in routes):
+                url = self._bridge.url  # there is no other model server, whatever the configuration says
         [benchmark] = [
             handler for route, handler in zip(routes, handlers, strict=True) if route.has_benchmark
         ]
         super().__init__(
-            url or "",
+            url,
             config.model_log_file,
             benchmark_handler=benchmark,
             log_actions=_log_actions(config.log_action_config),
             health_endpoint=config.model_healthcheck_url or None,
+            health_timeout=config.healthcheck_probe_timeout or probe.TIMEOUT,
             max_sessions=config.max_sessions or 0,
             settings=settings,
         )
+        if config.readiness is not None and settings.model_readiness is None:
+            self.readiness = ReadinessSource(config.readiness)
         if self._has_lifecycle:
             # Nothing else says that the model is loaded.
             self.model_log_file = None

@@ -103,6 +103,7 @@ class Bridge:
             app = web.Application(client_max_size=0)
             for route in self._routes:
                 app.router.add_post(route.path, calls.handler(route))
+            app.router.add_get("/healthcheck", calls.health)
             runner = web.AppRunner(
                 app, handler_cancellation=True, access_log=None, shutdown_timeout=_CLOSE_SECONDS
             )
@@ -184,6 +185,10 @@ class _Calls:
                 return self._failed(request, route, error, 500, f"{what} raised {type(error).__name__}")
 
         return view
+
+    async def health(self, _request: web.Request) -> web.Response:
+        """Of functions that have no model server."""
+        return web.json_response({"ok": self.opened.is_set()}, status=200 if self.opened.is_set() else 503)
 
     def _failed(
         self, request: web.Request, route: Route, error: Exception, status: int, reason: str

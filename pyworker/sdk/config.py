@@ -1,4 +1,4 @@
-"""The configuration of a `worker.py`. Names, order and defaults are those of the public SDK 1.9."""
+"""The configuration of a `worker.py`. Names, order and defaults are those of the public SDK."""
 
 from __future__ import annotations
 
@@ -72,12 +72,16 @@ class HandlerConfig:
 class WorkerConfig:
     """A worker. MODEL_SERVER_URL, MODEL_LOG, MODEL_HEALTH_ENDPOINT and MAX_SESSIONS win over it.
 
-    model_server_url, model_server_port: not needed if every route is a remote function.
+    model_server_url, model_server_port: not used if every route is a remote function.
     model_healthcheck_url: a path or URL with a 2xx response while the model is healthy.
     max_sessions: sessions that may be open at a time; None or 0: no limit.
     lifecycle: an asynchronous context manager; the worker is loaded once it is entered, whatever the log
         says, and it is left at the end.
     benchmark_data, benchmark_route: without effect, as in the public SDK.
+    readiness: what says that the model is loaded: "logs", "health" or "either"; None: all that there is.
+        MODEL_READINESS wins.
+    readiness_timeout: seconds from "loaded" until the model server has to serve; MODEL_READY_TIMEOUT wins.
+    healthcheck_probe_timeout: seconds that a probe of the health may take.
     """
 
     model_server_url: str | None = None
@@ -90,3 +94,7 @@ class WorkerConfig:
     log_action_config: LogActionConfig = field(default_factory=LogActionConfig)
     max_sessions: int | None = 10
     lifecycle: AbstractAsyncContextManager[Any] | None = None
+    # Of later releases, which programs look for in this class's signature.
+    readiness: str | None = None
+    readiness_timeout: float | None = None
+    healthcheck_probe_timeout: float | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pyworker import responses
+from pyworker.config import ReadinessSource
 from pyworker.data_types import EndpointHandler
 from pyworker.errors import ConfigError
 from pyworker.sdk.config import BenchmarkConfig, HandlerConfig, WorkerConfig
@@ -76,6 +77,13 @@ def _faults(config: WorkerConfig) -> Iterator[str]:
         yield f"two handlers have the route {path!r}"
     for handler in config.handlers:
         yield from _faults_of(handler)
+    sources = [source.value for source in ReadinessSource]
+    if config.readiness is not None and config.readiness not in sources:
+        yield f"WorkerConfig.readiness is {config.readiness!r}: write one of {', '.join(sources)}"
+    for name in ("readiness_timeout", "healthcheck_probe_timeout"):
+        seconds: object = getattr(config, name)
+        if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds < float("inf")):
+            yield f"WorkerConfig.{name} is {seconds!r}: write a number of seconds above 0"
     if config.lifecycle is not None and not hasattr(config.lifecycle, "__aenter__"):
         yield "WorkerConfig.lifecycle is no asynchronous context manager: it needs __aenter__ and __aexit__"
 

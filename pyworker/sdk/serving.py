@@ -90,8 +90,8 @@ def _warn_of_what_a_fork_loses() -> None:
     names = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
     if names:
         logger.warning(
-            "threads that were started before Worker.run() do not exist in the process that serves: %s; "
-            "start them in WorkerConfig.lifecycle or at the first request",
+            "threads that were started before Worker.run() go on in this process, and do not exist in "
+            "the one that serves: %s",
             ", ".join(names[:5]),
         )
     torch = sys.modules.get("torch")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from pyworker.config import Settings
+from pyworker.config import Settings, parsers, setting
 from pyworker.errors import ConfigError
 from pyworker.sdk.config import WorkerConfig
 from pyworker.sdk.routes import checked, unused
@@ -15,6 +17,13 @@ if TYPE_CHECKING:
     import flask
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _ReadyTimeout:
+    """Whether the environment has one."""
+
+    given: float | None = setting("MODEL_READY_TIMEOUT", None, parsers.seconds)
 
 
 class Worker:
@@ -57,6 +66,9 @@ class Worker:
         for line in unused(self.config):
             logger.warning("%s", line)
         settings = Settings.from_env() if settings is None else settings
+        limit = self.config.readiness_timeout
+        if limit is not None and settings.read(_ReadyTimeout).given is None:
+            settings = dataclasses.replace(settings, model_ready_timeout=limit)
         handlers = [route.handler() for route in self._routes]
         backend = SdkBackend(self.config, self._routes, handlers, settings)
         backend.require_loaded_sign()

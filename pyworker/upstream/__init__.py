@@ -7,6 +7,7 @@ origin           connects to the model server, over TLS for `https://`; redirect
 call             a call as any thread may abort it
 response_reader  one response on a connection: header blocks, then the body
 response_head    bytes of a header block → status, fields, framing
+header_fields    which header fields of a response are passed on
 response_body    the framings of a body: by its length, in chunks, until the connection ends
 incoming         a buffer of received bytes
 lazy_response    the response as handlers get it, its parts made on first use

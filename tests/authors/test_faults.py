@@ -193,7 +193,7 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         GOOD_SHORT,
         ', health="/health"',
         "",
-        "my_llm/server.py:N: nothing says that the model is loaded: give it a phrase of the model's log, such as",
+        "my_llm/server.py:N: nothing says that the model is loaded: give it a phrase of the model's log",
     ),
     "a handler that returns None": (
         GOOD,
@@ -269,6 +269,20 @@ FAULTS: dict[str, tuple[str, str, str, str]] = {
         'methods=["GET"]',
         "my_llm/server.py:N: class Handler is registered at /generate for GET, but it is for POST: write "
         'methods=["POST"], or another method in its class',
+    ),
+    "a variable that its route has not": (
+        GOOD,
+        "create_handler(Handler())",
+        'create_handler(type("Handler", (Handler,), {"endpoint": "/generate/<name>"})())',
+        "class Handler has the variable name in its endpoint /generate/<name>, but is registered at "
+        "/generate: give both the same variables",
+    ),
+    "a benchmark with a variable": (
+        GOOD_SHORT,
+        '"/generate"',
+        '"/generate/<name>"',
+        "my_llm/server.py:N: Post('/generate/<name>') has variables in its path /generate/<name>, for which "
+        "the benchmark has no values: measure another route",
     ),
     "no property": (
         GOOD,

@@ -181,6 +181,16 @@ def test_functions_are_called(pairs: dict[str, Pair]) -> None:
     )
 
 
+def test_a_client_that_hangs_up_releases_the_worker(pairs: dict[str, Pair]) -> None:
+    batch = pairs["batch"]
+    for stack in batch:
+        client, index = stack.begin("/reserve", {})
+        with client:
+            stack.wait_in_hand(1)
+        assert stack.outcome(index) == "Cancelled"
+    assert batch.same("/reserve", {"seconds": 0}).object() == {"result": {"released": {"seconds": 0}}}
+
+
 @pytest.mark.parametrize(("name", "path"), [("llm", "/v1/completions"), ("batch", "/remote/score")])
 def test_requests_at_fault_are_refused(pairs: dict[str, Pair], name: str, path: str) -> None:
     for stack in pairs[name]:
@@ -192,7 +202,7 @@ def test_requests_at_fault_are_refused(pairs: dict[str, Pair], name: str, path: 
 
 def test_the_same_work_is_reported(pairs: dict[str, Pair]) -> None:
     """After all others: what they have served, in sum; the LLM's 400 counts as work with one engine only."""
-    works = {"speech": 36.0, "image": 140.0, "batch": 2.0}
+    works = {"speech": 36.0, "image": 140.0, "batch": 102.0}
     for name, work in works.items():
         for stack in pairs[name]:
             assert stack.work_served(work) == work, (name, stack.reports)

@@ -67,8 +67,8 @@ def test_what_changes_with_each_request_does_not_count() -> None:
         {"max_tokens": 65},
         {"stream": True},
         {"prompt": "always the same"},
-        {"nodes": lambda: {**workflow(), "3": {}}},
-        {"nodes": lambda: {**workflow(), "2": [seed(), "other"]}},
+        {"nodes": lambda: workflow() | {"3": "one more"}},
+        {"nodes": lambda: workflow() | {"2": [seed(), "other"]}},
     ],
 )
 def test_another_request_is_another_benchmark(changed: Mapping[str, Any]) -> None:

@@ -273,6 +273,12 @@ def test_a_response_that_was_read_already_is_passed_on(plain: Stack, path: str, 
     assert answer.header("Content-Length") == "8"
 
 
+def test_a_response_of_which_nothing_is_left_is_no_empty_answer(plain: Stack) -> None:
+    plain.model.script("/read/in-pieces", whole(b'{"a": 1}', JSON))
+    assert plain.post("/read/in-pieces").status == 500
+    plain.worker.wait_for_log("was taken by iter_content or iter_lines, so it cannot be passed on")
+
+
 def _zipped(data: bytes) -> bytes:
     import gzip
 

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from pyworker.app import worker_of
-from pyworker.config import Settings
+from pyworker.config import ReadinessSource, Settings
 from pyworker.data_types import LogAction, Upload
 from pyworker.errors import ConfigError, JsonDataException
 from pyworker.sdk import BenchmarkConfig, HandlerConfig, LogActionConfig, Worker, WorkerConfig
@@ -195,6 +195,27 @@ def test_the_options_become_those_of_a_backend() -> None:
     assert handler.make_benchmark_payload().count_workload() == 100.0
 
 
+def test_readiness_as_later_releases_of_the_public_sdk_have_it() -> None:
+    config = one_handler()
+    config.log_action_config = LogActionConfig(["up"])
+    assert backend_of(config).readiness is ReadinessSource.HEALTH  # the log has no file
+    config.readiness, config.readiness_timeout, config.healthcheck_probe_timeout = "logs", 12.5, 30
+    backend = backend_of(config)
+    assert (backend.readiness, backend.health_timeout) == (ReadinessSource.LOGS, 30)
+    assert backend.settings.model_ready_timeout == 12.5
+    environ = {"UNSECURED": "true", "MODEL_READY_TIMEOUT": "7", "MODEL_READINESS": "health"}
+    app = Worker(config).create_app(Settings.from_env(environ))
+    backend = worker_of(app).backend
+    assert (backend.readiness, backend.settings.model_ready_timeout) == (ReadinessSource.HEALTH, 7)
+    config.readiness, config.readiness_timeout = "prompt", 0
+    with pytest.raises(ConfigError) as refused:
+        Worker(config)
+    assert refused.value.problems == (
+        "WorkerConfig.readiness is 'prompt': write one of logs, health, either",
+        "WorkerConfig.readiness_timeout is 0: write a number of seconds above 0",
+    )
+
+
 def test_a_payload_class_and_a_handler_class_of_the_public_sdk_are_used() -> None:
     handlers = [
         HandlerConfig("/a", handler_class=Handler),
@@ -251,6 +272,7 @@ def test_nobody_else_calls_the_bridge() -> None:
     [loop] = worker.backend.loops(worker.lifecycle)
     loop.start()
     try:
+        assert requests.get(f"{url}/healthcheck", timeout=DEADLINE).json() == {"ok": True}
         for headers in ({}, {"Authorization": "Bearer guessed"}):
             answer = requests.post(
                 f"{url}/f", json={"payload": {}, "model": {}}, headers=headers, timeout=DEADLINE

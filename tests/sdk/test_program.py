@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -177,7 +179,7 @@ ONE_ROUTE = (
             "os.environ['WORKER_PORT'] = 'none'\n"
             "threading.Thread(target=threading.Event().wait, name='prefetcher', daemon=True).start()\n"
             "Worker(config).run()",
-            "before Worker.run() do not exist in the process that serves: prefetcher; start them in",
+            "go on in this process, and do not exist in the one that serves: prefetcher",
         ),
     ],
     ids=["handlers", "cuda", "thread", "threads"],
@@ -219,8 +221,21 @@ def test_a_program_that_cannot_start_says_so_to_the_autoscaler(
     assert stack.worker.wait() not in (0, None)
 
 
+def test_a_worker_process_that_dies_is_followed_by_another(stack: ProgramStack) -> None:
+    first = stack.worker.worker_pid
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: stack.worker.children not in ([], [first]), "another process")
+    wait_until(stack.worker.answers_ping, "its answer")
+    stack.wait_for_next_report(lambda report: report["max_perf"] > 0, "a report of a ready worker")
+    answer, index = stack.call("/piecewise", {})
+    assert (answer.body, stack.outcome(index)) == (b'<{"ok": true}>', "Success")
+    assert not (stack.folder / "ended").exists()
+
+
 def test_sigterm_ends_the_program_once_and_with_status_0(stack: ProgramStack) -> None:
     """After all others."""
     stack.worker.terminate()
     assert stack.worker.wait() == 0
+    # As its supervisor on an instance expects.
+    assert "requests in hand have 7 s" in stack.worker.log
     assert (stack.folder / "ended").read_text("utf-8") == "once\n"

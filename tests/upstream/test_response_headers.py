@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from pyworker.errors import ModelBroken, ModelTimeout, ModelUnreachable
 from pyworker.responses import (
-    HOP_BY_HOP,
     WHOLE_BELOW,
     copy,
     end_to_end_headers,
@@ -25,6 +24,7 @@ from pyworker.responses import (
     read_whole,
     stream,
 )
+from pyworker.upstream.header_fields import HOP_BY_HOP
 
 Headers = Sequence[tuple[str, str]]
 

@@ -256,6 +256,12 @@ def read_and_stream(model_response: requests.Response) -> flask.Response:
     return responses.stream(model_response)
 
 
+def read_in_pieces(model_response: requests.Response) -> flask.Response:
+    """Nothing is left to pass on."""
+    assert list(model_response.iter_content(2))
+    return responses.pass_through(model_response)
+
+
 def describe(payload: Chat, job: Job) -> flask.Response:
     """Two calls, one response."""
     first = job.send("POST", "/first", json=payload.generate_payload_json()).json()
@@ -286,6 +292,7 @@ create_backend, _create_blueprint = worker(
     Post("/quick", Chat, timeout=0.5),
     Post("/read", Chat, respond=read_first),
     Post("/read/streamed", Chat, respond=read_and_stream),
+    Post("/read/in-pieces", Chat, respond=read_in_pieces),
     Post("/first-rank", Chat, parallel=False, timeout=30, priority=Priority.HIGH),
     Post("/last-rank", Chat, parallel=False, timeout=30, priority=Priority.LOW),
     Post("/described", Chat, perform=describe),
