@@ -15,11 +15,13 @@ import flask
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
+import pyworker
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
 from pyworker.errors import NotReady, RequestError, UpdateRefused
+from pyworker.openapi.views import add_docs
 from pyworker.proxy.direct import RAISED, DirectRoutes
 from pyworker.proxy.door import DIRECT, openai_error
 from pyworker.proxy.pipeline import PIPELINE
@@ -89,6 +91,7 @@ def make_app(backend: Backend, blueprint: flask.Blueprint, settings: Settings) -
     app.register_blueprint(sessions.blueprint())
     worker.metrics.read_gauges(lambda: readings_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
+    add_docs(app, worker, pyworker.__version__)
     handlers = {view: route.handler for view, route in backend.views.items()}
     check_paths(registered(app.url_map.iter_rules(), app.view_functions, handlers))
     app.direct = DirectRoutes(app, worker.pipeline, backend.views)

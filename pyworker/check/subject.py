@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import flask
 
 from pyworker.app import worker_of
-from pyworker.data_types import WITHOUT_BODY, ApiPayload, EndpointHandler
-from pyworker.errors import JsonDataException
+from pyworker.data_types import WITHOUT_BODY, EndpointHandler
 from pyworker.jobs import JobHandler
-from pyworker.registry import sent_fields
+from pyworker.openapi.document import operations_of
+from pyworker.openapi.examples import example_of
 
-#: Blueprints of every worker; the others are the author's.
-OWN_BLUEPRINTS = ("pyworker", "status", "sessions", "docs")
 _VARIABLE = re.compile(r"<(?:[^<>:]*:)?[^<>]*>")
-_IMPLIED = {"HEAD", "OPTIONS"}
 
 
 @dataclass(frozen=True)
@@ -58,21 +54,11 @@ class RouteUnderTest:
         return {**self.payload, "stream": True} if "stream" in declared else self.payload
 
 
-def author_rules(app: flask.Flask) -> Iterable[tuple[str, str, EndpointHandler[Any] | None]]:
-    """Path, method and handler of each rule that is the author's."""
-    views = worker_of(app).backend.views
-    for rule in app.url_map.iter_rules():
-        if rule.endpoint.partition(".")[0] in OWN_BLUEPRINTS:
-            continue
-        route = views.get(app.view_functions[rule.endpoint])
-        for method in sorted((rule.methods or set()) - _IMPLIED):
-            yield rule.rule, method, None if route is None else route.handler
-
-
 def routes_of(app: flask.Flask) -> Sequence[RouteUnderTest]:
     """Every route of the worker, that of the benchmark first."""
-    routes = [_route(path, method, handler) for path, method, handler in author_rules(app)]
-    measured = worker_of(app).backend.benchmark_handler.endpoint
+    backend = worker_of(app).backend
+    routes = [_route(one.rule, one.method, one.handler) for one in operations_of(app, backend)]
+    measured = backend.benchmark_handler.endpoint
     return sorted(routes, key=lambda route: (not route.has_body, route.path != measured, route.path))
 
 
@@ -81,28 +67,9 @@ def _route(rule: str, method: str, handler: EndpointHandler[Any] | None) -> Rout
     if handler is None or method in WITHOUT_BODY:
         return RouteUnderTest(method, path, handler)
     try:
-        payload = example(handler)
+        payload = example_of(handler)
     except NotImplementedError as error:
         return RouteUnderTest(method, path, handler, None, str(error))
     except Exception as error:  # noqa: BLE001  the author's code, which is what is looked at
         return RouteUnderTest(method, path, handler, None, f"{type(error).__name__}: {error}")
     return RouteUnderTest(method, path, handler, payload)
-
-
-def example(handler: EndpointHandler[Any]) -> Mapping[str, Any]:
-    """What a client would send, as plain JSON: what the benchmark sends, `for_test`, or nothing at all if
-    the payload class takes that. Raises whatever the author's code does.
-    """
-    makers = (handler.make_benchmark_payload, handler.payload_cls().for_test)
-    problem: Exception = NotImplementedError("no example")
-    for make in makers:
-        try:
-            payload: ApiPayload = make()
-            return cast("Mapping[str, Any]", json.loads(json.dumps(sent_fields(payload))))
-        except NotImplementedError as error:
-            problem = error
-    try:
-        handler.payload_cls().from_json_msg({})
-    except JsonDataException:
-        raise problem from None
-    return {}

@@ -151,6 +151,11 @@ class _Server(ThreadingHTTPServer):
         self.connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", 0), _Handler)
 
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection, on a thread that has a name."""
+        threading.current_thread().name = f"pyworker-testing-model-{self.server_port}"
+        super().process_request_thread(request, client_address)
+
     def end_connections(self) -> None:
         with self.lock:
             still_open = list(self.connections)
