@@ -192,7 +192,7 @@ class Behaviour:
             yield Finding(
                 check,
                 route.name,
-                f"{what}, and the handler raises an exception of its own; the log has its traceback",
+                f"{what}, and the handler raises an exception of its own (see the log)",
                 "look at model_response.status_code before its body, and do not hide errors of the connection",
             )
         if route.has_body:

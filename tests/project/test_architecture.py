@@ -23,7 +23,7 @@ IMPORT_DEADLINE = 60  # seconds; a cold import on a busy machine takes a few
 #: The wings and the modules beside them, lowest first. Each imports only from lower layers, and from its own
 #: wing.
 LAYERS = (
-    {"errors", "wsgi_extensions"},
+    {"errors", "wsgi_extensions", "resources"},
     {"runtime", "telemetry"},
     {"config", "validation"},
     {"data_types"},
@@ -34,13 +34,12 @@ LAYERS = (
     {"engines", "proxy"},
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
-    {"discovery", "status"},
+    {"discovery", "status", "openapi"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
 BESIDE = {
     "server": {"config", "errors"},
-    "resources": set[str](),
     "tokenizer": {"resources"},
     "words": {"resources"},
     # The registry for its program.
@@ -50,8 +49,10 @@ BESIDE = {
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},
     "new": {"errors", "registry", "resources"},
     "loadtest": {"errors", "data_types", "client", "registry"},
+    "testing": {unit for layer in LAYERS for unit in layer} | {"server", "local"},
+    "check": {unit for layer in LAYERS for unit in layer} | {"testing"},
     "sdk": {unit for layer in LAYERS for unit in layer} | {"server", "instance"},
-    "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"resources", "tokenizer", "words"},
+    "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"tokenizer", "words"},
 }
 MOST_MODULES_BESIDE_THE_WINGS = 15
 MOST_LINES = 300
@@ -85,14 +86,17 @@ ALLOWED = {
         "discovery",
         "jobs",
         "local",
+        "openapi",
         "proxy",
         "responses",
         "routes",
         "sdk",
         "sessions",
         "status",
+        "testing",
+        "check",
     },
-    "werkzeug": {"app", "local", "proxy", "responses"},
+    "werkzeug": {"app", "local", "proxy", "responses", "testing"},
     "requests": {
         "client",
         "discovery",
@@ -112,7 +116,7 @@ ALLOWED = {
     "urllib3": {"client", "reporting", "responses", "runtime", "upstream"},
     "Crypto": {"proxy", "local"},
     "cryptography": {"doctor", "local", "downstream"},
-    "pydantic": {"contract", "data_types", "loadtest", "local", "proxy", "sessions", "validation"},
+    "pydantic": {"contract", "data_types", "loadtest", "local", "openapi", "proxy", "sessions", "validation"},
     "pydantic_core": {
         "contract",
         "data_types",
@@ -131,6 +135,8 @@ ALLOWED = {
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},
+    # Fixtures, for those who have it.
+    "pytest": {"testing"},
     "nltk": {"words"},
     # Not in requirements.txt: the model server that they make is looked for, and another takes its place.
     "xllamacpp": {"local"},
@@ -228,7 +234,7 @@ def test_imports_are_absolute() -> None:
 
 
 def test_nothing_imports_the_local_stand_ins() -> None:
-    stand_ins = {"local", "loadtest", "doctor"}
+    stand_ins = {"local", "loadtest", "doctor", "testing", "check"}
     for path in [*modules(), *WORKERS.rglob("*.py")]:
         if PACKAGE not in path.parents or unit(path) not in stand_ins:
             for imported in own_imports(path):
