@@ -21,13 +21,15 @@ from pyworker.config import Settings
 from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
 from pyworker.errors import NotReady, RequestError, UpdateRefused
+from pyworker.lifecycle.probe import ProbeFailed
 from pyworker.openapi.views import add_docs
 from pyworker.proxy.direct import RAISED, DirectRoutes
 from pyworker.proxy.door import DIRECT, openai_error
 from pyworker.proxy.pipeline import PIPELINE
 from pyworker.registry import load_worker
 from pyworker.sessions.views import SessionViews
-from pyworker.status.report import NOT_STARTED, readings_of
+from pyworker.status.gauges import gauges_of
+from pyworker.status.report import NOT_STARTED
 from pyworker.status.views import StatusViews, require_token
 from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
 from pyworker.upstream.faults import error_of
@@ -89,7 +91,7 @@ def make_app(backend: Backend, blueprint: flask.Blueprint, settings: Settings) -
     app.register_blueprint(_standard_routes(worker))
     sessions = SessionViews(worker.pipeline, worker.sessions)
     app.register_blueprint(sessions.blueprint())
-    worker.metrics.read_gauges(lambda: readings_of(worker))
+    worker.metrics.read_gauges(lambda: gauges_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
     add_docs(app, worker, pyworker.__version__)
     handlers = {view: route.handler for view, route in backend.views.items()}
@@ -192,7 +194,10 @@ def _standard_routes(worker: Worker) -> flask.Blueprint:
 
     @blueprint.get("/healthcheck")
     def healthcheck() -> flask.Response:  # pyright: ignore[reportUnusedFunction]
-        health = worker.model.shared_health.get()
+        try:
+            health = worker.model.shared_health.get()
+        except ProbeFailed as error:
+            raise NotReady(f"the health probe failed: {error}") from error
         if health.body is None:
             # The status is what matters; half a body would look like a whole one.
             note = {"note": "the body of the model server's response is too long or incomplete"}

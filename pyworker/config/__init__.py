@@ -119,6 +119,9 @@ class Settings:
     _environ: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
     workers: int = setting("WEB_CONCURRENCY", 1, _one_process)
     drain_timeout: float = setting("DRAIN_TIMEOUT", 25.0, parsers.seconds)
+    dollars_per_hour: float = setting("DOLLARS_PER_HOUR", 0.0, parsers.dollars)
+    model_metrics_endpoint: str = setting("MODEL_METRICS_ENDPOINT", "/metrics", parsers.path_or_base_url)
+    otlp_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, parsers.base_url)
     log_level: str = setting("LOG_LEVEL", "INFO", _log_level)
 
     @classmethod

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 # Four months; every clock of the system can represent that.
 _MAX_SECONDS = 10_000_000
+_MAX_DOLLARS = 1_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -86,6 +87,16 @@ def seconds(text: str) -> float:
         number = math.nan
     if not 0 < number <= _MAX_SECONDS:
         raise ValueError(f"expected a number of seconds above 0 and up to {_MAX_SECONDS}")
+    return number
+
+
+def dollars(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= _MAX_DOLLARS:
+        raise ValueError(f"expected a number of dollars between 0 and {_MAX_DOLLARS}")
     return number
 
 

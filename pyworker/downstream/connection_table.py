@@ -100,8 +100,11 @@ class ConnectionTable:
             for client in closing:
                 client.close()
 
+    def stages(self) -> Counter[Stage]:
+        """How many connections are in each. On any thread."""
+        return Counter(client.stage for client in list(self.clients.values()))
+
     def __repr__(self) -> str:
-        clients = list(self.clients.values())
-        stages = Counter(client.stage for client in clients)
+        stages = self.stages()
         counts = ", ".join(f"{stages[stage]} {stage.value}" for stage in Stage if stages[stage])
-        return f"[{len(clients)} connected{f': {counts}' if counts else ''}]"
+        return f"[{sum(stages.values())} connected{f': {counts}' if counts else ''}]"

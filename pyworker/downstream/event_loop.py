@@ -33,8 +33,8 @@ _IS_GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 
 
 class EventLoop:
-    """The connections of one process. Only `give_back`, `release` and `repr` may be called from other
-    threads.
+    """The connections of one process. Only `give_back`, `release`, `connections` and `repr` may be called
+    from other threads.
     """
 
     def __init__(
@@ -75,6 +75,11 @@ class EventLoop:
     def is_drained(self) -> bool:
         """Whether no connection is left that a drain waits for."""
         return all(client.listener.outlives_drain for client in self._clients.values())
+
+    def connections(self) -> dict[str, int]:
+        """How many there are in each stage. On any thread."""
+        stages = self._table.stages()
+        return {stage.name.lower(): stages[stage] for stage in Stage if stage is not Stage.CLOSED}
 
     # -- the loop ----------------------------------------------------------------------------------------
 

@@ -126,6 +126,7 @@ class HardenedThreadWorker(ThreadWorker):
             max_body=worker.settings.max_body_bytes,
             keepalive=self.cfg.keepalive,
         )
+        worker.connections = self._event_loop.connections
         # These objects live until the end. Searching them for garbage would stop every request for 25 ms
         # each time.
         gc.collect()

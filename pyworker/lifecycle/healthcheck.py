@@ -1,4 +1,6 @@
-"""`/healthcheck`: the model server's own health for any number of clients, with one probe at a time."""
+"""What the model server says of itself, for any number of clients, with one probe at a time: `/healthcheck`
+and `/metrics/model`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class SharedHealth:
         self._probe = probe
         # Guards everything below; notified at each response and when closed.
         self._changed = threading.Condition()
-        self._response: HealthResponse | str = ""
+        self._response: HealthResponse | ProbeFailed = ProbeFailed("")
         self._responded_at: float | None = None
         self._responses = 0
         self._is_asking = False
@@ -35,7 +37,9 @@ class SharedHealth:
         self._is_closed = False
 
     def get(self) -> HealthResponse:
-        """A response that is at most a second old; raises `NotReady` if there is none."""
+        """A response that is at most a second old. Raises `ProbeFailed` if there is none, and `NotReady` if
+        too many wait already, or the worker shuts down.
+        """
         with self._changed:
             if self._is_closed:
                 raise NotReady(_SHUTTING_DOWN)
@@ -49,7 +53,7 @@ class SharedHealth:
                 self._waiting += 1
             else:
                 raise NotReady(
-                    "a health probe is under way, and too many clients wait for it already",
+                    "a probe is under way, and too many clients wait for it already",
                     retry_after=MAX_AGE,
                 )
         with waiting:
@@ -62,12 +66,12 @@ class SharedHealth:
             self._changed.notify_all()
         self._probe.close()
 
-    def _ask(self) -> HealthResponse | str:
-        response: HealthResponse | str = "the health probe failed"
+    def _ask(self) -> HealthResponse | ProbeFailed:
+        response: HealthResponse | ProbeFailed = ProbeFailed("the probe failed")
         try:
             response = self._probe.fetch()
         except ProbeFailed as error:
-            response = f"the health probe failed: {error}"
+            response = error
         finally:
             with self._changed:
                 self._response, self._responded_at = response, time.monotonic()
@@ -75,22 +79,27 @@ class SharedHealth:
                 self._is_asking = False
                 is_closed = self._is_closed
                 self._changed.notify_all()
-        return _SHUTTING_DOWN if is_closed and isinstance(response, str) else response
+        if is_closed and isinstance(response, ProbeFailed):
+            raise NotReady(_SHUTTING_DOWN)
+        return response
 
-    def _wait(self, seen: int) -> HealthResponse | str:
+    def _wait(self, seen: int) -> HealthResponse | ProbeFailed:
         with self._changed:
             try:
                 # No timeout: the probe has its deadline.
                 self._changed.wait_for(lambda: self._is_closed or self._responses != seen)
             finally:
                 self._waiting -= 1
-            return _SHUTTING_DOWN if self._is_closed else self._response
+            if self._is_closed:
+                raise NotReady(_SHUTTING_DOWN)
+            return self._response
 
     def __repr__(self) -> str:
         return f"<SharedHealth {self._probe!r} [{self._waiting} waiting]>"
 
 
-def _unless_failed(response: HealthResponse | str) -> HealthResponse:
-    if isinstance(response, str):
-        raise NotReady(response)
+def _unless_failed(response: HealthResponse | ProbeFailed) -> HealthResponse:
+    if isinstance(response, ProbeFailed):
+        # One of its own for each client: raising changes it.
+        raise ProbeFailed(str(response), is_late=response.is_late)
     return response

@@ -34,14 +34,18 @@ _RELAYED = ("Content-Type", "Content-Encoding", "Retry-After")
 
 
 class ProbeFailed(PyworkerError):
-    """There was no response; the message says so and names the URL."""
+    """There was no response; the message says so and names the URL. is_late: within the deadline."""
+
+    def __init__(self, message: str, *, is_late: bool = False) -> None:
+        super().__init__(message)
+        self.is_late = is_late
 
 
 @dataclass(frozen=True)
 class HealthResponse:
     """What the model server responded.
 
-    body: None if it was incomplete at the deadline, broke off, or is longer than `MAX_BODY`.
+    body: None if it was incomplete at the deadline, broke off, or is longer than the probe allows.
     """
 
     status: int
@@ -53,15 +57,22 @@ class HealthProbe:
     """Asks one URL. Thread-safe: each call uses its own connection, and `close` aborts them all."""
 
     def __init__(
-        self, url: str, api_key: str = "", *, ca_file: Path | None = None, timeout: float = TIMEOUT
+        self,
+        url: str,
+        api_key: str = "",
+        *,
+        ca_file: Path | None = None,
+        timeout: float = TIMEOUT,
+        max_body: int = MAX_BODY,
     ) -> None:
-        """ca_file: as for `Origin`, whose `ConfigError` goes on."""
+        """ca_file: as for `Origin`, whose `ConfigError` goes on. max_body: bytes that `fetch` takes."""
         self._origin = Origin(url, ca_file)
         parts = urlsplit(url)
         #: The URL without what may be a secret: user, password and query.
         self.name = f"{parts.scheme}://{self._origin.host}{parts.path}"
         self._request = _request(parts, self._origin.host, api_key)
         self._timeout = timeout
+        self._max_body = max_body
         # Guards _calls and _is_closed.
         self._lock = threading.Lock()
         self._calls: set[ModelCall] = set()
@@ -85,7 +96,7 @@ class HealthProbe:
                 responses.append(_next_response(reader))
             final = responses[-1]
             headers = [(name, value) for name, value in final.getheaders() if name.title() in _RELAYED]
-            return HealthResponse(final.status, headers, _whole_body(final))
+            return HealthResponse(final.status, headers, _whole_body(final, self._max_body))
 
     def close(self) -> None:
         """Abort every probe under way, and refuse others from now on."""
@@ -107,9 +118,9 @@ class HealthProbe:
             with self._origin.connect(call.attach, self._timeout) as connection:
                 connection.settimeout(_left(deadline))
                 connection.sendall(self._request)
-                yield _TimedReader(connection, deadline)
+                yield _TimedReader(connection, deadline, _MAX_HEAD + self._max_body)
         except TimeoutError as error:
-            raise ProbeFailed(f"{self.name} did not answer in {self._timeout:g} s") from error
+            raise ProbeFailed(f"{self.name} did not answer in {self._timeout:g} s", is_late=True) from error
         except (Aborted, OSError, http.client.HTTPException, ValueError) as error:
             raise ProbeFailed(f"{self.name} cannot be reached") from error
         finally:
@@ -126,10 +137,10 @@ class _TimedReader(io.RawIOBase):
     `http.client.HTTPResponse` gets it in place of the socket, of which it only calls `makefile`.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float) -> None:
+    def __init__(self, connection: socket.socket, deadline: float, limit: int) -> None:
         self._connection = connection
         self._deadline = deadline
-        self._allowed = _MAX_HEAD + MAX_BODY
+        self._allowed = limit
         self.buffer: BinaryIO = io.BufferedReader(self)
 
     def readable(self) -> bool:
@@ -192,11 +203,11 @@ def _next_response(reader: _TimedReader) -> http.client.HTTPResponse:
     return response
 
 
-def _whole_body(response: http.client.HTTPResponse) -> bytes | None:
+def _whole_body(response: http.client.HTTPResponse, limit: int) -> bytes | None:
     try:
-        body = response.read(MAX_BODY + 1)
+        body = response.read(limit + 1)
         # `length` is what Content-Length promised and has not arrived.
-        is_whole = len(body) <= MAX_BODY and not response.length
+        is_whole = len(body) <= limit and not response.length
     except (OSError, http.client.HTTPException, ValueError):
         return None
     return body if is_whole else None

@@ -15,6 +15,7 @@ objective       limits that a good request meets
 measurement     what is counted while the test runs
 histogram       times in bounded memory
 live            the progress on a terminal, or in plain lines
+cost            what the requests cost, and the time without any
 result          the figures of a finished test, as JSON
 report          the result as text
 compare         two results, and whether a change is more than noise

@@ -54,6 +54,7 @@ class Plan:
     json_file: Path | None
     html_file: Path | None
     compare_file: Path | None
+    dollars_per_hour: float | None
 
     @property
     def wanted(self) -> str:
@@ -170,6 +171,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="failures, or misses of the objective, that are still fine, such as 0.01 or 1%% (default: 0)",
     )
+    group.add_argument(
+        "--dollars-per-hour",
+        type=positive,
+        metavar="PRICE",
+        help="of all machines under test together: also report what a million tokens cost",
+    )
     group.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     group.add_argument("--html", type=Path, metavar="FILE", help="write a report with plots, in one file")
     group.add_argument(
@@ -210,6 +217,7 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
         json_file=options.json,
         html_file=options.html,
         compare_file=options.compare,
+        dollars_per_hour=options.dollars_per_hour,
     )
 
 

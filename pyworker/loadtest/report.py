@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pyworker.loadtest.cost import Cost, dollars
 from pyworker.loadtest.record import KINDS
 from pyworker.loadtest.result import Result
 
@@ -90,7 +91,21 @@ def facts(result: Result) -> list[tuple[str, str]]:
     rows.append(("workload", f"{result.workload_rate:.1f} per second"))
     if result.tokens:
         rows.append(("tokens", f"{result.token_rate:.1f} per second, {result.tokens} in all"))
+    if result.idle_share is not None:
+        rows.append(("idle", f"{percent(result.idle_share)} of the time no request was open"))
+    if result.cost is not None:
+        rows.append(("cost", cost_line(result.cost)))
     return rows
+
+
+def cost_line(cost: Cost) -> str:
+    """By the tokens if they are known, else by the workload."""
+    each = ""
+    if cost.per_million_tokens is not None:
+        each = f", {dollars(cost.per_million_tokens)} for each million tokens"
+    elif cost.per_unit_of_workload is not None:
+        each = f", {dollars(cost.per_unit_of_workload)} for each unit of workload"
+    return f"{dollars(cost.total)} at {dollars(cost.per_hour)} an hour{each}"
 
 
 def time_rows(result: Result) -> list[list[str]]:

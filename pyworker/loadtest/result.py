@@ -11,6 +11,7 @@ from pathlib import Path
 import pydantic
 
 from pyworker.errors import ConfigError
+from pyworker.loadtest.cost import Cost, cost_of, idle_share
 from pyworker.loadtest.histogram import Histogram
 from pyworker.loadtest.measurement import METRICS, NO_WORKER, Measurement, Samples
 from pyworker.loadtest.options import Plan
@@ -102,6 +103,11 @@ class Result:
     steps: Sequence[Step]
     format: str = FORMAT
     version: int = VERSION
+    # Not in the files of before.
+    idle_share: float | None = None
+    """The part of the time in which no request was open."""
+    cost: Cost | None = None
+    """If --dollars-per-hour was given."""
 
     @property
     def error_share(self) -> float:
@@ -160,7 +166,17 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
             ],
             step=step,
             steps=steps,
+            idle_share=idle_share(
+                zip(measurement.samples.due, measurement.samples.ended, strict=True), seconds
+            ),
+            cost=_cost(plan.dollars_per_hour, measurement, seconds),
         )
+
+
+def _cost(per_hour: float | None, measurement: Measurement, seconds: float) -> Cost | None:
+    if per_hour is None:
+        return None
+    return cost_of(per_hour, seconds, measurement.tokens, measurement.workload)
 
 
 def _spread(histogram: Histogram) -> Spread:

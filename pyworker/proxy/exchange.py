@@ -134,6 +134,11 @@ class Exchange:
         self._model_response = model_response
         self._verdict = verdict
 
+    @property
+    def events(self) -> int:
+        """Server-sent events of the model server's response, if they were counted; else 0."""
+        return 0 if self._verdict is None else self._verdict.events
+
     def call_at_end(self, on_end: Callable[[], None]) -> None:
         """Call this once, too, after everything was released and the outcome is set."""
         earlier = self._on_end

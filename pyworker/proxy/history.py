@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
 from pyworker.reporting.tracker import RequestTracker
+from pyworker.runtime.sample import Work
 from pyworker.telemetry.record import REFUSED, RequestRecord
 from pyworker.telemetry.recorder import Recorder
 from pyworker.telemetry.stopwatch import REQUEST_ID, STOPWATCH, Stopwatch
+from pyworker.telemetry.trace import TRACE, TraceContext, is_traceparent, trace_context
 from pyworker.upstream.adapter import Trace
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-# https://www.w3.org/TR/trace-context/#traceparent-header
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_NO_TOKENS = Work(0.0)
 
 
 class History:
@@ -25,6 +25,10 @@ class History:
     def __init__(self, route: str, environ: WSGIEnvironment, recorder: Recorder) -> None:
         self.stopwatch = environ[STOPWATCH] = Stopwatch()
         self.request_id: str = environ.get(REQUEST_ID, "")
+        self._trace: TraceContext | None = None
+        if recorder.traces:
+            self._trace = trace_context(environ["REQUEST_METHOD"], environ.get("HTTP_TRACEPARENT"))
+            environ[TRACE] = self._trace
         self._route = route
         self._recorder = recorder
 
@@ -46,16 +50,19 @@ class History:
                 total=total,
                 workload=0.0,
                 work=None,
+                trace=self._trace,
             )
         )
 
-    def end(self, tracker: RequestTracker, status: int, reason: str) -> None:
+    def end(self, tracker: RequestTracker, status: int, reason: str, events: int = 0) -> None:
         """It has an outcome, and everything that it held is released."""
         now = time.monotonic()
         watch = self.stopwatch
         admitted = watch.began if watch.admitted is None else watch.admitted
         started = now if watch.started is None else watch.started
         assert tracker.outcome is not None
+        work = tracker.work
+        told = work if isinstance(work, Work) else _NO_TOKENS
         self._recorder.ended(
             RequestRecord(
                 request_id=self.request_id,
@@ -70,7 +77,11 @@ class History:
                 first_byte=None if watch.first_byte is None else watch.first_byte - started,
                 total=now - watch.began,
                 workload=tracker.workload,
-                work=tracker.work,
+                work=work,
+                prompt_tokens=told.prompt_tokens,
+                generation_tokens=told.generation_tokens,
+                events=events,
+                trace=self._trace,
             )
         )
 
@@ -79,7 +90,8 @@ def trace_of(environ: WSGIEnvironment) -> Trace:
     """The header fields by which the model server's log and traces can be matched with ours."""
     request_id: str | None = environ.get(REQUEST_ID)
     trace = [("X-Request-Id", request_id)] if request_id else []
-    parent: str | None = environ.get("HTTP_TRACEPARENT")
-    if parent is not None and _TRACEPARENT.fullmatch(parent):
+    context: TraceContext | None = environ.get(TRACE)
+    parent: str | None = environ.get("HTTP_TRACEPARENT") if context is None else context.traceparent
+    if parent is not None and is_traceparent(parent):
         trace.append(("traceparent", parent))
     return trace

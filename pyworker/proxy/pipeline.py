@@ -187,7 +187,7 @@ class Pipeline:
 
     def _ended(self, exchange: Exchange, history: History) -> None:
         self._streak.ended(exchange.tracker.outcome)
-        history.end(exchange.tracker, exchange.status, exchange.problem)
+        history.end(exchange.tracker, exchange.status, exchange.problem, exchange.events)
 
     def _log_fault(self, error: RequestError, request_idx: int, endpoint: str) -> None:
         text = error.message

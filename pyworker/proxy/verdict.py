@@ -37,6 +37,11 @@ class Verdict(ABC):
         status: of the client's response; request_idx: for the log.
         """
 
+    @property
+    def events(self) -> int:
+        """Server-sent events of the response so far, if they were counted; else 0."""
+        return 0
+
     @abstractmethod
     def work_so_far(self) -> float | None:
         """The work done for a response that is not complete; None if unknown. May be called by any thread."""
@@ -90,6 +95,10 @@ class ResponseVerdict(Verdict):
 
     def work_so_far(self) -> float | None:
         return None if self._sampler is None else self._measured(self._sampler.sample(is_complete=False))
+
+    @property
+    def events(self) -> int:
+        return 0 if self._sampler is None else self._sampler.events
 
     def _failure(self, sample: ResponseSample) -> str:
         if self._judge is None:

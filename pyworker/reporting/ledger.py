@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pyworker.data_types import AuthData
 from pyworker.errors import LimitReached
 from pyworker.reporting.figures import Counts, Limits
+from pyworker.reporting.open_entries import OpenEntries
 from pyworker.reporting.tracker import Clock, Kind, RequestTracker
 from pyworker.reporting.wire import (
     PROTOCOL_VERSION,
@@ -62,23 +63,6 @@ class Snapshot:
     revision: int
 
 
-class _Open:
-    """The trackers without an outcome, and their total workload. Guarded by the ledger's lock."""
-
-    def __init__(self) -> None:
-        self.trackers: dict[int, RequestTracker] = {}
-        self.load = 0.0
-
-    def add(self, tracker: RequestTracker) -> None:
-        self.trackers[id(tracker)] = tracker
-        self.load += tracker.workload
-
-    def remove(self, tracker: RequestTracker) -> None:
-        del self.trackers[id(tracker)]
-        # Exactly 0 if nothing is open, so that rounding errors do not add up.
-        self.load = self.load - tracker.workload if self.trackers else 0.0
-
-
 class Ledger:
     """The ledger. Thread-safe: one lock, held for arithmetic only.
 
@@ -99,8 +83,8 @@ class Ledger:
         self._started_at = self.clock.monotonic()
         # Guards everything below.
         self._lock = threading.Lock()
-        self._requests = _Open()
-        self._sessions = _Open()
+        self._requests = OpenEntries(self.clock.monotonic)
+        self._sessions = OpenEntries(self.clock.monotonic)
         self._received = 0
         self._ended = dict.fromkeys(Outcome, 0)
         self._since = _Since()
@@ -157,7 +141,7 @@ class Ledger:
         self._note_end(tracker, outcome)
         return True
 
-    def _open(self, tracker: RequestTracker) -> _Open:
+    def _open(self, tracker: RequestTracker) -> OpenEntries:
         return self._sessions if tracker.kind is Kind.SESSION else self._requests
 
     def _count_end(self, tracker: RequestTracker, outcome: Outcome, work: float | None) -> None:
@@ -207,6 +191,11 @@ class Ledger:
         """The workload and the number of the requests that are queued or working."""
         with self._lock:
             return self._requests.load, len(self._requests.trackers)
+
+    def busy_seconds(self) -> float:
+        """For how long any request was in hand since the start."""
+        with self._lock:
+            return self._requests.busy_seconds
 
     def waiting(self) -> int:
         """The number of the requests that are queued."""

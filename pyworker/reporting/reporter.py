@@ -62,6 +62,8 @@ class Reporter:
         self._is_behind = False
         #: How the last report ended. Replaced as a whole by the thread that reports.
         self.last = LastReport()
+        #: Reports that were not accepted, since the start.
+        self.failed = 0
 
     def report_once(self, now: float) -> float:
         """Send what is due. Returns the seconds until the next step. now: monotonic seconds.
@@ -81,6 +83,7 @@ class Reporter:
             self.last = LastReport(time.time(), problem, self._failures + 1 if problem else 0)
         if problem:
             self._failures += 1
+            self.failed += 1
             pause = min(2.0 ** (self._failures - 1), _MAX_PAUSE)
             self._retry_at = now + pause
             logger.warning("a report was not accepted (%s); next try in %.0f s", problem, pause)

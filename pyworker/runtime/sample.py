@@ -9,11 +9,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from typing_extensions import Self
+
 logger = logging.getLogger(__name__)
 
 #: Bytes kept of each end of a body.
 KEPT = 16 * 1024
 EVENT_STREAM = "text/event-stream"
+_MOST_TOKENS = 10**12
 # Each event of a language model has one such field.
 _DATA = b"\ndata:"
 
@@ -73,6 +76,11 @@ class Sampler:
         """The body is complete; nothing is left."""
         return b""
 
+    @property
+    def events(self) -> int:
+        """Server-sent events so far; 0 for any other response."""
+        return self._events
+
     def sample(self, *, is_complete: bool = True) -> ResponseSample:
         """Of the pieces so far."""
         return ResponseSample(
@@ -87,6 +95,31 @@ class Sampler:
 
     def __repr__(self) -> str:
         return f"<Sampler [{self._length} bytes]>"
+
+
+class Work(float):
+    """An amount of work that also knows its tokens: what `count_work` may return in place of a number.
+
+    prompt_tokens, generation_tokens: None if the response does not tell them, or nothing that makes sense.
+    """
+
+    __slots__ = ("generation_tokens", "prompt_tokens")
+
+    prompt_tokens: int | None
+    generation_tokens: int | None
+
+    def __new__(
+        cls, amount: float, *, prompt_tokens: int | None = None, generation_tokens: int | None = None
+    ) -> Self:
+        """amount: in the unit of `count_workload`."""
+        work = super().__new__(cls, amount)
+        work.prompt_tokens, work.generation_tokens = _count(prompt_tokens), _count(generation_tokens)
+        return work
+
+
+def _count(tokens: int | None) -> int | None:
+    """None for what would spoil every sum."""
+    return tokens if isinstance(tokens, int) and 0 <= tokens < _MOST_TOKENS else None
 
 
 #: The work that a 2xx response shows to have been done; None if it does not tell. An author's `count_work`.

@@ -74,8 +74,11 @@ class TimedAdapter(HTTPAdapter):
             _current.reset(token)
 
     def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
-        """As a session calls it. timeout: seconds to connect, and for the whole call with the body."""
-        connect, whole = options.pop("timeout")
+        """As a session calls it. timeout: seconds to connect, and for the whole call with the body; or one
+        number for both.
+        """
+        timeout: float | tuple[float, float] = options.pop("timeout")
+        connect, whole = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         options.pop("stream", None)
         return self.exchange(request, TimeLimit(time.monotonic() + whole), connect=connect, **options)
 

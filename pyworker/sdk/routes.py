@@ -19,6 +19,10 @@ from pyworker.sdk.payload import ClassRules, FunctionRules, Rules, SdkPayload, p
 #: What makes the client's response of aiohttp's request and of the model server's response.
 ResponseGenerator = Callable[[Any, Any], Awaitable[Any]]
 _MOST_CONCURRENT = 10
+_NO_FORMS = (
+    "a payload class with generate_payload_multipart is not supported beside a response_generator or in a "
+    "handler_class: write an EndpointHandler of pyworker (workers/README.md)"
+)
 
 
 @dataclass(frozen=True)
@@ -104,10 +108,7 @@ def _faults_of(config: HandlerConfig) -> Iterator[str]:
         if inspect.iscoroutinefunction(function):
             yield f"{where}: {name} is called, not awaited: write `def` in place of `async def`"
     if config.response_generator is not None and _makes_forms(config.payload_class):
-        yield (
-            f"{where}: a payload_class with generate_payload_multipart is not supported beside a "
-            "response_generator: write an EndpointHandler of pyworker (workers/README.md)"
-        )
+        yield f"{where}: {_NO_FORMS}"
 
 
 def _makes_forms(payload: Any) -> bool:
@@ -183,6 +184,8 @@ def _route(config: HandlerConfig) -> Route:
 def _route_of_class(path: str, handler: Any) -> Route:
     """handler: has the attributes of the public SDK's `EndpointHandler`."""
     remote = getattr(handler, "remote_function", None)
+    if remote is None and _makes_forms(handler.payload_cls()):
+        raise ConfigError(f"HandlerConfig(route={path!r}): {_NO_FORMS}")
     return Route(
         path=path,
         model_path=handler.endpoint,

@@ -7,13 +7,15 @@ import functools
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import cast
 
 import pyworker
 from pyworker.config import Settings
 from pyworker.lifecycle.state import ModelState
 from pyworker.runtime.redaction import redacted
-from pyworker.telemetry.metrics import Reading
+from pyworker.status.cost import Period, cost_of
+from pyworker.telemetry.window import LENGTH
 from pyworker.worker import Worker
 
 #: Of a worker whose threads do not run.
@@ -31,6 +33,7 @@ def status_of(worker: Worker) -> Mapping[str, object]:
     phase = worker.model.phases.current
     load, in_hand = worker.ledger.in_hand()
     waiting = worker.ledger.waiting()
+    window = worker.window.summary()
     now = time.time()
     return {
         "state": status.state.value,
@@ -52,7 +55,8 @@ def status_of(worker: Worker) -> Mapping[str, object]:
             "most_in_hand": worker.settings.max_in_hand,
         },
         "benchmark": {"throughput": status.throughput, "progress": worker.model.benchmark.progress},
-        "last_minute": worker.window.summary(),
+        "last_minute": window,
+        "cost": _cost(worker, window),
         "since_start": dataclasses.asdict(worker.ledger.counts),
         "autoscaler": worker.reporter.last.as_json(),
         "versions": _versions(),
@@ -85,21 +89,29 @@ def waits_for(worker: Worker) -> str:
     return why_not_ready(worker)
 
 
-def readings_of(worker: Worker) -> Iterable[Reading]:
-    """The gauges of `/metrics`."""
-    load, in_hand = worker.ledger.in_hand()
-    waiting = worker.ledger.waiting()
-    status = worker.lifecycle.status
-    wait, failures = worker.admission.estimated_wait(), worker.reporter.last.failures
-    yield "num_requests_running", "Requests that the model server works on.", in_hand - waiting
-    yield "num_requests_waiting", "Requests in the queue.", waiting
-    yield "workload_in_hand", "Workload of the requests in hand.", load
-    yield "estimated_wait_seconds", "Time until the requests in hand are done.", wait
-    yield "benchmark_throughput", "Workload per second, as measured by the benchmark.", status.throughput
-    yield "ready", "Whether a request would be served now.", float(why_not_ready(worker) == "")
-    yield "report_failures", "Reports in a row that the autoscaler has not accepted.", failures
-    for state in ModelState:
-        yield f"state_{state.value}", f"Whether the worker is {state.value}.", float(status.state is state)
+def _cost(worker: Worker, window: Mapping[str, object]) -> Mapping[str, object]:
+    shares = worker.idle.shares()
+    figures: dict[str, object] = {
+        "idle_share": {name: round(share, 4) for name, share in shares._asdict().items()},
+    }
+    if dollars := worker.settings.dollars_per_hour:
+        figures["dollars_per_hour"] = dollars
+        figures["last_minute"] = cost_of(dollars, _last_minute(worker, window))
+        figures["since_start"] = cost_of(dollars, since_start(worker))
+    return figures
+
+
+def since_start(worker: Worker) -> Period:
+    """What was done since the start."""
+    _, generated = worker.metrics.tokens()
+    return Period(worker.idle.elapsed, generated, worker.ledger.served)
+
+
+def _last_minute(worker: Worker, window: Mapping[str, object]) -> Period:
+    tokens, work = (
+        cast("float", window[f"{name}_per_second"]) * LENGTH for name in ("generation_tokens", "workload")
+    )
+    return Period(min(worker.idle.elapsed, LENGTH), tokens, work)
 
 
 @functools.cache

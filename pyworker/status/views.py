@@ -13,6 +13,7 @@ import flask
 
 from pyworker.errors import Unauthorized
 from pyworker.lifecycle.state import ModelState
+from pyworker.status.engine import engine_metrics
 from pyworker.status.report import status_of, why_not_ready
 from pyworker.telemetry import metrics
 from pyworker.worker import Worker
@@ -34,6 +35,7 @@ class StatusViews:
             ("/status", self.status),
             ("/status/requests", self.requests),
             ("/metrics", self.metrics),
+            ("/metrics/model", self.engine_metrics),
         ):
             blueprint.add_url_rule(path, view_func=view, methods=["GET"])
         return blueprint
@@ -72,6 +74,12 @@ class StatusViews:
         self._require_insider()
         self._worker.recorder.flush()
         return flask.Response(self._worker.metrics.text(), content_type=metrics.CONTENT_TYPE)
+
+    def engine_metrics(self) -> flask.Response:
+        """The model server's own, as it tells them."""
+        self._require_insider()
+        content_type, body = engine_metrics(self._worker.model.engine_metrics)
+        return flask.Response(body, content_type=content_type)
 
     def _require_insider(self) -> None:
         if not is_local(flask.request.remote_addr):

@@ -8,92 +8,118 @@ counters cost more than the rest of a small request's bookkeeping.
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pyworker.telemetry.record import REFUSED, RequestRecord
+from pyworker.telemetry.causes import FAILURES, SHED, failure_cause, shed_cause
+from pyworker.telemetry.histogram import FIRST_TOKEN, NEXT_TOKEN, TOKENS, WHOLE, Histogram
+from pyworker.telemetry.record import REFUSED, SUCCESS, RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_FIRST_TOKEN = (
-    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
-    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0),
+_PER_TOKEN = (
+    "of streams: from the first byte to the end, divided by the tokens after the first, or by events where "
+    "the response tells no tokens."
 )
-_WHOLE = (
-    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
-    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
-)
-
-#: Name without the prefix, its help, its value now.
-Reading = tuple[str, str, float]
-
-
-class _Histogram:
-    """Numbers of values up to each bound. Guarded by the lock of `Metrics`."""
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def family(self, name: str, explanation: str) -> Metric:
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            buckets.append((bound, total))
-        return HistogramMetricFamily(f"pyworker_{name}", explanation, buckets=buckets, sum_value=self._sum)
 
 
 class Metrics(Collector):
     """The metrics of one worker. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards everything below but the registry.
+        # Guards everything below but the gauges and the registry.
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, str]] = Counter()
-        self._shed: Counter[int] = Counter()
+        # From 0 on: the rate of a series that begins at 1 misses the first.
+        self._shed, self._errors = Counter(dict.fromkeys(SHED, 0)), Counter(dict.fromkeys(FAILURES, 0))
+        self._successes = 0
         self._received = self._served = 0.0
-        self._queued, self._first, self._total = (
-            _Histogram(_WHOLE),
-            _Histogram(_FIRST_TOKEN),
-            _Histogram(_WHOLE),
+        self._queue = Histogram("request_queue_time_seconds", WHOLE, "Time in the queue.")
+        self._first = Histogram(
+            "time_to_first_token_seconds",
+            FIRST_TOKEN,
+            "From the arrival of a request until the first byte of the model server's response.",
         )
-        self._readings: Callable[[], Iterable[Reading]] = tuple
+        self._between = Histogram(
+            "inter_token_latency_seconds",
+            NEXT_TOKEN,
+            f"Mean time between the tokens of a request, counted once for each of its tokens, {_PER_TOKEN}",
+        )
+        self._per_token = Histogram(
+            "request_time_per_output_token_seconds",
+            NEXT_TOKEN,
+            f"The same, counted once for each request, {_PER_TOKEN}",
+        )
+        self._inference = Histogram(
+            "request_inference_time_seconds",
+            WHOLE,
+            "From the end of a request's time in the queue to its end.",
+        )
+        self._total = Histogram(
+            "e2e_request_latency_seconds", WHOLE, "From the arrival of a request until its end."
+        )
+        self._prompt = Histogram(
+            "request_prompt_tokens", TOKENS, "Tokens of a prompt, as told by the model server."
+        )
+        self._generation = Histogram(
+            "request_generation_tokens",
+            TOKENS,
+            "Tokens generated for a request, as told by the model server.",
+        )
+        self._gauges: Callable[[], Iterable[Metric]] = tuple
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
-    def read_gauges(self, readings: Callable[[], Iterable[Reading]]) -> None:
-        """Also tell these gauges, read when the metrics are asked for."""
-        self._readings = readings
+    def read_gauges(self, gauges: Callable[[], Iterable[Metric]]) -> None:
+        """Also tell these, read when the metrics are asked for."""
+        self._gauges = gauges
 
     def take(self, records: Sequence[RequestRecord]) -> None:
         """Count these requests."""
         with self._lock:
             for record in records:
-                if record.outcome == REFUSED:
-                    self._shed[record.status] += 1
-                    continue
-                self._requests[record.route, record.outcome] += 1
-                self._received += record.workload
-                self._served += record.work or 0.0
-                self._queued.observe(record.queued)
-                self._total.observe(record.total)
-                if record.first_byte is not None:
-                    self._first.observe(record.total_to_first_byte)
+                if record.outcome == SUCCESS:
+                    self._successes += 1
+                else:
+                    self._take_cause(record)
+                    if record.outcome == REFUSED:
+                        continue
+                self._take(record)
+
+    def _take_cause(self, record: RequestRecord) -> None:
+        if cause := shed_cause(record):
+            self._shed[cause] += 1
+        if cause := failure_cause(record):
+            self._errors[cause] += 1
+
+    # For each request: its few values are looked up once.
+    def _take(self, record: RequestRecord) -> None:
+        self._requests[record.route, record.outcome] += 1
+        self._received += record.workload
+        self._served += record.work or 0.0
+        total, queued, first_byte = record.total, record.queued, record.first_byte
+        before = record.authentication + queued
+        self._queue.observe(queued)
+        self._inference.observe(max(total - before, 0.0))
+        self._total.observe(total)
+        if first_byte is not None:
+            self._first.observe(before + first_byte)
+        if record.prompt_tokens is not None:
+            self._prompt.observe(record.prompt_tokens)
+        if record.generation_tokens is not None:
+            self._generation.observe(record.generation_tokens)
+        if record.events and (seconds := record.seconds_per_token) is not None:
+            self._between.observe(seconds, record.tokens_after_first)
+            self._per_token.observe(seconds)
+
+    def tokens(self) -> tuple[float, float]:
+        """Those of prompts, and those that were generated, since the start."""
+        with self._lock:
+            return self._prompt.sum, self._generation.sum
 
     def text(self) -> bytes:
         """In the text format of Prometheus."""
@@ -105,13 +131,12 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called by the registry."""
-        for name, explanation, value in self._readings():
-            yield GaugeMetricFamily(f"pyworker_{name}", explanation, value=value)
+        yield from self._gauges()
         with self._lock:
-            families = self._families()
+            families = [*self._labelled(), *self._unlabelled()]
         yield from families
 
-    def _families(self) -> Sequence[Metric]:
+    def _labelled(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
             "pyworker_requests",
             "Requests that were admitted and ended, by route and outcome.",
@@ -119,24 +144,29 @@ class Metrics(Collector):
         )
         for (route, outcome), count in self._requests.items():
             requests.add_metric([route, outcome], count)
-        shed = CounterMetricFamily(
-            "pyworker_requests_shed", "Requests that were refused, by status.", labels=["status"]
-        )
-        for status, count in self._shed.items():
-            shed.add_metric([str(status)], count)
-        received, served = (
-            "Workload of admitted requests, as estimated.",
-            "Workload that was done, as far as known.",
-        )
-        return [
-            requests,
-            shed,
-            CounterMetricFamily("pyworker_workload_received", received, value=self._received),
-            CounterMetricFamily("pyworker_workload_served", served, value=self._served),
-            self._queued.family("request_queue_time_seconds", "Time in the queue."),
-            self._first.family(
-                "time_to_first_token_seconds",
-                "From the arrival of a request until the model server's response began.",
+        yield requests
+        for name, causes, explanation in (
+            (
+                "shed",
+                self._shed,
+                "Requests that were refused, or rejected after they had been admitted, by reason.",
             ),
-            self._total.family("e2e_request_latency_seconds", "From the arrival of a request until its end."),
-        ]
+            ("errors", self._errors, "Admitted requests that failed, by reason."),
+        ):
+            family = CounterMetricFamily(f"pyworker_requests_{name}", explanation, labels=["reason"])
+            for cause, count in causes.items():
+                family.add_metric([cause], count)
+            yield family
+
+    def _unlabelled(self) -> Iterable[Metric]:
+        for name, explanation, value in (
+            ("request_success", "Requests that were served.", self._successes),
+            ("workload_received", "Workload of admitted requests, as estimated.", self._received),
+            ("workload_served", "Workload that was done, as far as known.", self._served),
+            ("prompt_tokens", "Tokens of prompts, as told by the model server.", self._prompt.sum),
+            ("generation_tokens", "Tokens that were generated, as told by it.", self._generation.sum),
+        ):
+            yield CounterMetricFamily(f"pyworker_{name}", explanation, value=value)
+        times = (self._queue, self._first, self._between, self._per_token, self._inference, self._total)
+        for histogram in (*times, self._prompt, self._generation):
+            yield histogram.family()

@@ -26,6 +26,8 @@ class Recorder:
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         self.now = now
+        #: Whether requests get a `TraceContext`. Set before the start of the threads.
+        self.traces = False
         # Bounded deques: append and popleft are atomic.
         self._recent: deque[RequestRecord] = deque(maxlen=REMEMBERED)
         self._refused: deque[RequestRecord] = deque(maxlen=REMEMBERED)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pyworker.telemetry.record import REFUSED, RequestRecord
+from pyworker.telemetry.causes import shed_cause
+from pyworker.telemetry.record import REFUSED, REJECTED, RequestRecord
 
 #: Seconds that are looked back.
 LENGTH = 60
 # Latencies of one second that are kept for percentiles.
 _MAX_SAMPLES = 200
 _PERCENTILES = (50, 90, 99)
+# Outcomes that have a cause.
+_SHED = (REFUSED, REJECTED)
 
 
 @dataclass
@@ -21,7 +24,10 @@ class _Second:
     at: int
     outcomes: Counter[str] = field(default_factory=Counter[str])
     shed: Counter[str] = field(default_factory=Counter[str])
+    causes: Counter[str] = field(default_factory=Counter[str])
     work: float = 0.0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
     totals: list[float] = field(default_factory=list[float])
     first_bytes: list[float] = field(default_factory=list[float])
 
@@ -40,11 +46,15 @@ class Window:
         with self._lock:
             for record in records:
                 second = self._second(int(record.ended_at))
+                if record.outcome in _SHED and (cause := shed_cause(record)):
+                    second.causes[cause] += 1
                 if record.outcome == REFUSED:
                     second.shed[str(record.status)] += 1
                     continue
                 second.outcomes[record.outcome] += 1
                 second.work += record.work or 0.0
+                second.prompt_tokens += record.prompt_tokens or 0
+                second.generation_tokens += record.generation_tokens or 0
                 if len(second.totals) < _MAX_SAMPLES:
                     second.totals.append(record.total)
                     if record.first_byte is not None:
@@ -57,23 +67,33 @@ class Window:
         return self._seconds[-1]
 
     def summary(self) -> Mapping[str, object]:
-        """Of the last 60 s: numbers of requests, workload per second, and percentiles in seconds."""
+        """Of the last 60 s: numbers of requests, workload and tokens per second, and percentiles in
+        seconds.
+        """
         oldest = self._now() - LENGTH
         with self._lock:
             seconds = [second for second in self._seconds if second.at > oldest]
         outcomes = sum((second.outcomes for second in seconds), Counter[str]())
         shed = sum((second.shed for second in seconds), Counter[str]())
+        causes = sum((second.causes for second in seconds), Counter[str]())
         return {
             "requests_per_second": round(sum(outcomes.values()) / LENGTH, 3),
             "outcomes": dict(outcomes),
             "refused_by_status": dict(shed),
-            "workload_per_second": round(sum(second.work for second in seconds) / LENGTH, 3),
+            "shed_by_reason": dict(causes),
+            "workload_per_second": _rate(second.work for second in seconds),
+            "prompt_tokens_per_second": _rate(second.prompt_tokens for second in seconds),
+            "generation_tokens_per_second": _rate(second.generation_tokens for second in seconds),
             "latency_seconds": _percentiles([value for second in seconds for value in second.totals]),
             "first_byte_seconds": _percentiles([value for second in seconds for value in second.first_bytes]),
         }
 
     def __repr__(self) -> str:
         return f"<Window [{len(self._seconds)} seconds]>"
+
+
+def _rate(values: Iterable[float]) -> float:
+    return round(sum(values) / LENGTH, 3)
 
 
 def _percentiles(values: list[float]) -> Mapping[str, float]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Mapping
 
+import pyworker
 from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.data_types import AuthData
@@ -31,8 +33,10 @@ from pyworker.reporting.wire import Identity, ModelFigures
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Sessions
+from pyworker.telemetry.idle import IdleTime
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.recorder import Recorder
+from pyworker.telemetry.spans import SpanExport, span_export
 from pyworker.telemetry.window import Window
 from pyworker.worker.model import ModelSide
 
@@ -58,8 +62,16 @@ class Worker:
         self.metrics = Metrics()
         self.recorder.tell(self.window.take)
         self.recorder.tell(self.metrics.take)
+        wake_spans = Wake()
+        self._spans = _span_export(settings, wake_spans)
+        if self._spans is not None:
+            self.recorder.traces = True
+            self.recorder.tell(self._spans.take)
         self._journal = Journal()
         self.ledger = Ledger(self._journal.append, on_change=wake_report)
+        self.idle = IdleTime(self.ledger.busy_seconds)
+        #: The server's connections by stage, once it runs.
+        self.connections: Callable[[], Mapping[str, int]] = dict[str, int]
         journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
         self.model = model = ModelSide(backend, settings, on_change=self.ledger.touch)
         self.lifecycle = model.lifecycle
@@ -128,7 +140,7 @@ class Worker:
                 wake=wake_callbacks,
                 on_end=self._callbacks.flush,
             ),
-            Loop("pyworker-telemetry", self.recorder.step, on_end=self.recorder.flush),
+            Loop("pyworker-telemetry", self._tell, on_end=self.recorder.flush),
             Loop("pyworker-throughput", lambda: throughput.step(time.monotonic())),
             Loop("pyworker-disconnect", self.watcher.step),
             Loop(
@@ -139,6 +151,8 @@ class Worker:
                 on_end=self.reporter.flush,
             ),
         ]
+        if self._spans is not None:
+            loops.insert(0, Loop("pyworker-spans", self._spans.step, wake=wake_spans))
         if not settings.unsecured:
             loops.insert(0, Loop("pyworker-pubkey", key_fetcher.fetch_once, wake=wake_key))
         self.runtime = Runtime(loops)
@@ -148,6 +162,10 @@ class Worker:
         # Without the key every request would be refused.
         is_ready = status.state is ModelState.READY and self.verifier.has_key
         return ModelFigures(status.throughput if is_ready else 0.0, status.error_msg)
+
+    def _tell(self) -> float:
+        self.idle.sample()
+        return self.recorder.step()
 
     def _check_signature(self, auth_data: AuthData) -> None:
         """As the verifier; auth_data that opened a session is good until the session ends."""
@@ -178,7 +196,7 @@ class Worker:
         """Shutdown, 1: refuse new requests. Those in hand have `drain_timeout` seconds to end."""
         logger.info("draining: requests in hand have %g s", self.settings.drain_timeout)
         self.lifecycle.drain()
-        self.model.shared_health.close()
+        self.model.close_shared()
 
     def abort_requests(self, reason: str) -> None:
         """Shutdown, 2, if the time is over: abort the requests in hand, and all that come later."""
@@ -189,10 +207,12 @@ class Worker:
         """Shutdown, 3: stop the threads, send the last callbacks and reports, close everything.
         Idempotent.
         """
-        self.model.shared_health.close()
+        self.model.close_shared()
         # The last callbacks and the last report are about these, too.
         self.sessions.close_all()
         self.runtime.stop(self._unblock)
+        if self._spans is not None:
+            self._spans.close()
         self._journal.close()
         self.backend.client.close()
         self._callbacks.close()
@@ -206,3 +226,9 @@ class Worker:
 
     def __repr__(self) -> str:
         return f"<Worker {self.lifecycle!r} {self.ledger!r}>"
+
+
+def _span_export(settings: Settings, wake: Wake) -> SpanExport | None:
+    if settings.otlp_endpoint is None:
+        return None
+    return span_export(settings.otlp_endpoint, pyworker.__version__, str(settings.container_id), wake)

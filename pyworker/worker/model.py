@@ -24,6 +24,9 @@ from pyworker.runtime.services import Loop, Wake
 
 # What /healthcheck asks if no health endpoint is configured.
 _DEFAULT_HEALTH = "/healthcheck"
+# For all of the model server's metrics: seconds and bytes.
+_METRICS_TIMEOUT = 5.0
+_MAX_METRICS = 4 * 2**20
 
 
 class ModelSide:
@@ -69,6 +72,16 @@ class ModelSide:
         )
         self.shared_health = SharedHealth(
             new_probe(backend.health_url or backend.session.absolute(_DEFAULT_HEALTH))
+        )
+        #: The model server's own metrics.
+        self.engine_metrics = SharedHealth(
+            HealthProbe(
+                backend.session.absolute(settings.model_metrics_endpoint),
+                settings.model_api_key,
+                ca_file=settings.model_ca_file,
+                timeout=_METRICS_TIMEOUT,
+                max_body=_MAX_METRICS,
+            )
         )
         about = describe(backend.benchmark_handler, backend.package)
         self._warm_up = WarmUp(
@@ -140,6 +153,11 @@ class ModelSide:
         # Lines of the log first: the memory may have to ask the model server for more.
         pauses = (self._old_lines.step(now), self._memory.step(), self.loading.step(now))
         return min((pause for pause in pauses if pause is not None), default=None)
+
+    def close_shared(self) -> None:
+        """Wake the clients that wait for a probe, and start no other. Idempotent."""
+        self.shared_health.close()
+        self.engine_metrics.close()
 
     def unblock(self) -> None:
         """End what a background thread may be blocked in."""

@@ -101,6 +101,9 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ("WORKER_THREADS", "threads", 1024, {"17": 17}),
     ("WEB_CONCURRENCY", "workers", 1, {"1": 1}),
     ("DRAIN_TIMEOUT", "drain_timeout", 25.0, {"5": 5.0}),
+    ("DOLLARS_PER_HOUR", "dollars_per_hour", 0.0, {"0.35": 0.35, "2": 2.0}),
+    ("MODEL_METRICS_ENDPOINT", "model_metrics_endpoint", "/metrics", {"/prometheus": "/prometheus"}),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", None, {"http://otel:4318/": "http://otel:4318"}),
     ("LOG_LEVEL", "log_level", "INFO", {"debug": "DEBUG", "Warning": "WARNING", "ERROR": "ERROR"}),
 ]
 
@@ -154,6 +157,7 @@ INVALID: list[tuple[str, list[str], str]] = [
     ("REPORT_ADDR", PORTS_IN_URLS, PORT_HINT),
     ("MODEL_HEALTH_ENDPOINT", URLS[:3], URL_HINT),
     ("PYWORKER_STATE_DIR", ["/no/such/folder", "/dev/null", "x" * 5000], "expected a folder that exists"),
+    ("DOLLARS_PER_HOUR", ["-1", "nan", "inf", "$1", "1000001"], "expected a number of dollars between 0"),
     ("LOG_LEVEL", ["loud", "10"], "expected one of DEBUG, INFO, WARNING, ERROR"),
     (
         "PUBLIC_IPADDR",

@@ -15,7 +15,7 @@ from pyworker.backend import Backend
 from pyworker.config import Settings
 from pyworker.errors import NotReady
 from pyworker.lifecycle.healthcheck import MAX_AGE, MAX_WAITING, SharedHealth
-from pyworker.lifecycle.probe import HealthProbe
+from pyworker.lifecycle.probe import HealthProbe, ProbeFailed
 from pyworker.worker import Worker
 from tests.support.echo_worker.server import EchoHandler
 from tests.support.http import RawClient, ask, request_bytes
@@ -37,7 +37,7 @@ def shared(scripted_model: ScriptedServer) -> Iterator[SharedHealth]:
 def outcome(shared: SharedHealth) -> str:
     try:
         return (shared.get().body or b"").decode()
-    except NotReady as error:
+    except (NotReady, ProbeFailed) as error:
         return str(error)
 
 

@@ -28,6 +28,7 @@ from pyworker.errors import ConfigError
 from pyworker.loadtest import execute
 from pyworker.loadtest.arrivals import Arrival, Rate, due_times
 from pyworker.loadtest.compare import changes, interval, mann_whitney
+from pyworker.loadtest.cost import cost_of, idle_share
 from pyworker.loadtest.engine import ClosedLoop, Engine, OpenLoop, Send
 from pyworker.loadtest.histogram import Histogram
 from pyworker.loadtest.html import page
@@ -36,7 +37,7 @@ from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.objective import Objective
 from pyworker.loadtest.options import Plan, make_parser, plan_from
 from pyworker.loadtest.record import Failure, Record
-from pyworker.loadtest.report import duration, percent, text_report
+from pyworker.loadtest.report import cost_line, duration, percent, text_report
 from pyworker.loadtest.result import Result, read_result, result_of
 from tests.support.process import ROOT
 from tests.support.waiting import DEADLINE, wait_event, wait_until
@@ -272,6 +273,46 @@ def result(latencies: Sequence[float], failures: int = 0, objective: str = "tota
     return result_of(measurement, plan, "any/generate")
 
 
+def test_what_a_test_has_cost() -> None:
+    with_price = replace(PLAN, dollars_per_hour=3.6)
+    measurement = Measurement(Objective({}))
+    for _ in range(5):
+        measurement.started()
+        measurement.ended(record(10.0, begin=measurement.begin))
+    made = result_of(measurement, with_price, "any/generate")
+    assert made.cost is not None
+    assert made.cost.total == pytest.approx(0.01, rel=1e-3)  # 10 s
+    assert made.cost.per_million_tokens == pytest.approx(0.01 / 15 * 1e6, rel=1e-3)
+    assert made.cost.per_unit_of_workload == pytest.approx(0.01 / 15, rel=1e-3)
+    facts = text_report(made)
+    assert "$0.01 at $3.60 an hour, $666.67 for each million tokens" in facts
+    assert made.idle_share == pytest.approx(0.0, abs=1e-3)
+    assert cost_of(1.0, 60, 0, 0.0).per_million_tokens is None
+    assert "unit of workload" in cost_line(cost_of(1.0, 60, 0, 5.0))
+
+
+@pytest.mark.parametrize(
+    ("spans", "idle"),
+    [
+        ([], 1.0),
+        ([(0, 10)], 0.0),
+        ([(0, 4), (1, 2), (3, 5)], 0.5),
+        ([(8, 9), (0, 1), (0.5, 1)], 0.8),
+        ([(5, 20)], 0.0),
+    ],
+)
+def test_the_time_without_an_open_request(spans: list[tuple[float, float]], idle: float) -> None:
+    assert idle_share(spans, 10) == pytest.approx(idle)
+
+
+def test_a_file_of_before_costs_were_known_is_read(tmp_path: Path) -> None:
+    raw = json.loads(result([1.0]).to_json())
+    del raw["idle_share"], raw["cost"]
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(raw))
+    assert read_result(file).cost is None
+
+
 def normal(mean: float, count: int, seed: int) -> list[float]:
     generator = random.Random(seed)
     return [max(0.01, generator.gauss(mean, mean / 5)) for _ in range(count)]
@@ -281,7 +322,7 @@ FIELDS = {
     "started_at", "target", "wanted", "planned", "sent", "succeeded", "failed", "unfinished", "retried",
     "seconds", "sending_seconds", "start_rate", "throughput", "goodput", "workload_rate", "token_rate",
     "tokens", "received", "objective", "met", "times", "failures", "workers", "step", "steps", "format",
-    "version",
+    "version", "idle_share", "cost",
 }  # fmt: skip
 
 
@@ -503,6 +544,7 @@ def test_sparklines() -> None:
         (["-n", "1", "--slo", "foo"], "it is like ttft=500ms,total=10s"),
         (["-n", "1", "--slo", "ttft=5"], "the units us, ms, s, m"),
         (["-n", "1", "--max-error-rate", "2"], "from 0 to 1, or from 0% to 100%"),
+        (["-n", "1", "--dollars-per-hour", "free"], "free is not a number above 0"),
         (["-n", "1", "--retries", "-1"], "-1 is not a whole number"),
         (["-n", "1", "--concurrency", "2", "-rps", "3"], "--concurrency has no rate: leave out -rps"),
         (["-n", "1", "--concurrency", "9999"], "is more than 8192"),

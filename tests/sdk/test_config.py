@@ -60,6 +60,23 @@ class Payload:
         return float(self.steps)
 
 
+class JsonPayload:
+    """After the same class, without a form."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    @classmethod
+    def from_json_msg(cls, json_msg: dict[str, Any]) -> JsonPayload:
+        return cls(json_msg["steps"])
+
+    def generate_payload_json(self) -> dict[str, Any]:
+        return {"num_steps": self.steps}
+
+    def count_workload(self) -> float:
+        return float(self.steps)
+
+
 class ForeignJsonDataException(Exception):
     def __init__(self, message: dict[str, Any]) -> None:
         self.message = message
@@ -79,14 +96,20 @@ class Handler:
     concurrency = 3
 
     @classmethod
-    def payload_cls(cls) -> type[Payload]:
-        return Payload
+    def payload_cls(cls) -> type[Any]:
+        return JsonPayload
 
-    def make_benchmark_payload(self) -> Payload:
-        return Payload(9)
+    def make_benchmark_payload(self) -> JsonPayload:
+        return JsonPayload(9)
 
     async def generate_client_response(self, client_request: Any, model_response: Any) -> Any:
         return None
+
+
+class FormHandler(Handler):
+    @classmethod
+    def payload_cls(cls) -> type[Any]:
+        return Payload
 
 
 @pytest.mark.parametrize(
@@ -116,7 +139,11 @@ class Handler:
         ),
         (
             one_handler(payload_class=Payload, response_generator=coroutine),
-            "generate_payload_multipart is not supported beside a response_generator: write an EndpointH",
+            "generate_payload_multipart is not supported beside a response_generator or in a handler_class",
+        ),
+        (
+            one_handler(handler_class=FormHandler),
+            "route='/generate'.*generate_payload_multipart is not supported beside a response_generator",
         ),
         (
             WorkerConfig("http://h", handlers=one_handler().handlers, lifecycle=cast("Any", object())),

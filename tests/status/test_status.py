@@ -13,7 +13,15 @@ import pytest
 from pyworker.status.views import is_local
 from tests.support.http import Answer, RawClient, ask, next_request_idx, request_bytes
 from tests.support.scripted import Act, chunk, head, whole
-from tests.support.stack import ERROR_LINE, LOADED_LINE, MASTER_TOKEN, MODEL_API_KEY, NewStack, Stack
+from tests.support.stack import (
+    ERROR_LINE,
+    LOADED_LINE,
+    MASTER_TOKEN,
+    MAX_BODY,
+    MODEL_API_KEY,
+    NewStack,
+    Stack,
+)
 from tests.support.waiting import wait_until
 
 JSON = "Content-Type: application/json"
@@ -210,6 +218,37 @@ def test_metrics_are_told_to_prometheus(stack: Stack) -> None:
     wait_until(lambda: any(line.startswith("pyworker_requests_total{") for line in lines()), "a request")
     assert "pyworker_ready 1.0" in lines()
     assert "pyworker_num_requests_waiting 0.0" in lines()
+
+
+def series(stack: Stack, name: str) -> float:
+    lines = ask(stack.url, "GET", "/metrics").body.decode().splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0.0)
+
+
+def test_a_stream_that_tells_no_tokens_counts_by_its_events(stack: Stack) -> None:
+    name = "pyworker_inter_token_latency_seconds_count"
+    before = series(stack, name), series(stack, "pyworker_generation_tokens_total")
+    events = [chunk(b"data: {}\n\n")] * 4
+    content_type = "Content-Type: text/event-stream"
+    stack.model.once("/judged/stream", head(content_type, "Transfer-Encoding: chunked"), *events, chunk(b""))
+    assert stack.post("/judged/stream").status == 200
+    wait_until(lambda: series(stack, name) == before[0] + 3, "three steps between four events")
+    assert series(stack, "pyworker_generation_tokens_total") == before[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("/pass", b"{", "invalid"),
+        ("/pass", b"x" * (MAX_BODY + 1), "too_large"),
+        ("/pass", json.dumps({"auth_data": {}, "payload": {}}).encode(), "invalid"),
+    ],
+)
+def test_a_refusal_is_counted_by_its_reason(stack: Stack, path: str, body: bytes, reason: str) -> None:
+    name = f'pyworker_requests_shed_total{{reason="{reason}"}}'
+    before = series(stack, name)
+    assert ask(stack.url, "POST", path, body).status in (413, 422)
+    wait_until(lambda: series(stack, name) == before + 1, reason)
 
 
 # -- who may ask -----------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from pyworker.runtime.sample import ResponseSample
+from pyworker.runtime.sample import ResponseSample, Work
 
 _EVENTS = "text/event-stream"
-_NAMES = ("completion_tokens", "output_tokens")
+_GENERATED = ("completion_tokens", "output_tokens")
+_OF_PROMPT = ("prompt_tokens", "input_tokens")
 _KEY = b'"usage"'
 # What is needed of JSON to find the ends of its strings and the depth of its objects. An escape and what it
 # escapes are one token.
@@ -24,7 +25,7 @@ _VALUE = re.compile(rb'"usage"[ \t\r\n]*:[ \t\r\n]*(?=\{)')
 _DEEPEST_IN_EVENT = 2
 
 
-def tokens_of(response: ResponseSample, preamble: int = 0) -> float | None:
+def tokens_of(response: ResponseSample, preamble: int = 0) -> Work | None:
     """How many tokens were generated; None if the response does not tell.
 
     preamble: events at the beginning of a stream that carry no token.
@@ -36,11 +37,12 @@ def tokens_of(response: ResponseSample, preamble: int = 0) -> float | None:
     if told is not None and response.is_complete:
         return told
     # What the events of a cut stream tell may be of its beginning.
-    counted = float(max(response.events - preamble, 0))
-    return max(counted, told or 0.0)
+    counted = max(response.events - preamble, 0)
+    prompt = None if told is None else told.prompt_tokens
+    return _work(max(counted, int(told or 0)), prompt)
 
 
-def _told_last(response: ResponseSample) -> float | None:
+def _told_last(response: ResponseSample) -> Work | None:
     """What the last event of a stream that tells it says."""
     for event in _last_events(response):
         told = _told(event, _DEEPEST_IN_EVENT)
@@ -49,16 +51,26 @@ def _told_last(response: ResponseSample) -> float | None:
     return None
 
 
-def _told(text: bytes, deepest: int) -> float | None:
+def _told(text: bytes, deepest: int) -> Work | None:
     """`usage` of a JSON object, or of the end of one."""
     if _KEY not in text:
         return None
     usage = _usage(text, deepest)
-    for name in _NAMES:
+    generated = _count(usage, _GENERATED)
+    return None if generated is None else _work(generated, _count(usage, _OF_PROMPT))
+
+
+def _count(usage: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """The first of these fields that is a number of tokens."""
+    for name in names:
         count = usage.get(name)
         if isinstance(count, int | float) and not isinstance(count, bool) and 0 <= count < 1e15:
-            return float(count)
+            return int(count)
     return None
+
+
+def _work(generated: int, prompt: int | None) -> Work:
+    return Work(generated, prompt_tokens=prompt, generation_tokens=generated)
 
 
 def _usage(text: bytes, deepest: int) -> Mapping[str, Any]:
