@@ -193,7 +193,7 @@ class Behaviour:
                 check,
                 route.name,
                 f"{what}, and the handler raises an exception of its own (see the log)",
-                "look at model_response.status_code before its body, and do not hide errors of the connection",
+                "look at model_response.status_code before its body, and let errors of it through",
             )
         if route.has_body:
             self.accounts.expect(route.name, reply.request_idx, "Error", what)

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import flask
 
@@ -64,7 +64,7 @@ def operations_of(app: flask.Flask, backend: Backend) -> Sequence[Operation]:
         if rule.endpoint.partition(".")[0] in OWN_BLUEPRINTS:
             continue
         view = app.view_functions[rule.endpoint]
-        route = backend.views.get(view)
+        route = backend.views.get(cast("Callable[..., flask.Response]", view))
         handler = None if route is None else route.handler
         methods = sorted((rule.methods or set()) - _IMPLIED)
         found += [Operation(method, rule.rule, handler, view) for method in methods]

@@ -167,8 +167,11 @@ class Kit:
             request_idx = auth_data["request_idx"]
             fields = {"X-Auth-Data": json.dumps(auth_data), **fields}
         elif body is None and method not in (*WITHOUT_BODY, "HEAD", "OPTIONS"):
-            message = self.envelope(payload) if signed else payload
-            request_idx = message["auth_data"]["request_idx"] if signed else 0  # pyright: ignore[reportIndexIssue]
+            message = payload
+            if signed:
+                auth_data = self.auth_data()
+                request_idx = auth_data["request_idx"]
+                message = {"auth_data": auth_data, "payload": payload}
             body = json.dumps(message).encode()
             fields = {"Content-Type": "application/json", **fields}
         return Call(method, path, fields, body, request_idx)

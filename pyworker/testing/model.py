@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from typing_extensions import Self
@@ -170,16 +170,19 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: _Server
+
+    @property
+    def _own(self) -> _Server:
+        return cast("_Server", self.server)
 
     def setup(self) -> None:
         super().setup()
-        with self.server.lock:
-            self.server.connections.add(self.connection)
+        with self._own.lock:
+            self._own.connections.add(self.connection)
 
     def finish(self) -> None:
-        with self.server.lock:
-            self.server.connections.discard(self.connection)
+        with self._own.lock:
+            self._own.connections.discard(self.connection)
         super().finish()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name of the base class
@@ -191,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = ModelRequest(self.command, parts.path, parts.query, headers, body)
-        answer = self.server.model.take(request)
+        answer = self._own.model.take(request)
         try:
             self._play(answer)
         except OSError:
@@ -226,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         poll = select.poll()
         poll.register(self.connection, select.POLLRDHUP)
         while not gate.wait(_LOOK):
-            if self.server.model.closing.is_set() or poll.poll(0):
+            if self._own.model.closing.is_set() or poll.poll(0):
                 raise ConnectionAbortedError
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = respond  # noqa: N815

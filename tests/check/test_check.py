@@ -64,7 +64,7 @@ def test_a_worker_that_cannot_become_ready(capsys: pytest.CaptureFixture[str], t
 
     report = json.loads(capsys.readouterr().out)
     assert report["is_good"] is False
-    problems = {check: [] for check in CHECKS} | {}
+    problems: dict[str, list[str]] = {check: [] for check in CHECKS}
     for finding in report["findings"]:
         problems[finding["check"]].append(finding["problem"])
     assert any("refuses what the benchmark" in text for text in problems["example"])
