@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyworker.check.behaviour import JOB_PATIENCE
 from pyworker.check.run import check_worker
 
 
@@ -33,6 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME=VALUE",
         help="a variable of the worker's environment",
     )
+    add(
+        "--patience",
+        type=float,
+        default=JOB_PATIENCE,
+        metavar="SECONDS",
+        help="for a route with calls of its own to give up a silent model server (default: %(default)g)",
+    )
     add("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_args(arguments)
     if options.log is not None and not options.log.is_file():
@@ -46,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"\r\033[K{what}" if what else "\r\033[K")
             sys.stderr.flush()
 
-    report = check_worker(options.worker, log=options.log, variables=variables, say=say)
+    report = check_worker(
+        options.worker, log=options.log, variables=variables, job_patience=options.patience, say=say
+    )
     say("")
     text = json.dumps(report.as_json(), indent=2) + "\n" if options.json else report.as_text()
     sys.stdout.write(text)

@@ -22,7 +22,8 @@ MODEL_TIMEOUT = 1.5
 PATIENCE = 5.0
 _TICK = 0.02
 _UNKNOWN = "x_pyworker_check"
-_SILENT_SECONDS = MODEL_TIMEOUT + PATIENCE
+#: Seconds for a handler that makes several calls to give up a silent model server.
+JOB_PATIENCE = 20.0
 
 _TEXT = "in and out"
 #: A response that clients of most APIs understand.
@@ -36,10 +37,11 @@ GOOD: Mapping[str, object] = {
 class Behaviour:
     """The checks of one worker. health: the path of its probe, which is always answered well."""
 
-    def __init__(self, kit: Kit, health: str | None) -> None:
+    def __init__(self, kit: Kit, health: str | None, job_patience: float) -> None:
         self._kit = kit
         self._model = kit.model
         self._health = health
+        self._job_patience = job_patience
         #: What the autoscaler should be told.
         self.accounts = Accounts()
         self._unknown = itertools.count(1)
@@ -173,7 +175,7 @@ class Behaviour:
 
         thread = threading.Thread(target=call, name="pyworker-check-silence", daemon=True)
         thread.start()
-        thread.join(_SILENT_SECONDS)
+        thread.join(self._job_patience if route.is_job else MODEL_TIMEOUT + PATIENCE)
         self.answer(whole(GOOD))
         for request in self._calls():
             request.gone.set()

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pyworker.app import create_app, worker_of
 from pyworker.backend import Backend
 from pyworker.check import contract, protocol
-from pyworker.check.behaviour import GOOD, MODEL_TIMEOUT, PATIENCE, Behaviour
+from pyworker.check.behaviour import GOOD, JOB_PATIENCE, MODEL_TIMEOUT, PATIENCE, Behaviour
 from pyworker.check.finding import Finding, Report
 from pyworker.check.subject import RouteUnderTest, routes_of
 from pyworker.config import Settings
@@ -29,10 +29,12 @@ def check_worker(
     *,
     log: Path | None = None,
     variables: Mapping[str, str] | None = None,
+    job_patience: float = JOB_PATIENCE,
     say: Callable[[str], object] = lambda _: None,
 ) -> Report:
     """name: as for `create_app`. log: one of its model server that was loaded. variables: of its environment.
-    say: is told what goes on.
+    job_patience: seconds for a handler with calls of its own to give up a silent model server. say: is told
+    what goes on.
     """
     say("making the worker")
     try:
@@ -46,7 +48,7 @@ def check_worker(
         routes = routes_of(app)
         findings = list(_contract(backend, routes, log))
         if any(route.handler is not None for route in routes):
-            findings += _running(name, backend, routes, variables or {}, say)
+            findings += _running(name, backend, routes, variables or {}, job_patience, say)
     finally:
         worker_of(app).close()
     return Report(name, [route.name for route in routes], CHECKS, findings)
@@ -75,6 +77,7 @@ def _running(
     backend: Backend,
     routes: Sequence[RouteUnderTest],
     variables: Mapping[str, str],
+    job_patience: float,
     say: Callable[[str], object],
 ) -> Iterator[Finding]:
     # What it is loaded by does not matter here, and what does not matter must not end the check.
@@ -91,7 +94,8 @@ def _running(
             model.answer_all(whole(GOOD))
             try:
                 with running(name, environ, live=True, benchmark=benchmark, model=model) as kit:
-                    yield from _called(kit, routes, health, say)
+                    behaviour = Behaviour(kit, health, job_patience)
+                    yield from _called(kit, behaviour, routes, say)
                 return
             except WorkerNotReady as error:
                 what = "with its benchmark" if benchmark else "without its benchmark, either"
@@ -102,9 +106,8 @@ def _running(
 
 
 def _called(
-    kit: Kit, routes: Sequence[RouteUnderTest], health: str | None, say: Callable[[str], object]
+    kit: Kit, behaviour: Behaviour, routes: Sequence[RouteUnderTest], say: Callable[[str], object]
 ) -> Iterator[Finding]:
-    behaviour = Behaviour(kit, health)
     behaviour.answer(whole(GOOD))
     yield from protocol.check_unknown_path(kit)
     yield from protocol.check_methods(kit, routes)

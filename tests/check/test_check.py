@@ -14,7 +14,7 @@ from pyworker.check.run import CHECKS, check_worker
 
 @pytest.fixture(scope="module")
 def broken() -> Report:
-    return check_worker("tests.check.broken")
+    return check_worker("tests.check.broken", job_patience=4.0)
 
 
 @pytest.mark.parametrize("worker", ["hello_world", "openai", "tgi"])
