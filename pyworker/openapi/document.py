@@ -21,6 +21,11 @@ _IMPLIED = {"HEAD", "OPTIONS"}
 _VARIABLE = re.compile(r"<(?:[^<>:]*:)?([^<>:]*)>")
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9]+")
 
+_UNSECURED = "A development worker: a request may be the bare payload, and needs no signature."
+_SECURED = (
+    'A worker of the demo: each payload travels in the envelope `{"auth_data": …, "payload": …}`, and '
+    "`auth_data` of a request without a body in the header X-Auth-Data."
+)
 _ERROR = "Error"
 _ERROR_SCHEMA: Schema = {
     "type": "object",
@@ -73,6 +78,7 @@ def operations_of(app: flask.Flask, backend: Backend) -> Sequence[Operation]:
 
 def document_of(operations: Iterable[Operation], backend: Backend, version: str) -> Mapping[str, Any]:
     """The document. version: of the package."""
+    unsecured = backend.settings.unsecured
     operations = list(operations)
     classes = [one.payload_cls for one in operations if one.payload_cls is not None]
     schemas, definitions = schemas_of(classes)
@@ -84,8 +90,9 @@ def document_of(operations: Iterable[Operation], backend: Backend, version: str)
         "info": {
             "title": backend.package.removeprefix("workers.") or "worker",
             "version": version,
-            "description": "A development worker: a request may be the bare payload, and needs no signature.",
+            "description": _UNSECURED if unsecured else _SECURED,
         },
+        "x-signed": not unsecured,
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {"schemas": {**definitions, _ERROR: _ERROR_SCHEMA}},

@@ -126,6 +126,22 @@ def test_a_path_with_a_variable(page: Page, kit: Kit) -> None:
     expect(tried.get_by_label("Response", exact=True)).to_contain_text('"id": "a b"')
 
 
+def test_a_worker_that_checks_signatures_as_in_the_demo(browser: Browser) -> None:
+    with running("tests.openapi.various", {"PYWORKER_DOCS": "true"}, live=True) as kit:
+        assert kit.request("POST", "/generate", {"prompt": "tide"}, signed=False).status == 422
+        context = browser.new_context()
+        tab = context.new_page()
+        tab.goto(f"{kit.url}/docs")
+        for name in ("POST /generate", "GET /files/{file_id}"):
+            tried = form(tab, name)
+            if name.startswith("GET"):
+                tried.get_by_role("textbox", name="file_id").fill("7")
+            tried.get_by_role("button", name="Send").click()
+            expect(tried.get_by_role("status")).to_contain_text("200 OK, after")
+        assert [request.path for request in kit.model.requests()][-2:] == ["/generate", "/files/7"]
+        context.close()
+
+
 def test_a_file_is_sent_as_a_form(page: Page, kit: Kit) -> None:
     tried = form(page, "POST /generate")
     tried.get_by_label("File (sent").set_input_files(

@@ -104,6 +104,7 @@ ALLOWED = {
         "doctor",
         "jobs",
         "lifecycle",
+        "openapi",
         "proxy",
         "reporting",
         "resources",
