@@ -12,10 +12,14 @@ import os
 import signal
 import ssl
 import sys
+import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pyworker.black_box.folder import BoxFolder
+from pyworker.black_box.machine import killed_for_memory
 from pyworker.config import (
     ONE_PROCESS,
     RESERVED_THREADS,
@@ -27,7 +31,9 @@ from pyworker.downstream.tls import CertificateFiles, ServerContext
 from pyworker.errors import ConfigError
 from pyworker.instance.beacon import INTERVAL, Beacon, Failure
 from pyworker.runtime import allocator
+from pyworker.runtime.redaction import hiding_only
 from pyworker.runtime.signals import REFUSED_SIGNALS
+from pyworker.telemetry.log_format import FORMATTERS
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -44,6 +50,9 @@ except ConfigError as error:
     sys.exit(f"pyworker: {error}")
 
 _descriptors = raise_descriptor_limit()
+_box = BoxFolder(_settings.state_dir)
+# By process: its exit code, or the negative number of its signal.
+_ends: dict[int, int] = {}
 
 bind = _settings.bind
 proc_name = "pyworker"
@@ -78,11 +87,16 @@ if _tls is not None:
     certfile = str(_settings.ssl_certfile)
     keyfile = str(_settings.ssl_keyfile)
 
-_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+def _formatter() -> logging.Formatter:
+    """A function, since gunicorn prints its configuration, which must not hold the secrets."""
+    return FORMATTERS[_settings.log_format](hiding_only(_settings.secrets))
+
+
 logconfig_dict: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"generic": {"format": _FORMAT, "class": "logging.Formatter"}},
+    "formatters": {"generic": {"()": _formatter}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "generic", "stream": sys.stderr}},
     "root": {"level": _settings.log_level, "handlers": ["console"]},
     "loggers": {
@@ -103,6 +117,14 @@ def on_starting(server: Arbiter) -> None:
     """Refuse more than one process, by the command line or by a signal."""
     if server.num_workers != 1:
         sys.exit(f"pyworker: {ONE_PROCESS}")
+    kept = _box.conclude_left("the worker ended, and with it all that had started it")
+    if kept is not None:
+        logging.getLogger("pyworker").warning(
+            "the last run ended unexpectedly; python -m pyworker.doctor --black-box tells what is known (%s)",
+            kept,
+        )
+    reap = server.reap_workers
+    server.reap_workers = functools.partial(_note_ends_and, reap, server)
     for number in REFUSED_SIGNALS:
         # The arbiter looks up its handlers by name, and calls them from its main loop.
         name = signal.Signals(number).name
@@ -127,6 +149,38 @@ def _refuse(name: str) -> None:
         name,
         ONE_PROCESS,
     )
+
+
+def _note_ends_and(reap: Callable[[], None], server: Arbiter) -> None:
+    """Remember how workers ended, which gunicorn does not tell `child_exit`."""
+    for pid in list(server.WORKERS):
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is not None:
+                is_exit = ended.si_code == os.CLD_EXITED
+                _ends[pid] = ended.si_status if is_exit else -ended.si_status
+    reap()
+
+
+def child_exit(_server: Arbiter, worker: HardenedThreadWorker) -> None:
+    """Keep what is known of a worker that ended and should not have. Called in the master."""
+    status = _ends.pop(int(worker.pid), None)
+    if status == 0:
+        _box.forget()
+        return
+    if status is None:  # it ended just when the others were looked at
+        what = "the worker process ended"
+        kept = _box.conclude_left(what)
+    else:
+        how = f"signal {-status}" if status < 0 else f"exit code {status}"
+        stuck = f": its main thread stood still for {timeout} s" if worker.aborted else ""
+        what = f"the worker process was ended by {how}{stuck}"
+        killed = killed_for_memory()
+        more = {"status": status, "stuck": worker.aborted, "killed_for_memory_since": killed}
+        kept = _box.conclude(what, more=more)
+    if kept is not None:
+        advice = "python -m pyworker.doctor --black-box tells more"
+        logging.getLogger("pyworker").error("%s; %s (%s)", what, advice, kept)
 
 
 def when_ready(server: Arbiter) -> None:
@@ -177,6 +231,11 @@ def _report_until_ended(worker: HardenedThreadWorker, error: BaseException) -> N
     logger = logging.getLogger("pyworker")
     logger.error("the worker package does not load", exc_info=error)
     logger.error("%s; reported every %.0f s until this process is ended", reason, INTERVAL)
+    with contextlib.suppress(OSError):
+        _box.keep(
+            "start",
+            {"at": time.time(), "what": reason, "own_lines": traceback.format_tb(error.__traceback__)},
+        )
     failure = Failure(_settings.container_id, _settings.master_token, _settings.public_url or "", reason)
 
     def is_wanted() -> bool:

@@ -22,16 +22,18 @@ Beside them, for authors: `backend`, `responses`, `jobs`, `engines`, `tokenizer`
 `worker` wires everything together and `app` is the Flask app; `registry` finds a worker by name.
 
     status/      what the worker does, for people and for Prometheus
+    black_box/   what was known when a worker failed
     client/      SDK for callers
     sdk/         runs a `worker.py` that was written for the public SDK
     new/         `python -m pyworker.new`: a worker to begin with
     testing/     for the tests of a worker: the model server behind it, signed requests, what it reports
     check/       `python -m pyworker.check`: what a worker gets wrong
     loadtest/    `python -m pyworker.loadtest`
+    top/         `python -m pyworker.top`: a worker, or a fleet, in a terminal
     doctor/      `python -m pyworker.doctor`: what is wrong on an instance
     local/       stand-in autoscaler and model server, the demo
     instance/    the start on an instance, before there is an environment
-    resources/   tokenizer and word list for machines without a network
+    resources/   the page; tokenizer and word list for machines without a network
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from werkzeug.routing import MapAdapter, RequestRedirect
 
 import pyworker
 from pyworker.backend import Backend
+from pyworker.black_box.contents import keep_black_box
 from pyworker.config import Settings
 from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
@@ -94,6 +95,7 @@ def make_app(backend: Backend, blueprint: flask.Blueprint, settings: Settings) -
     worker.metrics.read_gauges(lambda: gauges_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
     add_docs(app, worker, pyworker.__version__)
+    keep_black_box(worker)
     handlers = {view: route.handler for view, route in backend.views.items()}
     check_paths(registered(app.url_map.iter_rules(), app.view_functions, handlers))
     app.direct = DirectRoutes(app, worker.pipeline, backend.views)

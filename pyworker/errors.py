@@ -34,6 +34,11 @@ class RequestError(PyworkerError):
         super().__init__(self.message)
         self.retry_after = self.default_retry_after if retry_after is None else retry_after
 
+    @property
+    def reason(self) -> str:
+        """For logs and records: the message, without what it quotes of the request."""
+        return self.message
+
     def body(self) -> Mapping[str, object]:
         """The JSON body; never a stack trace, a header or a secret."""
         return {"error": self.message}
@@ -83,6 +88,10 @@ class UnsupportedCoding(RequestError):
 
     status = 415
 
+    @property
+    def reason(self) -> str:
+        return "the request body has a content coding or a type that the route does not take"
+
 
 class Unprocessable(RequestError):
     """The body is not a JSON object, or its fields are wrong."""
@@ -99,6 +108,12 @@ class JsonDataException(Unprocessable):
         super().__init__(f"invalid request: {', '.join(_fault_names(json_msg))}{others}")
         self.json_msg = json_msg
         self.more = more
+
+    @property
+    def reason(self) -> str:
+        # Deeper names may be keys of the client's own.
+        names = dict.fromkeys(".".join(name.split(".")[:2]) for name in _fault_names(self.json_msg))
+        return f"invalid request: {', '.join(names)}"
 
     def body(self) -> Mapping[str, object]:
         return {"error": self.message, **self.json_msg}
@@ -148,6 +163,13 @@ class TooManySessions(Overloaded):
 
     def body(self) -> Mapping[str, object]:
         return {"error": self.message, "open_sessions": self.requests_in_hand}
+
+
+class TooManyViewers(RequestError):
+    """So many pages watch this worker that one more would cost too much."""
+
+    status = 429
+    default_retry_after = 10.0
 
 
 class LimitReached(PyworkerError):

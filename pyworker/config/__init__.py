@@ -66,6 +66,8 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 _readiness_source = parsers.one_of({source.value: source for source in ReadinessSource})
 _log_level = parsers.one_of({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR")})
+_log_format = parsers.one_of({name: name for name in ("text", "json")})
+_log_requests = parsers.one_of({name: name for name in ("all", "sampled", "failed", "none")})
 
 
 def setting(variable: str, default: T, parse: Callable[[str], T], *, secret: bool = False) -> T:
@@ -124,6 +126,8 @@ class Settings:
     model_metrics_endpoint: str = setting("MODEL_METRICS_ENDPOINT", "/metrics", parsers.path_or_base_url)
     otlp_endpoint: str | None = setting("OTEL_EXPORTER_OTLP_ENDPOINT", None, parsers.base_url)
     log_level: str = setting("LOG_LEVEL", "INFO", _log_level)
+    log_format: str = setting("LOG_FORMAT", "text", _log_format)
+    log_requests: str = setting("LOG_REQUESTS", "sampled", _log_requests)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -183,6 +187,16 @@ class Settings:
     def unsent_file(self) -> Path:
         """The file that keeps finished requests until the autoscaler has accepted them."""
         return self.state_dir / ".unsent_requests"
+
+    @property
+    def start_file(self) -> Path:
+        """The file that keeps how long the last start took."""
+        return self.state_dir / ".last_start"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must not be shown, wherever it stands; some may be empty."""
+        return (self.master_token, self.model_api_key)
 
     def require_identity(self) -> None:
         """Raise `ConfigError` if the worker could neither report nor check signatures.
@@ -271,3 +285,8 @@ def set_instance_defaults() -> None:
 def wants_colour(stream: TextIO) -> bool:
     """Whether text for `stream` may be coloured: on a terminal, unless NO_COLOR is set (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
+
+
+def master_token() -> str:
+    """MASTER_TOKEN, for a program that asks a worker about itself."""
+    return os.environ.get("MASTER_TOKEN", "").strip()

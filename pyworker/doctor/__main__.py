@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pyworker.black_box.folder import BoxFolder
+from pyworker.black_box.reader import NotABlackBox, read
+from pyworker.black_box.story import story
 from pyworker.config import Settings, wants_colour
 from pyworker.doctor.checks import CHECKS, examine
 from pyworker.doctor.environment import DEFAULT_WORKER
@@ -17,6 +20,7 @@ from pyworker.errors import ConfigError
 from pyworker.lifecycle.log_lines import LogActions
 from pyworker.lifecycle.log_tail import unfollowable
 from pyworker.registry import load_worker
+from pyworker.runtime.redaction import one_line
 
 _COLOURS = {Grade.OK: "32", Grade.WARN: "33", Grade.FAIL: "31", Grade.SKIPPED: "2"}
 _NAME_WIDTH = max(len(name) for name, _ in CHECKS)
@@ -26,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 when a check failed, or the replayed log ends without a ready worker."""
     parser = _parser()
     options = parser.parse_args(argv)
+    if options.black_box is not None:
+        return _tell_black_box(options.black_box or None)
     if options.replay is not None:
         return _replay(parser, options)
     if options.engine is not None:
@@ -59,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(ENGINES),
         help="with --replay: look for this model server's phrases instead of the worker's",
     )
+    parser.add_argument(
+        "--black-box",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="instead: tell what a black box says of the worker's last failure (default: the newest one in "
+        "PYWORKER_STATE_DIR); status 1 if there is none",
+    )
     return parser
 
 
@@ -70,6 +84,26 @@ def _check(worker: str | None) -> int:
         sys.stdout.write(_line(name, finding, coloured) + "\n")
         sys.stdout.flush()
     return 1 if failed else 0
+
+
+def _tell_black_box(name: str | None) -> int:
+    try:
+        path = Path(name) if name else _newest()
+        box = read(path)
+    except (NotABlackBox, ConfigError) as error:
+        sys.stderr.write(f"{one_line(str(error))}\n")
+        return 1
+    sys.stdout.write(f"{path}\n" + "".join(f"{line}\n" for line in story(box)))
+    return 0
+
+
+def _newest() -> Path:
+    """Raises `NotABlackBox` if there is none."""
+    folder = BoxFolder(Settings.from_env().state_dir)
+    kept = folder.kept()
+    if not kept:
+        raise NotABlackBox(f"there is no black box in {folder.path}: no worker has failed there")
+    return kept[-1]
 
 
 def _line(name: str, finding: Finding, coloured: bool) -> str:

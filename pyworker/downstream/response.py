@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from gunicorn.http.errors import ParseException
@@ -64,15 +64,16 @@ class ClientResponse(Response):
         except (OSError, ParseException):
             return None  # where the next request begins is not known
 
-    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+    def process_headers(self, headers: Iterable[tuple[str, str]]) -> None:
         """As the base class's, which looks at the same names again for each response."""
+        passed_on = cast("list[tuple[str, str]]", self.headers)
         for name, value in headers:
             if name in _plain_names and value.isascii() and value.isprintable():
-                self.headers.append((name, value.strip(" ")))
+                passed_on.append((name, value.strip(" ")))
                 continue
             if name == "Content-Length" and value.isascii() and value.isdecimal():
                 self.response_length = int(value)
-                self.headers.append((name, value))
+                passed_on.append((name, value))
                 continue
             super().process_headers([(name, value)])
             is_plain = name.lower() != "content-length" and not is_hoppish(name)

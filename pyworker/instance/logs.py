@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -97,6 +98,15 @@ def why_it_ended(status: int, log: Path, begin: int) -> str:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(min(begin, size), size - _LAST_BYTES))
         lines = file.read(_LAST_BYTES).decode("utf-8", "replace").splitlines()[-_LAST_LINES:]
-    said = [line for line in lines if line.strip()] or [""]
+    said = [line for line in map(_as_text, lines) if line.strip()] or [""]
     reasons = [line.rpartition(_MARK)[2] for line in said if _MARK in line]
     return f"the worker ended by itself (status {status}): {(reasons or said)[-1]}"
+
+
+def _as_text(line: str) -> str:
+    """A line of LOG_FORMAT=json as one of text; any other as it is. Lines of requests tell nothing here."""
+    if line.startswith("{"):
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            fields = json.loads(line)
+            line = f"{fields['time']} {fields['level']} {fields['logger']}: {fields['message']}"
+    return "" if " pyworker.requests: " in line else line

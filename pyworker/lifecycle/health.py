@@ -38,7 +38,9 @@ class HealthMonitor:
         loaded_by: str = "",
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self._check = check
+        self._check_model = check
+        #: Why the last check failed; empty if it did not, or there was none. Replaced as a whole.
+        self.problem = ""
         self._lifecycle = lifecycle
         self._failures_allowed = failures_allowed
         self._regular = regular
@@ -49,6 +51,10 @@ class HealthMonitor:
         self._lock = threading.Lock()
         self._suspicion = ""
         self._suspected_at: float | None = None
+
+    def _check(self) -> str:
+        self.problem = self._check_model()
+        return self.problem
 
     def suspect(self, reason: str) -> bool:
         """There is a sign of an error: if the next check fails too, the model is errored.

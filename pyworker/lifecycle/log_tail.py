@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,7 @@ from typing import BinaryIO
 from pyworker.data_types import LogAction
 from pyworker.errors import shortened
 from pyworker.lifecycle.log_lines import MAX_LINE, LineAssembler, LogActions, LogMatcher, clean
+from pyworker.runtime.redaction import without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +80,21 @@ class LogTailer:
     on_match(action, line, is_old) is called for each match, in the order of the file. The line is cut to
     `MAX_SHOWN` characters; is_old: it was in the log before the first step. `glance` and `is_current` may be
     read from any thread.
+    show(line, action, is_old): what may be shown of a line, empty for nothing; action: the first that
+    matches. It is called before `on_match`. hide: takes out of it what must not be shown.
     """
 
     def __init__(
-        self, path: Path, actions: LogActions, on_match: Callable[[LogAction, str, bool], None]
+        self,
+        path: Path,
+        actions: LogActions,
+        on_match: Callable[[LogAction, str, bool], None],
+        *,
+        show: Callable[[str, LogAction | None, bool], str] = lambda line, _action, _is_old: line,
+        hide: Callable[[str], str] = without_secrets,
     ) -> None:
+        self._show = show
+        self._hide = hide
         self._path = path
         self._matcher = LogMatcher(actions)
         self._assembler = LineAssembler(overlap=min(max(1024, self._matcher.longest), MAX_LINE // 2))
@@ -128,7 +139,7 @@ class LogTailer:
             self._old_end = 0  # the file did not exist
         if now is not None:
             self._check_silence(now, progressed)
-        last = tuple(shortened(line.strip(), _SHOWN_LINE) for line in self._last)
+        last = tuple(self._shortened(line, _SHOWN_LINE) for line in self._last)
         self.glance = LogGlance(self._path, self._lines, last, self._trouble, self.is_current)
         return progressed
 
@@ -256,9 +267,11 @@ class LogTailer:
         for raw in lines:
             line = clean(raw)
             self._lines += 1
-            self._last.append(line)
+            actions = list(self._matcher.match(line))
+            if shown := self._show(line, actions[0] if actions else None, self._is_old):
+                self._last.append(shown)
             try:
-                self._report(line)
+                self._report(line, actions)
             finally:
                 self._reported.clear()
 
@@ -268,15 +281,20 @@ class LogTailer:
         elif now - self._grew_at >= SILENCE:
             self._grew_at = now
             # Reported, and kept: the rest of the line may still arrive.
-            self._report(clean(self._assembler.partial))
+            line = clean(self._assembler.partial)
+            self._report(line, self._matcher.match(line))
 
-    def _report(self, line: str) -> None:
+    def _report(self, line: str, actions: Iterable[LogAction]) -> None:
         shown = ""
-        for action in self._matcher.match(line):
+        for action in actions:
             if action not in self._reported:
                 self._reported.add(action)
-                shown = shown or shortened(line.strip(), MAX_SHOWN)
+                shown = shown or self._shortened(line, MAX_SHOWN)
                 self._on_match(action, shown, self._is_old)
+
+    def _shortened(self, line: str, limit: int) -> str:
+        # Of twice the length, so that a secret at the cut is recognised as one.
+        return shortened(self._hide(line.strip()[: 2 * limit]), limit)
 
     def __repr__(self) -> str:
         return f"<LogTailer {self._path} offset={self._offset} {self._assembler!r}>"

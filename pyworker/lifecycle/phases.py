@@ -30,9 +30,13 @@ class Phases:
         # Guards _phases.
         self._lock = threading.Lock()
         self._phases: deque[Phase] = deque([Phase(ModelState.LOADING, now())], maxlen=_REMEMBERED)
+        #: Whether it was ever ready. Set once.
+        self.was_ready = False
 
     def enter(self, state: ModelState, reason: str) -> None:
         """The model is in this state now; nothing happens if it was before."""
+        if state is ModelState.READY:
+            self.was_ready = True
         with self._lock:
             if (self._phases[-1].state, self._phases[-1].reason) != (state, reason):
                 self._phases.append(Phase(state, self._now(), reason))

@@ -52,6 +52,8 @@ class WarmUp:
         self._preparation: concurrent.futures.Future[None] | None = None
         self._about = about
         self._stopping = threading.Event()
+        #: What it waits for besides the benchmark, in words; empty for nothing. Written by its own thread.
+        self.waits_for = ""
 
     def step(self) -> float:
         """Wait until the model is loaded, then try until it is ready or loaded again."""
@@ -64,6 +66,7 @@ class WarmUp:
                 throughput = self._ready_throughput()
             except BenchmarkFailed as error:
                 self._fail(str(error), epoch, pause)
+                self.waits_for = f"the next try of the benchmark, {pause:.0f} s after the last one"
                 self._lifecycle.wait_while(lambda status: status.epoch == epoch, timeout=pause)
                 pause = min(2 * pause, _MAX_PAUSE)
             else:
@@ -95,13 +98,15 @@ class WarmUp:
             raise BenchmarkFailed(
                 f"the benchmark could not be run: {type(error).__name__}: {error}"
             ) from error
+        finally:
+            self.waits_for = ""
         return throughput
 
     def _prepare(self) -> None:
         limit = self._settings.model_ready_timeout
         while self._unprepared:
             payload_class = self._unprepared[0]
-            name = f"{payload_class.__name__}.prepare"
+            self.waits_for = name = f"{payload_class.__name__}.prepare"
             # A call that is stuck is waited for again, not repeated: that would be stuck as well.
             if self._preparation is None:
                 call = functools.partial(payload_class.prepare, self._settings)
@@ -117,6 +122,7 @@ class WarmUp:
                 logger.error("%s failed", name, exc_info=error)
                 raise BenchmarkFailed(f"{name} failed: {error}") from error
             self._unprepared.pop(0)
+            self.waits_for = ""
 
     def _is_due(self, epoch: int) -> bool:
         status = self._lifecycle.status
@@ -137,7 +143,9 @@ class WarmUp:
     def _wait_until_no(self, problem_now: Callable[[], str]) -> None:
         limit = self._settings.model_ready_timeout
         deadline = time.monotonic() + limit
+        self.waits_for = what = "the health of the model server"
         while problem := problem_now():
+            self.waits_for = f"{what}: {problem}"
             if time.monotonic() >= deadline or self._stopping.wait(_HEALTH_PAUSE):
                 raise BenchmarkFailed(f"not healthy within {limit:g} s of being loaded: {problem}")
 

@@ -4,6 +4,7 @@ demo                `start_server.sh demo`
 demo_engines        which model server stands behind the worker
 autoscaler          routes, signs and collects reports over HTTP
 autoscaler_options  its command line
+fleet_page          what a browser shows of them
 fleet               its workers, routed and finished requests
 messages            its message formats, strictly checked
 signing             its RSA key and signatures

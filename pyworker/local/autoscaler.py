@@ -23,6 +23,7 @@ from pyworker.local.autoscaler_options import parse_options
 from pyworker.local.certificates import Authority
 from pyworker.local.faults import Faults
 from pyworker.local.fleet import Fleet, Route
+from pyworker.local.fleet_page import FleetPage, overview
 from pyworker.local.messages import (
     FINISHED_BATCH,
     ROUTE_REQUEST,
@@ -66,17 +67,20 @@ class Autoscaler:
     def __post_init__(self) -> None:
         self.faults = Faults()
         self._created_at = time.time()
+        self._page = FleetPage(self.fleet)
         # The signing key serves here too, so that a kept key keeps the root as well.
         self._authority = Authority(self.signer.key, "pyworker local root")
         self._server = LocalServer(self._app(), name="pyworker-autoscaler", host=self.host, port=self.port)
 
     def start(self) -> Self:
+        self._page.start()
         self._server.start()
         return self
 
     def stop(self) -> None:
         """Release what faults hold, end every connection, join every thread. May be called twice."""
         self.faults.clear()
+        self._page.stop()
         self._server.stop()
 
     @property
@@ -96,6 +100,7 @@ class Autoscaler:
         app = Flask("pyworker.local.autoscaler", static_folder=None)
         app.before_request(self._apply_faults)
         json_errors(app)
+        self._page.add_to(app)
         app.add_url_rule("/pubkey/", view_func=self._pubkey)
         app.add_url_rule("/route/", view_func=self._route, methods=["POST"])
         app.add_url_rule("/worker_status/", view_func=self._worker_status, methods=["POST"])
@@ -155,13 +160,7 @@ class Autoscaler:
         return _json({"success": True})
 
     def _workers(self) -> Response:
-        now = time.monotonic()
-        fleet = {
-            "workers": [member.overview(now) for member in self.fleet.workers()],
-            "requests": self.fleet.requests_seen,
-            "finished": self.fleet.finished_counts,
-        }
-        return _json(fleet, indent=2)
+        return _json(overview(self.fleet), indent=2)
 
     def _endpoint_workers(self) -> Response:
         query = parse(WORKERS_QUERY, request.get_data())

@@ -160,7 +160,7 @@ class Pipeline:
                 envelope.auth_data, envelope.payload, received.kind, route.max_queue_time
             )
         except RequestError as error:
-            history.refuse(error.status, error.message)
+            history.refuse(error.status, error.reason)
             raise
         history.stopwatch.admit()
         registers = [self.open_exchanges] if session is None else [self.open_exchanges, session]
@@ -295,4 +295,6 @@ def _status_of(error: BaseException) -> int:
 
 def _reason(error: BaseException) -> str:
     # Only our own errors are known to contain nothing of the request.
+    if isinstance(error, RequestError):
+        return error.reason
     return str(error) if isinstance(error, PyworkerError) else type(error).__name__

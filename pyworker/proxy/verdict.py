@@ -9,9 +9,9 @@ from collections.abc import Callable
 import requests
 
 from pyworker.data_types import HiddenEvents
-from pyworker.errors import shortened
 from pyworker.jobs import Job
 from pyworker.reporting.wire import Outcome
+from pyworker.runtime.redaction import located, sign_in
 from pyworker.runtime.sample import EVENT_STREAM, Measure, ResponseSample, Sampler, measured
 from pyworker.upstream.event_filter import EventFilter
 from pyworker.upstream.lazy_response import LazyResponse
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 #: Why a complete 2xx response is a failure; empty if it is not.
 Judge = Callable[[ResponseSample], str]
 
-_SHOWN = 200
 # Too busy, or not ready: the model did no work.
 _REFUSALS = (429, 503)
 NO_WORK = 0.0
@@ -87,9 +86,9 @@ class ResponseVerdict(Verdict):
         sample = self._sampler.sample()
         reason = self._failure(sample)
         if reason:
-            logger.warning(
-                "request %d: the response is a failure: %s", request_idx, shortened(reason, _SHOWN)
-            )
+            # Its text may quote the request.
+            sign = sign_in(reason) or "its text is in the response"
+            logger.warning("request %d: the response is a failure: %s", request_idx, sign)
             return Outcome.ERROR, None
         return Outcome.SUCCESS, self._measured(sample)
 
@@ -105,8 +104,8 @@ class ResponseVerdict(Verdict):
             return ""
         try:
             return self._judge(sample)
-        except Exception:
-            logger.exception("find_failure failed; the response counts by its status")
+        except Exception as error:  # noqa: BLE001  an author's code may do anything
+            logger.error("find_failure failed (%s); the response counts by its status", located(error))
             return ""
 
     def _measured(self, sample: ResponseSample) -> float | None:

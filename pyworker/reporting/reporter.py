@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from pyworker.errors import AutoscalerError
@@ -23,6 +24,8 @@ _BATCH = 500
 _MAX_PAUSE = 10.0
 #: Seconds for which `flush` goes on sending batches.
 _FLUSH_SECONDS = 4.0
+# Of the last reports it is remembered how they ended.
+_REMEMBERED = 20
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ class Reporter:
         self.last = LastReport()
         #: Reports that were not accepted, since the start.
         self.failed = 0
+        # A bounded deque: append and copy are atomic.
+        self._recent: deque[LastReport] = deque(maxlen=_REMEMBERED)
+
+    def recent(self) -> Sequence[LastReport]:
+        """How the last reports ended, oldest first. Any thread may ask."""
+        return list(self._recent)
 
     def report_once(self, now: float) -> float:
         """Send what is due. Returns the seconds until the next step. now: monotonic seconds.
@@ -81,6 +90,7 @@ class Reporter:
             problem = problem or status_problem
         if problem or self._sent_at == now:
             self.last = LastReport(time.time(), problem, self._failures + 1 if problem else 0)
+            self._recent.append(self.last)
         if problem:
             self._failures += 1
             self.failed += 1

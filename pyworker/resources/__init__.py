@@ -4,8 +4,9 @@ handbook.txt    our own text; what the stand-in language model is trained on
 common.txt      common words that the handbook lacks
 tokenizer.json  a small byte-level BPE tokenizer made from these two
 words.txt       a word list made from these two, one word a line
-docs.html       the page of the routes of a development worker
-page            the pages, with the header fields that each is served with
+page.html       what a browser shows of a worker, or of a fleet
+docs.html       what it shows of the routes of a development worker
+page            these two files with their header fields
 build           makes the last two from the first two: `python -m pyworker.resources.build`
 reach           probes whether the online original could be fetched instead, with a deadline
 monitoring      a dashboard, alert rules and a manifest for Kubernetes, with a README

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from typing_extensions import Self
 
+from pyworker.runtime.redaction import located
+
 logger = logging.getLogger(__name__)
 
 #: Bytes kept of each end of a body.
@@ -133,6 +135,6 @@ def measured(measure: Measure, sample: ResponseSample) -> float | None:
         if work is None or (math.isfinite(work) and work >= 0):
             return work
         logger.error("count_work has returned %r; the workload of the request counts", work)
-    except Exception:
-        logger.exception("count_work failed; the workload of the request counts")
+    except Exception as error:  # noqa: BLE001  an author's code may do anything
+        logger.error("count_work failed (%s); the workload of the request counts", located(error))
     return None

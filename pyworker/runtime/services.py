@@ -93,6 +93,10 @@ class Runtime:
         self._started = False
         self._stopped = False
 
+    def add(self, loop: Loop) -> None:
+        """One more thread, which is stopped after the others. Before the start."""
+        self._loops.append(loop)
+
     @property
     def is_started(self) -> bool:
         return self._started

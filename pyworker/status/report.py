@@ -15,6 +15,12 @@ from pyworker.config import Settings
 from pyworker.lifecycle.state import ModelState
 from pyworker.runtime.redaction import redacted
 from pyworker.status.cost import Period, cost_of
+from pyworker.status.reasons import (
+    awaited_after_error,
+    awaited_while_loading,
+    last_refusals,
+    model_signs,
+)
 from pyworker.telemetry.window import LENGTH
 from pyworker.worker import Worker
 
@@ -24,6 +30,8 @@ NOT_STARTED = (
     "module (in a test: `worker_of(app).start()`)"
 )
 _PACKAGES = ("flask", "gunicorn", "requests", "pydantic", "urllib3")
+# Of each log that is told.
+_LINES = 20
 
 
 def status_of(worker: Worker) -> Mapping[str, object]:
@@ -55,6 +63,10 @@ def status_of(worker: Worker) -> Mapping[str, object]:
             "most_in_hand": worker.settings.max_in_hand,
         },
         "benchmark": {"throughput": status.throughput, "progress": worker.model.benchmark.progress},
+        **model_signs(worker),
+        "last_refusals": last_refusals(worker),
+        "last_model_lines": worker.last_lines.model.lines(_LINES),
+        "last_lines": worker.last_lines.own.lines(_LINES),
         "last_minute": window,
         "cost": _cost(worker, window),
         "since_start": dataclasses.asdict(worker.ledger.counts),
@@ -81,11 +93,14 @@ def waits_for(worker: Worker) -> str:
     if not worker.is_started:
         return NOT_STARTED
     if state is ModelState.LOADING:
-        return worker.model.loading.awaited()
+        return awaited_while_loading(worker)
     if state is ModelState.BENCHMARKING:
-        return worker.model.benchmark.progress or "the benchmark, or the health of the model server"
+        return worker.model.warming_up or "the benchmark, or the health of the model server"
+    if state is ModelState.ERRORED:
+        return awaited_after_error(worker)
     if state is ModelState.DRAINING:
-        return f"{worker.ledger.in_hand()[1]} requests in hand"
+        count = worker.ledger.in_hand()[1]
+        return f"{count} request{'' if count == 1 else 's'} in hand"
     return why_not_ready(worker)
 
 

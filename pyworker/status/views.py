@@ -1,29 +1,43 @@
 """The routes that tell what the worker does.
 
-`/livez`, `/readyz` and `/startupz` are public and say a word. The others tell figures and lines of logs, to
-clients on the same machine and to those with the master token.
+`/livez`, `/readyz` and `/startupz` are public and say a word. So is the page that a browser gets at
+`/status`, which holds no figure. The others tell figures and lines of logs, to clients on the same machine
+and to those with the master token.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import flask
 
 from pyworker.errors import Unauthorized
 from pyworker.lifecycle.state import ModelState
+from pyworker.resources.page import page
+from pyworker.runtime import server_sent_events
 from pyworker.status.engine import engine_metrics
+from pyworker.status.live import Live
 from pyworker.status.report import status_of, why_not_ready
+from pyworker.status.sections import sections_of
 from pyworker.telemetry import metrics
 from pyworker.worker import Worker
+from pyworker.wsgi_extensions import PRESENCE, PollableBody, Presence
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 class StatusViews:
     """The views of one worker."""
 
     def __init__(self, worker: Worker) -> None:
+        """Before the worker's start: it runs a thread for the streams."""
         self._worker = worker
+        self._live = Live(lambda: sections_of(worker), is_over=lambda: _has_drained(worker))
+        worker.runtime.add(self._live.loop)
 
     def blueprint(self) -> flask.Blueprint:
         """The routes."""
@@ -33,6 +47,7 @@ class StatusViews:
             ("/readyz", self.ready),
             ("/startupz", self.started),
             ("/status", self.status),
+            ("/status/events", self.events),
             ("/status/requests", self.requests),
             ("/metrics", self.metrics),
             ("/metrics/model", self.engine_metrics),
@@ -56,9 +71,27 @@ class StatusViews:
         return _answer(started, started=started, reason="" if started else state)
 
     def status(self) -> flask.Response:
-        """Everything, as JSON."""
+        """Everything, as JSON; for a browser the page that shows it."""
+        accepted = flask.request.accept_mimetypes
+        if accepted["text/html"] > accepted["application/json"]:
+            body, fields = page("worker")
+            return flask.Response(body, headers=fields)
         self._require_insider()
-        return flask.jsonify(status_of(self._worker))
+        response = flask.jsonify(status_of(self._worker))
+        response.headers["Vary"] = "Accept"
+        return response
+
+    def events(self) -> flask.Response:
+        """What the page shows, as server-sent events. They end with the drain."""
+        self._require_insider()
+        viewer = self._live.open()
+        presence: Presence | None = flask.request.environ.get(PRESENCE)
+        if presence is not None:
+            self._worker.watcher.watch(presence, viewer.end)
+        response = _Stream(viewer.body, content_type=server_sent_events.CONTENT_TYPE)
+        response.headers.update(server_sent_events.HEADERS)
+        response.call_on_close(viewer.close)
+        return response
 
     def requests(self) -> flask.Response:
         """The last requests, newest first."""
@@ -84,6 +117,21 @@ class StatusViews:
     def _require_insider(self) -> None:
         if not is_local(flask.request.remote_addr):
             require_token(flask.request, self._worker.settings.master_token)
+
+
+class _Stream(flask.Response):
+    """The server polls its body."""
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        body: object = self.response  # pyright: ignore[reportUnknownMemberType]
+        if environ["REQUEST_METHOD"] == "HEAD" or not isinstance(body, PollableBody):
+            return super().get_app_iter(environ)
+        body.call_on_close(self.close)
+        return body
+
+
+def _has_drained(worker: Worker) -> bool:
+    return worker.lifecycle.state is ModelState.DRAINING and worker.ledger.in_hand()[1] == 0
 
 
 def is_local(address: str | None) -> bool:

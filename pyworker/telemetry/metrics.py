@@ -35,7 +35,6 @@ class Metrics(Collector):
         self._requests: Counter[tuple[str, str]] = Counter()
         # From 0 on: the rate of a series that begins at 1 misses the first.
         self._shed, self._errors = Counter(dict.fromkeys(SHED, 0)), Counter(dict.fromkeys(FAILURES, 0))
-        self._successes = 0
         self._received = self._served = 0.0
         self._queue = Histogram("request_queue_time_seconds", WHOLE, "Time in the queue.")
         self._first = Histogram(
@@ -79,16 +78,24 @@ class Metrics(Collector):
         self._gauges = gauges
 
     def take(self, records: Sequence[RequestRecord]) -> None:
-        """Count these requests."""
+        """Count these requests. A batch at a time: most of it is done by loops of the interpreter itself."""
+        ended = [record for record in records if record.outcome != REFUSED]
         with self._lock:
             for record in records:
-                if record.outcome == SUCCESS:
-                    self._successes += 1
-                else:
+                if record.outcome != SUCCESS:
                     self._take_cause(record)
-                    if record.outcome == REFUSED:
-                        continue
-                self._take(record)
+            self._requests.update([(record.route, record.outcome) for record in ended])
+            self._received += sum([record.workload for record in ended])
+            self._served += sum([record.work or 0.0 for record in ended])
+            self._queue.observe_all([record.queued for record in ended])
+            self._inference.observe_all([record.working for record in ended])
+            self._total.observe_all([record.total for record in ended])
+            self._first.observe_all(
+                [record.total_to_first_byte for record in ended if record.first_byte is not None]
+            )
+            for record in ended:
+                if record.prompt_tokens is not None or record.generation_tokens is not None or record.events:
+                    self._take_tokens(record)
 
     def _take_cause(self, record: RequestRecord) -> None:
         if cause := shed_cause(record):
@@ -96,18 +103,7 @@ class Metrics(Collector):
         if cause := failure_cause(record):
             self._errors[cause] += 1
 
-    # For each request: its few values are looked up once.
-    def _take(self, record: RequestRecord) -> None:
-        self._requests[record.route, record.outcome] += 1
-        self._received += record.workload
-        self._served += record.work or 0.0
-        total, queued, first_byte = record.total, record.queued, record.first_byte
-        before = record.authentication + queued
-        self._queue.observe(queued)
-        self._inference.observe(max(total - before, 0.0))
-        self._total.observe(total)
-        if first_byte is not None:
-            self._first.observe(before + first_byte)
+    def _take_tokens(self, record: RequestRecord) -> None:
         if record.prompt_tokens is not None:
             self._prompt.observe(record.prompt_tokens)
         if record.generation_tokens is not None:
@@ -159,8 +155,9 @@ class Metrics(Collector):
             yield family
 
     def _unlabelled(self) -> Iterable[Metric]:
+        successes = sum(count for (_, outcome), count in self._requests.items() if outcome == SUCCESS)
         for name, explanation, value in (
-            ("request_success", "Requests that were served.", self._successes),
+            ("request_success", "Requests that were served.", successes),
             ("workload_received", "Workload of admitted requests, as estimated.", self._received),
             ("workload_served", "Workload that was done, as far as known.", self._served),
             ("prompt_tokens", "Tokens of prompts, as told by the model server.", self._prompt.sum),

@@ -69,10 +69,20 @@ class RequestRecord(NamedTuple):
         """From its arrival until the model server's response began; 0 if that never did."""
         return 0.0 if self.first_byte is None else self.authentication + self.queued + self.first_byte
 
+    @property
+    def told_reason(self) -> str:
+        """The reason, or what the status and the outcome say where the model server itself was the reason."""
+        if self.reason or (self.status < 400 and self.outcome not in (ERROR, REJECTED)):
+            return self.reason
+        if self.status >= 400:
+            return f"the model server's response has status {self.status}"
+        return "the model server's response tells of an error"
+
     def as_json(self) -> dict[str, object]:
         """For `/status/requests`."""
         told: dict[str, object] = {
             name: round(value, 6) if isinstance(value, float) and name != "ended_at" else value
             for name, value in self._asdict().items()
         }
-        return {**told, "trace": None if self.trace is None else f"{self.trace.trace:032x}"}
+        trace = None if self.trace is None else f"{self.trace.trace:032x}"
+        return {**told, "reason": self.told_reason, "trace": trace}

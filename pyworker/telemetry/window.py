@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyworker.telemetry.causes import shed_cause
-from pyworker.telemetry.record import REFUSED, REJECTED, RequestRecord
+from pyworker.telemetry.record import REFUSED, REJECTED, SUCCESS, RequestRecord
 
 #: Seconds that are looked back.
 LENGTH = 60
@@ -44,21 +45,8 @@ class Window:
     def take(self, records: Sequence[RequestRecord]) -> None:
         """Count these requests."""
         with self._lock:
-            for record in records:
-                second = self._second(int(record.ended_at))
-                if record.outcome in _SHED and (cause := shed_cause(record)):
-                    second.causes[cause] += 1
-                if record.outcome == REFUSED:
-                    second.shed[str(record.status)] += 1
-                    continue
-                second.outcomes[record.outcome] += 1
-                second.work += record.work or 0.0
-                second.prompt_tokens += record.prompt_tokens or 0
-                second.generation_tokens += record.generation_tokens or 0
-                if len(second.totals) < _MAX_SAMPLES:
-                    second.totals.append(record.total)
-                    if record.first_byte is not None:
-                        second.first_bytes.append(record.total_to_first_byte)
+            for at, group in itertools.groupby(records, lambda record: int(record.ended_at)):
+                _count(self._second(at), list(group))
 
     def _second(self, at: int) -> _Second:
         # A clock that was set back counts as standing still.
@@ -88,8 +76,48 @@ class Window:
             "first_byte_seconds": _percentiles([value for second in seconds for value in second.first_bytes]),
         }
 
+    def by_second(self) -> Mapping[str, Sequence[float | None]]:
+        """Of each of the last 60 whole seconds, oldest first: requests that succeeded, that ended otherwise,
+        and that were refused; workload done; tokens generated; percentiles of the latency in seconds, None
+        without a request.
+        """
+        end = int(self._now())
+        with self._lock:
+            found = {second.at: second for second in self._seconds}
+        empty = _Second(0)
+        seconds = [found.get(at, empty) for at in range(end - LENGTH, end)]
+        latency = [_percentiles(list(second.totals)) for second in seconds]
+        succeeded = [second.outcomes[SUCCESS] for second in seconds]
+        return {
+            "succeeded": succeeded,
+            "failed": [
+                sum(second.outcomes.values()) - good for second, good in zip(seconds, succeeded, strict=True)
+            ],
+            "refused": [sum(second.shed.values()) for second in seconds],
+            "workload": [round(second.work, 3) for second in seconds],
+            "tokens": [second.generation_tokens for second in seconds],
+            **{name: [one.get(name) for one in latency] for name in ("p50", "p99")},
+        }
+
     def __repr__(self) -> str:
         return f"<Window [{len(self._seconds)} seconds]>"
+
+
+def _count(second: _Second, records: Sequence[RequestRecord]) -> None:
+    """Add them to their second, the batch as a whole."""
+    for record in records:
+        if record.outcome in _SHED and (cause := shed_cause(record)):
+            second.causes[cause] += 1
+    ended = [record for record in records if record.outcome != REFUSED]
+    if len(ended) < len(records):
+        second.shed.update([str(record.status) for record in records if record.outcome == REFUSED])
+    second.outcomes.update([record.outcome for record in ended])
+    second.work += sum([record.work or 0.0 for record in ended])
+    second.prompt_tokens += sum([record.prompt_tokens or 0 for record in ended])
+    second.generation_tokens += sum([record.generation_tokens or 0 for record in ended])
+    sampled = ended[: _MAX_SAMPLES - len(second.totals)]
+    second.totals += [record.total for record in sampled]
+    second.first_bytes += [record.total_to_first_byte for record in sampled if record.first_byte is not None]
 
 
 def _rate(values: Iterable[float]) -> float:

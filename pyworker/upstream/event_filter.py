@@ -6,6 +6,7 @@ import logging
 import re
 
 from pyworker.data_types import HiddenEvents
+from pyworker.runtime.redaction import located
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ class EventFilter:
     def _is_hidden(self, event: bytes) -> bool:
         try:
             return self._hidden.marker in event and self._hidden.matches(event)
-        except Exception:
-            logger.exception("hidden_events failed; the event is passed on")
+        except Exception as error:  # noqa: BLE001  an author's code may do anything
+            logger.error("hidden_events failed (%s); the event is passed on", located(error))
             return False
 
     def __repr__(self) -> str:

@@ -30,12 +30,15 @@ from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures
+from pyworker.runtime.redaction import hiding_only
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
 from pyworker.sessions.store import Sessions
 from pyworker.telemetry.idle import IdleTime
+from pyworker.telemetry.last_lines import OwnLines, WorkerLines
 from pyworker.telemetry.metrics import Metrics
 from pyworker.telemetry.recorder import Recorder
+from pyworker.telemetry.request_lines import RequestLines
 from pyworker.telemetry.spans import SpanExport, span_export
 from pyworker.telemetry.window import Window
 from pyworker.worker.model import ModelSide
@@ -56,12 +59,16 @@ class Worker:
         # Each makes the next step of the loop with this name due immediately.
         wake_report, wake_key, wake_callbacks, wake_sessions = (Wake() for _ in range(4))
 
+        #: What a report says of an error besides its message; set before the start.
+        self.excerpt: Callable[[], str] = str
+
         # -- what is counted, and what a report says
         self.recorder = Recorder()
         self.window = Window(time.time)
         self.metrics = Metrics()
         self.recorder.tell(self.window.take)
         self.recorder.tell(self.metrics.take)
+        self.recorder.tell(RequestLines(settings.log_requests).take)
         wake_spans = Wake()
         self._spans = _span_export(settings, wake_spans)
         if self._spans is not None:
@@ -75,6 +82,8 @@ class Worker:
         journal_keeper = JournalKeeper(self._journal, settings.unsent_file, on_survivors=self.ledger.touch)
         self.model = model = ModelSide(backend, settings, on_change=self.ledger.touch)
         self.lifecycle = model.lifecycle
+        #: What the logs said last.
+        self.last_lines = WorkerLines(model.lines, OwnLines(hiding_only(settings.secrets)))
         self.verifier = SignatureVerifier(
             settings.public_url if settings.check_url else None,
             now=time.monotonic,
@@ -161,7 +170,9 @@ class Worker:
         status = self.lifecycle.status
         # Without the key every request would be refused.
         is_ready = status.state is ModelState.READY and self.verifier.has_key
-        return ModelFigures(status.throughput if is_ready else 0.0, status.error_msg)
+        excerpt = self.excerpt() if status.error_msg else ""
+        error = f"{status.error_msg} ({excerpt})" if excerpt else status.error_msg
+        return ModelFigures(status.throughput if is_ready else 0.0, error)
 
     def _tell(self) -> float:
         self.idle.sample()
@@ -185,6 +196,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the background threads. The journal's takes over what an earlier process left."""
+        self.last_lines.own.attach()
         self.runtime.start()
 
     @property
@@ -218,6 +230,7 @@ class Worker:
         self._callbacks.close()
         self._key_client.close()
         self._report_client.close()
+        self.last_lines.own.detach()
 
     def _unblock(self) -> None:
         """End what a background thread may be blocked in."""

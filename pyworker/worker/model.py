@@ -12,14 +12,16 @@ from pyworker.lifecycle.benchmark_subject import describe
 from pyworker.lifecycle.health import HealthMonitor
 from pyworker.lifecycle.healthcheck import SharedHealth
 from pyworker.lifecycle.loaded_mark import LoadedMark, ModelMemory
-from pyworker.lifecycle.loading_watch import LoadingWatch
+from pyworker.lifecycle.loading_watch import LoadingWatch, loaded_patterns
 from pyworker.lifecycle.log_events import LogEffects
 from pyworker.lifecycle.log_tail import LogTailer
+from pyworker.lifecycle.model_lines import ModelLines
 from pyworker.lifecycle.old_lines import OldLines
 from pyworker.lifecycle.phases import Phases
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.lifecycle.state import ModelLifecycle
 from pyworker.lifecycle.warm_up import WarmUp
+from pyworker.runtime.redaction import hiding
 from pyworker.runtime.services import Loop, Wake
 
 # What /healthcheck asks if no health endpoint is configured.
@@ -84,6 +86,16 @@ class ModelSide:
             )
         )
         about = describe(backend.benchmark_handler, backend.package)
+        model_server = client.base_url.rpartition("@")[2]  # without a password
+        mark = LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server})
+        # Asked now, since it may be written soon.
+        was_loaded = mark.is_there
+        #: The lines of the model's log that may be shown.
+        self.lines = ModelLines(
+            hiding(settings.secrets),
+            was_ready=lambda: was_loaded or self.phases.was_ready,
+            trusts_old=lambda: not was_loaded and bool(loaded_patterns(backend.log_actions)),
+        )
         self._warm_up = WarmUp(
             settings=settings,
             lifecycle=self.lifecycle,
@@ -103,9 +115,8 @@ class ModelSide:
             probe=self._probe,
             connect=client.connection_problem if backend.knows_model_server else None,
         )
-        model_server = client.base_url.rpartition("@")[2]  # without a password
         self._memory = ModelMemory(
-            LoadedMark(settings.loaded_file, {"worker": about["worker"], "model_server": model_server}),
+            mark,
             self.lifecycle,
             check=check,
             # The log comes first: what is remembered may cost a request to be confirmed.
@@ -135,6 +146,8 @@ class ModelSide:
             backend.model_log_file,
             backend.log_actions,
             lambda action, line, is_old: self._log_effects.take(action, line, is_old),
+            show=self.lines.take,
+            hide=self.lines.presentable,
         )
 
     def loops(self) -> Sequence[Loop]:
@@ -147,6 +160,11 @@ class ModelSide:
         if self._tailer is not None:
             loops.insert(0, Loop("pyworker-tail", self._tailer.step, on_end=self._tailer.close))
         return loops
+
+    @property
+    def warming_up(self) -> str:
+        """What a loaded model waits for until it is ready, in words; empty if that is unknown."""
+        return self.benchmark.progress or self._warm_up.waits_for
 
     def _loading_step(self) -> float | None:
         now = time.monotonic()

@@ -106,6 +106,8 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ("MODEL_METRICS_ENDPOINT", "model_metrics_endpoint", "/metrics", {"/prometheus": "/prometheus"}),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint", None, {"http://otel:4318/": "http://otel:4318"}),
     ("LOG_LEVEL", "log_level", "INFO", {"debug": "DEBUG", "Warning": "WARNING", "ERROR": "ERROR"}),
+    ("LOG_FORMAT", "log_format", "text", {"JSON": "json"}),
+    ("LOG_REQUESTS", "log_requests", "sampled", {"all": "all", "none": "none"}),
 ]
 
 INTEGERS = ["x", "1.5", "0x10", "1e3", "", "nan", "9" * 5000, "--1"]
@@ -161,6 +163,8 @@ INVALID: list[tuple[str, list[str], str]] = [
     ("PYWORKER_STATE_DIR", ["/no/such/folder", "/dev/null", "x" * 5000], "expected a folder that exists"),
     ("DOLLARS_PER_HOUR", ["-1", "nan", "inf", "$1", "1000001"], "expected a number of dollars between 0"),
     ("LOG_LEVEL", ["loud", "10"], "expected one of DEBUG, INFO, WARNING, ERROR"),
+    ("LOG_FORMAT", ["xml"], "expected one of text, json"),
+    ("LOG_REQUESTS", ["some"], "expected one of all, sampled, failed, none"),
     (
         "PUBLIC_IPADDR",
         ["a b", "host/path", "user@host", "a:b", "[::1", "::g", "host:80"],

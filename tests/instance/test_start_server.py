@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -212,6 +213,10 @@ def test_a_server_that_ends_while_the_demo_runs_is_named(
 def _staying_demo(start: Start, installed: Installed, ports: dict[str, str]) -> Run:
     run = start(installed.folder, "demo", **ports)
     run.read_until("The logs:", DEMO_SECONDS)
+    fleet, worker = [line.split()[-1] for line in run.said.splitlines() if re.search(r" the \w+ http:", line)]
+    for url, kind in ((fleet, b"fleet"), (worker, b"worker")):
+        page = ask(url, "GET", urlsplit(url).path, headers={"Accept": "text/html"})
+        assert b'data-kind="%s"' % kind in page.body
     # The script, a model server, an autoscaler, gunicorn's master and its worker.
     assert len(run.left()) >= 5
     return run

@@ -36,6 +36,7 @@ LAYERS = (
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
     {"discovery", "status", "openapi"},
+    {"black_box"},
     {"app"},
 )
 #: What stands beside the layers, and what of the package each may import.
@@ -52,6 +53,7 @@ BESIDE = {
     "loadtest": {"errors", "data_types", "client", "registry"},
     "testing": {unit for layer in LAYERS for unit in layer} | {"server", "local"},
     "check": {unit for layer in LAYERS for unit in layer} | {"testing"},
+    "top": {"errors", "runtime", "config"},
     "sdk": {unit for layer in LAYERS for unit in layer} | {"server", "instance"},
     "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"tokenizer", "words"},
 }
@@ -113,6 +115,7 @@ ALLOWED = {
         "runtime",
         "sdk",
         "sessions",
+        "top",
         "upstream",
     },
     "urllib3": {"client", "reporting", "responses", "runtime", "upstream"},
@@ -133,7 +136,7 @@ ALLOWED = {
     "prometheus_client": {"status", "telemetry"},
     # Not in requirements.txt: without it no spans are exported.
     "opentelemetry": {"telemetry"},
-    "rich": {"loadtest"},
+    "rich": {"loadtest", "top"},
     "aiohttp": {"sdk"},
     "gunicorn": {"downstream", "sdk"},
     "transformers": {"tokenizer"},
@@ -342,7 +345,7 @@ def test_importing_a_worker_is_light_and_silent() -> None:
         "import pyworker.app, workers.hello_world.server, workers.comfyui.server\n"
         "heavy = {'transformers', 'nltk', 'torch', 'tokenizers', 'huggingface_hub', 'gunicorn'}\n"
         "heavy.add('cryptography')\n"
-        "heavy |= {'hdrh', 'rich'}  # of the load test\n"
+        "heavy |= {'hdrh', 'rich'}  # of the load test and the top\n"
         "heavy.add('opentelemetry')  # if spans are exported\n"
         "print('heavy', sorted(heavy & set(sys.modules)))\n"
         "print('calls', calls)\n"

@@ -9,7 +9,7 @@ import pytest
 from pyworker.client import Client, ClientError
 from pyworker.config import Settings
 from pyworker.errors import ConfigError
-from pyworker.runtime.redaction import redacted
+from pyworker.runtime.redaction import hiding, located, redacted, sign_in, without_content
 from tests.support.ports import free_port
 from tests.support.stack import NewStack
 
@@ -93,3 +93,57 @@ def test_neither_the_log_nor_a_report_of_a_worker_holds_it(new_stack: NewStack) 
     assert SECRET not in stack.worker.log
     assert SECRET not in str(stack.reports)
     assert nobody in stack.worker.log, "where it is, is said"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("api_key='abc'", "api_key='***'"),
+        ('{"API_KEY": "abc", "n": 1}', '{"API_KEY": "***", "n": 1}'),
+        ("Authorization: Bearer abcdef", "Authorization: Bearer ***"),
+        ("sent Bearer abcdef.x", "sent Bearer ***"),
+        ("serve --api-key abc --port 1", "serve --api-key *** --port 1"),
+        ("GET /v1/x?q=abc HTTP/1.1", "GET /v1/x?*** HTTP/1.1"),
+        ("with hf_abcdefgh and sk-abcdefgh", "with *** and ***"),
+        ("password=abc;user=x", "password=***;user=x"),
+        ("http://u:p@h/x", "http://***@h/x"),
+        ("max_tokens: 5, the key is here, tokenizer: x", "max_tokens: 5, the key is here, tokenizer: x"),
+        ("of master-token-1", "of ***"),
+    ],
+)
+def test_what_looks_like_a_secret_is_left_out(text: str, shown: str) -> None:
+    assert hiding(["master-token-1", "x"])(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("Received request: prompt: 'abc'", "Received request: prompt: …"),
+        ("{'messages': [1]}", "{'messages': …"),
+        ("INPUTS=abc", "INPUTS= …"),
+        ("the prompt is long", "the prompt is long"),
+        ("context: 5", "context: 5"),
+    ],
+)
+def test_a_line_ends_where_it_quotes_a_request(line: str, shown: str) -> None:
+    assert without_content(line) == shown
+
+
+@pytest.mark.parametrize("text", ["key=" * 200_000, "--key " * 100_000, "/a?" * 200_000, "Bearer " * 100_000])
+def test_secrets_are_found_in_linear_time(text: str) -> None:
+    began = time.perf_counter()
+    hiding(["master-token-1"])(without_content(text))
+    assert time.perf_counter() - began < 3
+
+
+def test_only_words_of_a_known_trouble_are_taken_from_an_error_text() -> None:
+    assert sign_in("abc: CUDA out of memory. abc") == "CUDA out of memory"
+    assert sign_in("abc") == ""
+
+
+def test_an_exception_is_located_without_its_message() -> None:
+    with pytest.raises(ValueError, match="abc") as caught:
+        int("abc")
+    told = located(caught.value)
+    assert told.startswith("ValueError in test_an_exception_is_located")
+    assert "abc" not in told

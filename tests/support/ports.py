@@ -14,6 +14,8 @@ import random
 import socket
 from collections.abc import Iterator
 
+import pytest
+
 _FIRST, _END = 10_000, 32_000
 
 
@@ -39,3 +41,13 @@ def free_port() -> int:
                 continue  # somebody uses it
             return port
     raise AssertionError(f"no port from {_FIRST} to {_END - 1} is free")
+
+
+def own_address() -> str:
+    """Of this machine, as others know it. Skips the test if there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("203.0.113.1", 9))  # nothing is sent
+        except OSError:
+            pytest.skip("this machine has no address but those of its own")
+        return probe.getsockname()[0]

@@ -247,3 +247,23 @@ def test_the_idle_share_looks_back_a_minute() -> None:
         idle.sample()
     assert idle.shares().last_minute == 1.0
     assert len(idle._samples) <= 62  # pyright: ignore[reportPrivateUsage]
+
+
+def test_each_second_of_the_last_minute() -> None:
+    window = Window(lambda: NOW + 0.5)
+    window.take([record(NOW - 60.1)] * 3 + [record(NOW - 60)] * 2)
+    window.take(
+        [record(NOW - 1, total=0.25, generation_tokens=7), record(NOW - 1, outcome="Error", work=None)]
+    )
+    window.take([record(NOW - 1, outcome=REFUSED, status=429), record(NOW)])
+    seconds = window.by_second()
+    assert {len(values) for values in seconds.values()} == {60}
+    assert {name: (values[0], values[1], values[-1]) for name, values in seconds.items()} == {
+        "succeeded": (2, 0, 1),
+        "failed": (0, 0, 1),
+        "refused": (0, 0, 1),
+        "workload": (80.0, 0.0, 40.0),
+        "tokens": (0, 0, 7),
+        "p50": (1.0, None, 0.25),
+        "p99": (1.0, None, 1.0),
+    }
