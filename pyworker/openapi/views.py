@@ -58,7 +58,7 @@ def _signed(autoscaler: str) -> Mapping[str, object]:
         given: object = requests.post(f"{autoscaler}/route/", json=asked, timeout=_AUTOSCALER_SECONDS).json()
     except (requests.RequestException, ValueError) as error:
         raise NotReady("the autoscaler gives no signature") from error
-    found = cast("Mapping[str, object]", given) if isinstance(given, dict) else {}
+    found: Mapping[str, object] = cast("dict[str, object]", given) if isinstance(given, dict) else {}
     if "signature" not in found:
         raise NotReady(f"the autoscaler gives no signature: {found.get('status') or found.get('error')}")
     return found
