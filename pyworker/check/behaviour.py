@@ -176,9 +176,6 @@ class Behaviour:
         thread = threading.Thread(target=call, name="pyworker-check-silence", daemon=True)
         thread.start()
         thread.join(self._job_patience if route.is_job else MODEL_TIMEOUT + PATIENCE)
-        self.answer(whole(GOOD))
-        for request in self._calls():
-            request.gone.set()
         return replies[0] if replies else None
 
     def _failed(self, route: RouteUnderTest, check: str, what: str, reply: Reply) -> Iterator[Finding]:
@@ -208,6 +205,9 @@ class Behaviour:
             came = _until(lambda: bool(self._calls()), PATIENCE)
         if came:
             yield from self._gone(route, "hang-up", request_idx)
+        else:
+            problem = f"not checked: the model server was not asked within {PATIENCE:g} s"
+            yield Finding("hang-up", route.name, problem, "see the worker's log", is_fault=False)
 
     def _hang_up_stream(self, route: RouteUnderTest) -> Iterator[Finding]:
         if route.is_job:
@@ -226,7 +226,7 @@ class Behaviour:
                 request_idx = reply.request_idx
         finally:
             timer.cancel()
-        if came_early:
+        if came_early and self._calls():
             yield from self._gone(route, "hang-up in a stream", request_idx)
         else:
             yield Finding(

@@ -62,7 +62,7 @@ def check_example(route: RouteUnderTest, is_measured: bool) -> Iterator[Finding]
             route.name,
             f"there is no example of a request, so that most checks are left out: {route.problem}",
             "write for_test in its payload class, or make_benchmark_payload in its handler",
-            is_fault=is_measured or not route.problem,
+            is_fault=is_measured or route.is_broken,
         )
         return
     try:

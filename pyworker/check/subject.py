@@ -29,8 +29,9 @@ class RouteUnderTest:
     path: str
     handler: EndpointHandler[Any] | None
     payload: Mapping[str, Any] | None = None
-    #: Why there is no example.
+    #: Why there is no example; and whether the author's code failed to make one.
     problem: str = ""
+    is_broken: bool = False
 
     @property
     def name(self) -> str:
@@ -71,5 +72,5 @@ def _route(rule: str, method: str, handler: EndpointHandler[Any] | None) -> Rout
     except NotImplementedError as error:
         return RouteUnderTest(method, path, handler, None, str(error))
     except Exception as error:  # noqa: BLE001  the author's code, which is what is looked at
-        return RouteUnderTest(method, path, handler, None, f"{type(error).__name__}: {error}")
+        return RouteUnderTest(method, path, handler, None, f"{type(error).__name__}: {error}", is_broken=True)
     return RouteUnderTest(method, path, handler, payload)
