@@ -73,7 +73,7 @@ def unguarded(model_response: requests.Response) -> flask.Response:
 
 def with_own_client(payload: Good, job: Job) -> flask.Response:
     url = flask.current_app.extensions["pyworker"].backend.client.base_url
-    return job.respond(requests.post(f"{url}/own", json={"prompt": payload.prompt}, timeout=60).json())
+    return job.respond(requests.post(f"{url}/own", json={"prompt": payload.prompt}, timeout=12).json())
 
 
 create_backend, _create_blueprint = routes.worker(
