@@ -15,6 +15,7 @@
     sessions/    requests that belong together, and their routes
     discovery/   BACKEND=auto: which worker fits the model server found here
     routes/      a worker in one call
+    openapi/     what its routes take, as OpenAPI and as a page
 
 Beside them, for authors: `backend`, `responses`, `jobs`, `engines`, `tokenizer`,
 `words`, `server`.
@@ -25,6 +26,8 @@ Beside them, for authors: `backend`, `responses`, `jobs`, `engines`, `tokenizer`
     client/      SDK for callers
     sdk/         runs a `worker.py` that was written for the public SDK
     new/         `python -m pyworker.new`: a worker to begin with
+    testing/     for the tests of a worker: the model server behind it, signed requests, what it reports
+    check/       `python -m pyworker.check`: what a worker gets wrong
     loadtest/    `python -m pyworker.loadtest`
     top/         `python -m pyworker.top`: a worker, or a fleet, in a terminal
     doctor/      `python -m pyworker.doctor`: what is wrong on an instance

@@ -15,6 +15,7 @@ import flask
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect
 
+import pyworker
 from pyworker.backend import Backend
 from pyworker.black_box.contents import keep_black_box
 from pyworker.config import Settings
@@ -22,6 +23,7 @@ from pyworker.contract.paths import check_paths, registered
 from pyworker.discovery.waiting import AUTO, choose
 from pyworker.errors import NotReady, RequestError, UpdateRefused
 from pyworker.lifecycle.probe import ProbeFailed
+from pyworker.openapi.views import add_docs
 from pyworker.proxy.direct import RAISED, DirectRoutes
 from pyworker.proxy.door import DIRECT, openai_error
 from pyworker.proxy.pipeline import PIPELINE
@@ -92,6 +94,7 @@ def make_app(backend: Backend, blueprint: flask.Blueprint, settings: Settings) -
     app.register_blueprint(sessions.blueprint())
     worker.metrics.read_gauges(lambda: gauges_of(worker))
     app.register_blueprint(StatusViews(worker).blueprint())
+    add_docs(app, worker, pyworker.__version__)
     keep_black_box(worker)
     handlers = {view: route.handler for view, route in backend.views.items()}
     check_paths(registered(app.url_map.iter_rules(), app.view_functions, handlers))

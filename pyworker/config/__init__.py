@@ -93,6 +93,7 @@ class Settings:
     ssl_certfile: Path = setting("SSL_CERTFILE", Path("/etc/instance.crt"), Path)
     ssl_keyfile: Path = setting("SSL_KEYFILE", Path("/etc/instance.key"), Path)
     unsecured: bool = setting("UNSECURED", False, parsers.boolean)
+    docs: bool = setting("PYWORKER_DOCS", False, parsers.boolean)
     master_token: str = setting("MASTER_TOKEN", "", str, secret=True)
     model_health_endpoint: str | None = setting("MODEL_HEALTH_ENDPOINT", None, parsers.path_or_base_url)
     health_failures: int = setting("HEALTH_FAILURES", 3, parsers.integer(1))

@@ -96,6 +96,7 @@ class Demo:
             "WORKER_HOST": _HOST,
             "PUBLIC_IPADDR": _HOST,
             "CONTAINER_ID": "1",
+            "PYWORKER_DOCS": "true",
             "USE_SSL": "false",
             "REPORT_ADDR": f"http://{_HOST}:{self._autoscaler_port}",
             "MODEL_SERVER_URL": f"http://{_HOST}:{self._model_port}",
@@ -239,11 +240,12 @@ class Demo:
             self._output.say(f"  {_PYTHON} -m pyworker.loadtest -w {self._worker} {how} -n 100 -rps 10")
         if self._engine.key:
             self._show_door()
-        self._output.say(f"  {PYTHON} -m pyworker.top http://{_HOST}:{self._worker_port}")
+        self._output.say(f"  {_PYTHON} -m pyworker.top http://{_HOST}:{self._worker_port}")
         self._output.say(f"  curl http://{_HOST}:{self._worker_port}/ping")
         self._output.say(f"  curl http://{_HOST}:{self._autoscaler_port}/workers/")
         self._output.say(f"In a browser: the fleet http://{_HOST}:{self._autoscaler_port}/")
         self._output.say(f"              the worker http://{_HOST}:{self._worker_port}/status")
+        self._output.say(f"              its routes http://{_HOST}:{self._worker_port}/docs")
         self._output.say(f"The logs: {_WORKER_LOG}, {_FOLDER}/autoscaler.log, {_FOLDER}/model.log")
         if self._engine.hint:
             self._output.say(self._engine.hint)

@@ -99,7 +99,6 @@ def _texts(name: str, engine: Engine) -> Mapping[str, str]:
         "import_log": f"from pyworker.engines import {engine.constant}\n" if engine.constant else "",
         "log": f"    log={engine.constant},\n" if engine.constant else "",
         "start": _start(engine),
-        "responses": _read(f"{engine.kind}_responses").rstrip(),
     }
     kinds = {
         "__init__.py": "init",

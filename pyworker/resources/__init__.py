@@ -5,7 +5,8 @@ common.txt      common words that the handbook lacks
 tokenizer.json  a small byte-level BPE tokenizer made from these two
 words.txt       a word list made from these two, one word a line
 page.html       what a browser shows of a worker, or of a fleet
-page            that file with its header fields
+docs.html       what it shows of the routes of a development worker
+page            these two files with their header fields
 build           makes the last two from the first two: `python -m pyworker.resources.build`
 reach           probes whether the online original could be fetched instead, with a deadline
 loadtest.html   the template of the load test's report

@@ -1,4 +1,4 @@
-"""The page that shows a worker, or a fleet: one file without anything from elsewhere."""
+"""The pages of a worker or a fleet: each is one file without anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 @functools.cache
 def page(kind: Kind) -> tuple[bytes, Mapping[str, str]]:
     """The document and its header fields. It holds no figure: its script asks the server it came from."""
-    text = resource_path("page.html").read_text("utf-8").replace('data-kind=""', f'data-kind="{kind}"', 1)
+    text = resource_path("page.html").read_text("utf-8")
+    return _served(text.replace('data-kind=""', f'data-kind="{kind}"', 1))
+
+
+@functools.cache
+def docs_page() -> tuple[bytes, Mapping[str, str]]:
+    """The page that tells the routes of a worker, and its header fields. Its script asks `/openapi.json`."""
+    return _served(resource_path("docs.html").read_text("utf-8"))
+
+
+def _served(text: str) -> tuple[bytes, Mapping[str, str]]:
     hashes = {name: _hash(content) for name, content in _INLINE.findall(text)}
     policy = (
         f"default-src 'none'; connect-src 'self'; script-src '{hashes['script']}'; "

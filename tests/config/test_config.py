@@ -66,6 +66,7 @@ VARIABLES: list[tuple[str, str, object, Mapping[str, object]]] = [
     ("SSL_CERTFILE", "ssl_certfile", Path("/etc/instance.crt"), {"/a.crt": Path("/a.crt")}),
     ("SSL_KEYFILE", "ssl_keyfile", Path("/etc/instance.key"), {"/a.key": Path("/a.key")}),
     ("UNSECURED", "unsecured", False, {"true": True}),
+    ("PYWORKER_DOCS", "docs", False, {"true": True}),
     ("MASTER_TOKEN", "master_token", "", {"s3cret": "s3cret"}),
     (
         "MODEL_HEALTH_ENDPOINT",
@@ -143,6 +144,7 @@ INVALID: list[tuple[str, list[str], str]] = [
     ("USE_SSL", BOOLEANS, "expected true or false"),
     ("CHECK_URL", BOOLEANS, "expected true or false"),
     ("UNSECURED", BOOLEANS, "expected true or false"),
+    ("PYWORKER_DOCS", BOOLEANS, "expected true or false"),
     ("MODEL_TIMEOUT", SECONDS, "expected a number of seconds above 0 and up to 10000000"),
     ("MODEL_READY_TIMEOUT", SECONDS, "expected a number of seconds above 0 and up to 10000000"),
     ("MODEL_READINESS", ["log", "both", "true"], "expected one of logs, health, either"),

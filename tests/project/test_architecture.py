@@ -35,7 +35,7 @@ LAYERS = (
     {"engines", "proxy"},
     {"sessions", "backend"},
     {"registry", "routes", "worker"},
-    {"discovery", "status"},
+    {"discovery", "status", "openapi"},
     {"black_box"},
     {"app"},
 )
@@ -51,9 +51,11 @@ BESIDE = {
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},
     "new": {"errors", "registry", "resources"},
     "loadtest": {"errors", "data_types", "client", "registry", "resources"},
+    "testing": {unit for layer in LAYERS for unit in layer} | {"server", "local"},
+    "check": {unit for layer in LAYERS for unit in layer} | {"testing"},
     "top": {"errors", "runtime", "config"},
     "sdk": {unit for layer in LAYERS for unit in layer} | {"server", "instance"},
-    "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"resources", "tokenizer", "words"},
+    "doctor": {unit for layer in LAYERS[:-1] for unit in layer} | {"tokenizer", "words"},
 }
 MOST_MODULES_BESIDE_THE_WINGS = 15
 MOST_LINES = 300
@@ -87,20 +89,24 @@ ALLOWED = {
         "discovery",
         "jobs",
         "local",
+        "openapi",
         "proxy",
         "responses",
         "routes",
         "sdk",
         "sessions",
         "status",
+        "testing",
+        "check",
     },
-    "werkzeug": {"app", "local", "proxy", "responses"},
+    "werkzeug": {"app", "local", "proxy", "responses", "testing"},
     "requests": {
         "client",
         "discovery",
         "doctor",
         "jobs",
         "lifecycle",
+        "openapi",
         "proxy",
         "reporting",
         "resources",
@@ -115,7 +121,7 @@ ALLOWED = {
     "urllib3": {"client", "reporting", "responses", "runtime", "upstream"},
     "Crypto": {"proxy", "local"},
     "cryptography": {"doctor", "local", "downstream"},
-    "pydantic": {"contract", "data_types", "loadtest", "local", "proxy", "sessions", "validation"},
+    "pydantic": {"contract", "data_types", "loadtest", "local", "openapi", "proxy", "sessions", "validation"},
     "pydantic_core": {
         "contract",
         "data_types",
@@ -137,6 +143,8 @@ ALLOWED = {
     "transformers": {"tokenizer"},
     "huggingface_hub": {"tokenizer"},
     "tokenizers": {"resources"},
+    # Fixtures, for those who have it.
+    "pytest": {"testing"},
     "nltk": {"words"},
     # Not in requirements.txt: the model server that they make is looked for, and another takes its place.
     "xllamacpp": {"local"},
@@ -234,7 +242,7 @@ def test_imports_are_absolute() -> None:
 
 
 def test_nothing_imports_the_local_stand_ins() -> None:
-    stand_ins = {"local", "loadtest", "doctor"}
+    stand_ins = {"local", "loadtest", "doctor", "testing", "check"}
     for path in [*modules(), *WORKERS.rglob("*.py")]:
         if PACKAGE not in path.parents or unit(path) not in stand_ins:
             for imported in own_imports(path):
