@@ -227,9 +227,15 @@ def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
 
 def _report_until_ended(worker: HardenedThreadWorker, error: BaseException) -> NoReturn:
     """The worker package is broken: report why to the autoscaler until this process is ended."""
-    reason = " ".join(f"cannot start: {type(error).__name__}: {error}".split())
+    from pyworker.contract.places import place_of_error
+
+    place = place_of_error(error)
+    reason = " ".join(f"cannot start: {type(error).__name__}: {error}{place and f' ({place})'}".split())
     logger = logging.getLogger("pyworker")
     logger.error("the worker package does not load", exc_info=error)
+    if _settings.unsecured:  # for development: there is nobody to tell
+        logger.error("%s", reason)
+        sys.exit(4)
     logger.error("%s; reported every %.0f s until this process is ended", reason, INTERVAL)
     with contextlib.suppress(OSError):
         _box.keep(

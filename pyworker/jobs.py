@@ -28,10 +28,14 @@ logger = logging.getLogger(__name__)
 
 #: Seconds of silence that end a call of a hook of `on_cancel`.
 CANCEL_TIMEOUT = 10.0
+#: Seconds after which such a hook can wait no longer: the next request has begun by then.
+CANCEL_SECONDS = 30.0
 
 
 class JobCall(ModelCall):
     """The call of a job, which goes on between its calls to the model server. Thread-safe."""
+
+    outlasts_hang_up = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +44,7 @@ class JobCall(ModelCall):
         # Guarded by _lock, as _socket.
         self._held: set[socket.socket] = set()
         self._has_begun = False
+        self._is_shielded = False
 
     def begin(self) -> None:
         """The job begins. Raises `Aborted` if it is aborted."""
@@ -60,9 +65,28 @@ class JobCall(ModelCall):
         with self._lock:
             self._held.discard(connection)
 
+    @contextlib.contextmanager
+    def shielded(self) -> Generator[None]:
+        """Within the block `hang_up` cuts nothing."""
+        with self._lock:
+            self._is_shielded = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_shielded = False
+
     def hang_up(self) -> bool:
-        """As `abort`. True if the job has begun: its end has to be awaited."""
-        self.abort()
+        """As `abort`, but that a call is not cut while it is shielded. True if the job has begun: its end has
+        to be awaited.
+        """
+        with self._lock:
+            is_shielded = self._is_shielded
+            self.aborted = self.aborted or is_shielded
+        if is_shielded:
+            self.stopping.set()
+        else:
+            self.abort()
         return self._has_begun
 
     def abort(self) -> bool:
@@ -92,6 +116,7 @@ class Job:
         self._call = call
         self._timeout = timeout
         self._is_cancelling = False
+        self._cancel_until = 0.0
         self._alive_at = time.monotonic()
         #: What `progress` was told last.
         self.done, self.total = 0.0, 0.0
@@ -108,8 +133,12 @@ class Job:
         timeout: float | None = None,
         limit: int | None = None,
         deadline: float | None = None,
+        starts: bool = False,
     ) -> requests.Response:
         """A call to the model server; returns its response, of any status, with the whole body read.
+
+        starts: it starts what a hook of `on_cancel` stops. So it is not cut if the client hangs up meanwhile:
+        its response, which the hook needs, is awaited for up to 30 s.
 
         timeout: seconds of silence, default: the job's. limit: bytes of the body, deadline: seconds from its
         header block to its end, each of which has no bound by default. Raises `ModelUnreachable` too, and
@@ -122,25 +151,36 @@ class Job:
         call: ModelCall = self._call
         if self._is_cancelling:
             call, timeout = ModelCall(), CANCEL_TIMEOUT
-        response = self._client.forward(
-            path,
-            body,
-            call,
-            method=method,
-            content_type=content_type,
-            timeout=self._timeout if timeout is None else timeout,
-        )
-        with response:
-            read_whole(response, limit, deadline)
+        with self._call.shielded() if starts else contextlib.nullcontext():
+            response = self._client.forward(
+                path,
+                body,
+                call,
+                method=method,
+                content_type=content_type,
+                timeout=self._timeout if timeout is None else timeout,
+            )
+            with response:
+                read_whole(response, limit, deadline)
         self._alive_at = time.monotonic()
         return response
 
     def wait(self, seconds: float) -> None:
-        """Pause, for instance between two polls."""
+        """Pause, for instance between two polls. In a hook of `on_cancel` it raises `Aborted` after 30 s."""
+        if self._is_cancelling:
+            self._wait_in_hook(seconds)
+            return
         limit = self._seconds_left()
         with waiting:
             self._call.stopping.wait(seconds if limit is None else max(min(seconds, limit), 0.0))
         self.check()
+
+    def _wait_in_hook(self, seconds: float) -> None:
+        left = self._cancel_until - time.monotonic()
+        if left <= 0:
+            raise Aborted
+        with waiting:
+            time.sleep(min(seconds, left))
 
     def check(self) -> None:
         """Raise `Aborted` or `ModelTimeout` if the job has to end."""
@@ -194,6 +234,7 @@ class Job:
             yield
         except (Aborted, ModelTimeout):
             self._is_cancelling = True
+            self._cancel_until = time.monotonic() + CANCEL_SECONDS
             try:
                 hook()
             except Exception as error:  # noqa: BLE001  the job ends anyway

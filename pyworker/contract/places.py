@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import sysconfig
+import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def place_of(made: Any) -> str:
@@ -34,6 +37,17 @@ def caller() -> str:
             return f"{_short(file)}:{frame.f_lineno}"
         frame = frame.f_back
     return "unknown"
+
+
+def place_of_error(error: BaseException) -> str:
+    """The file and line of the innermost code that belongs neither to this package nor to an installed one;
+    empty if there is none, as for a SyntaxError, which tells its own.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        is_own = frame.filename.startswith((_PACKAGE, "<")) or frame.filename.startswith(_INSTALLED)
+        if not is_own:
+            return f"{_short(frame.filename)}:{frame.lineno}"
+    return ""
 
 
 def _short(file: str) -> str:

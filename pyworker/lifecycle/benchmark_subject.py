@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from types import CodeType
 from typing import Any, cast
 
 from pyworker import __version__
@@ -32,10 +33,13 @@ def describe(handler: EndpointHandler[Any], worker: str = "") -> Mapping[str, st
 
 def fingerprint(handler: EndpointHandler[Any], payloads: Sequence[ApiPayload], concurrency: int) -> str:
     """A digest of what the requests of the benchmark have in common, such as the model's name and the length
-    of the response: not of a random prompt or seed.
+    of the response: not of a random prompt or seed. Also of how their workload is counted, in whose unit the
+    throughput is.
     """
     common = reduce(_common, [_shown(handler, payload) for payload in payloads])
-    about = [common, concurrency, handler.benchmark_words]
+    workload = reduce(_common, [payload.count_workload() for payload in payloads])
+    counted_by = [_code(type(payloads[0]).count_workload), _code(type(handler).count_work)]
+    about = [common, workload, counted_by, concurrency, handler.benchmark_words]
     text = json.dumps(about, sort_keys=True, default=_kind)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -50,6 +54,15 @@ def _shown(handler: EndpointHandler[Any], payload: ApiPayload) -> object:
         for name, file in form.uploads
     ]
     return {"fields": [list(field) for field in form.fields], "files": files}
+
+
+def _code(function: Any) -> object:
+    """What a function does, as far as its own code tells: what it calls may change unnoticed."""
+    code: CodeType | None = getattr(function, "__code__", None)
+    if code is None:
+        return None
+    constants = [repr(one) for one in code.co_consts if not isinstance(one, CodeType)]
+    return [code.co_code.hex(), constants, code.co_names]
 
 
 def _common(one: Any, other: Any) -> object:

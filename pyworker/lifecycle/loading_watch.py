@@ -29,6 +29,7 @@ class LoadingWatch:
     warn_after: seconds until the first warning; the next one comes each time that this time has doubled.
     tailer: follows the model's log, if there is one.
     connect: why the model server accepts no connection, empty if it does; None: its URL is not known.
+    unconfirmed: a loaded line from before the start that the model server has not confirmed, or nothing.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class LoadingWatch:
         tailer: LogTailer | None,
         probe: HealthProbe | None,
         connect: Callable[[], str] | None = None,
+        unconfirmed: Callable[[], str] = lambda: "",
     ) -> None:
         self._lifecycle = lifecycle
         self._connect = connect
+        self._unconfirmed = unconfirmed
         self._next_look = _FIRST_LOOK
         # Why nothing listens, as of the last look. Set by the thread of `step`.
         self._unreachable = ""
@@ -96,6 +99,11 @@ class LoadingWatch:
     def _of_log(self) -> Sequence[str]:
         if not self._source.by_log:
             return []
+        if line := self._unconfirmed():
+            shown = shortened(line, _SHOWN_TEXT)
+            return [
+                f"{shown!r} was in {self._log()} before this start, and the model server has to confirm it"
+            ]
         return [f"{_phrases(self._log_actions)} in {self._log()}" if self._tailer else self._log()]
 
     def _error(self) -> Sequence[str]:

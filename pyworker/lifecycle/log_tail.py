@@ -56,7 +56,8 @@ def unfollowable(path: Path) -> str:
 class LogGlance:
     """What a tailer has read so far. trouble: why it cannot read; `last`: the last lines, shortened.
 
-    is_current: whether everything that was in the log before the first step is among it.
+    is_current: whether everything that was in the log before the first step is among it. new_lines: how many
+    were not.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class LogGlance:
     last: tuple[str, ...] = ()
     trouble: str = ""
     is_current: bool = False
+    new_lines: int = 0
 
     def __str__(self) -> str:
         if self.trouble:
@@ -110,7 +112,7 @@ class LogTailer:
         # What was already reported for the last, incomplete line.
         self._reported: set[LogAction] = set()
         self._trouble = ""
-        self._lines = 0
+        self._lines = self._new_lines = 0
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         #: What was read up to the end of the last step. Replaced as a whole, never changed.
         self.glance = LogGlance(path, trouble="was not read yet")
@@ -140,7 +142,9 @@ class LogTailer:
         if now is not None:
             self._check_silence(now, progressed)
         last = tuple(self._shortened(line, _SHOWN_LINE) for line in self._last)
-        self.glance = LogGlance(self._path, self._lines, last, self._trouble, self.is_current)
+        self.glance = LogGlance(
+            self._path, self._lines, last, self._trouble, self.is_current, self._new_lines
+        )
         return progressed
 
     @property
@@ -267,6 +271,7 @@ class LogTailer:
         for raw in lines:
             line = clean(raw)
             self._lines += 1
+            self._new_lines += not self._is_old
             actions = list(self._matcher.match(line))
             if shown := self._show(line, actions[0] if actions else None, self._is_old):
                 self._last.append(shown)

@@ -51,8 +51,8 @@ class OldLines:
         self._loaded = ""
         # An error line after the last loaded line.
         self._error = ""
-        # When the old part had been read, and how many lines there were. Used by `step` only.
-        self._read: tuple[float, int] | None = None
+        # When the old part had been read. Used by `step` only.
+        self._read_at: float | None = None
 
     def loaded(self, line: str) -> None:
         """A loaded line was found."""
@@ -72,10 +72,10 @@ class OldLines:
             self._loaded = self._error = ""
 
     @property
-    def has_loaded_line(self) -> bool:
-        """Whether a loaded line waits to be decided about."""
+    def loaded_line(self) -> str:
+        """The loaded line that waits to be decided about; empty if there is none."""
         with self._lock:
-            return bool(self._loaded)
+            return self._loaded
 
     def step(self, now: float) -> float | None:
         """Decide if that is possible. Returns seconds until the next step, None: after the next line.
@@ -92,13 +92,13 @@ class OldLines:
             return None
         if not glance.is_current:
             return LOOK_INTERVAL
-        since, lines = self._read = self._read or (now, glance.lines)
+        since = self._read_at = now if self._read_at is None else self._read_at
         if loaded and not (self._check_strictly() if error else self._check()):
             self.forget()
             if self._lifecycle.loaded(epoch=status.epoch):
                 logger.info("the model is loaded: %s", loaded)
             return None
-        if error and glance.lines > lines:
+        if error and glance.new_lines:
             logger.info("the model's log goes on after an error line from before this start: it is ignored")
             self._forget_error(error)
         elif error and now - since >= PATIENCE:

@@ -100,7 +100,7 @@ class Exchange:
 
     def _end_call(self) -> None:
         """End the call to the model server. An exclusive slot is released once the server has ended it."""
-        if not self.slot.is_exclusive:
+        if not (self.slot.is_exclusive or self.call.outlasts_hang_up):
             was_called = self.call.abort()
         elif was_called := self.call.hang_up():
             self._limit_call()

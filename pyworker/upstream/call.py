@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from typing import ClassVar
 
 
 class Aborted(Exception):
@@ -13,6 +14,9 @@ class Aborted(Exception):
 
 class ModelCall:
     """One call to the model server. Thread-safe."""
+
+    #: Whether the end of the call is awaited for a while, even if no other request waits for it.
+    outlasts_hang_up: ClassVar[bool] = False
 
     def __init__(self) -> None:
         # Guards _socket and aborted.

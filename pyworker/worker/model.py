@@ -114,13 +114,14 @@ class ModelSide:
             tailer=tailer,
             probe=self._probe,
             connect=client.connection_problem if backend.knows_model_server else None,
+            unconfirmed=lambda: self._old_lines.loaded_line,
         )
         self._memory = ModelMemory(
             mark,
             self.lifecycle,
             check=check,
             # The log comes first: what is remembered may cost a request to be confirmed.
-            is_current=lambda: tailer is None or (tailer.is_current and not self._old_lines.has_loaded_line),
+            is_current=lambda: tailer is None or (tailer.is_current and not self._old_lines.loaded_line),
         )
         self._old_lines = OldLines(
             self.lifecycle,

@@ -396,6 +396,20 @@ def test_gunicorn_ends_with_the_error(tmp_path: Path) -> None:
     assert f"cannot start: my_llm/server.py:{line}: the URL of the model server must begin with" in worker.log
 
 
+def test_a_package_that_cannot_be_imported_ends_gunicorn_where_nobody_is_to_be_told(tmp_path: Path) -> None:
+    folder = tmp_path / "my_llm"
+    folder.mkdir()
+    (folder / "server.py").write_text("import helper\n\nhelper.make(model_nmae)\n", encoding="utf-8")
+    (tmp_path / "helper.py").write_text("def make(model: str) -> None: ...\n", encoding="utf-8")
+    worker = WorkerProcess("pyworker:create_app('my_llm')", tmp_path, {"UNSECURED": "true"})
+    worker.launch()
+    try:
+        assert worker.wait() == 4
+    finally:
+        worker.stop()
+    assert "cannot start: NameError: name 'model_nmae' is not defined (my_llm/server.py:3)" in worker.log
+
+
 def test_gunicorn_without_its_configuration_says_so(tmp_path: Path) -> None:
     """In a folder without a gunicorn.conf.py, which it would find by itself."""
     port = free_port()

@@ -31,11 +31,27 @@ class Text(OpenPayload):
         return self.form
 
 
-def of(fields: Mapping[str, Any], *, concurrency: int = 3, words: int = 100) -> str:
+@dataclass
+class CountedInHundreds(Text):
+    def count_workload(self) -> float:
+        return 100.0
+
+
+@dataclass
+class CountedOtherwise(Text):
+    def count_workload(self) -> float:
+        return 1.0 if self.form is None else 2.0
+
+
+def of(
+    fields: Mapping[str, Any], *, concurrency: int = 3, words: int = 100, payload_cls: type[Text] = Text
+) -> str:
     """Of a benchmark whose requests have these fields; a function makes one anew for each."""
-    handler = replace(Post("/generate", Text).handler(), benchmark_words=words)
+    handler = replace(Post("/generate", payload_cls).handler(), benchmark_words=words)
     payloads = [
-        Text.from_json_msg({name: value() if callable(value) else value for name, value in fields.items()})
+        payload_cls.from_json_msg(
+            {name: value() if callable(value) else value for name, value in fields.items()}
+        )
         for _ in range(COMPARED)
     ]
     return fingerprint(handler, payloads, concurrency)
@@ -77,6 +93,13 @@ def test_another_request_is_another_benchmark(changed: Mapping[str, Any]) -> Non
 
 def test_how_many_at_once_and_how_many_words_count() -> None:
     assert len({of(USUAL), of(USUAL, concurrency=4), of(USUAL, words=200)}) == 3
+
+
+@pytest.mark.parametrize("payload_cls", [CountedInHundreds, CountedOtherwise])
+def test_how_workload_is_counted_counts(payload_cls: type[Text]) -> None:
+    """The throughput is in its unit."""
+    assert of(USUAL, payload_cls=payload_cls) == of(USUAL, payload_cls=payload_cls)
+    assert of(USUAL, payload_cls=payload_cls) != of(USUAL)
 
 
 def test_files_count() -> None:

@@ -62,6 +62,23 @@ def test_a_client_that_hangs_up_cancels_its_job(plain: Stack, queued: bool) -> N
     assert len(plain.model.requests("/stop")) == 1
 
 
+def test_a_client_that_hangs_up_while_its_job_is_started_cancels_it_too(plain: Stack) -> None:
+    """The response of the model server is awaited, since the hook needs it."""
+    may_start, starting = threading.Event(), threading.Event()
+    plain.model.once("/start", Tell(starting), Deaf(may_start), STARTED)
+    request_idx = next_request_idx()
+    with plain.open("/job", request_idx=request_idx):
+        assert starting.wait(10)
+    assert plain.outcome(request_idx) == "Cancelled"
+    with plain.open("/job") as other:
+        plain.wait_in_hand(1)
+        plain.model.script("/start", STARTED)
+        plain.model.script("/state", state("done"))
+        may_start.set()
+        assert other.answer().status == 200
+    assert [one.path for one in plain.model.requests()] == ["/start", "/stop", "/start", "/state"]
+
+
 def test_a_queued_job_that_is_given_up_never_starts(plain: Stack) -> None:
     plain.model.script("/start", STARTED)
     plain.model.script("/state", state("working"))

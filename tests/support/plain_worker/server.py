@@ -143,7 +143,7 @@ class WorkHandler(JobHandler[Chat]):
     def perform(self, payload: Chat, job: Job) -> flask.Response:
         if payload.sent.get("impossible"):
             raise Unprocessable("an impossible job")
-        started = job.send("POST", "/start", json=payload.generate_payload_json())
+        started = job.send("POST", "/start", json=payload.generate_payload_json(), starts=True)
         if started.status_code != 200:
             return job.respond({"error": "not started"}, started.status_code)
         with job.on_cancel(lambda: job.send("POST", "/stop", json={})):
