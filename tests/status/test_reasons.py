@@ -11,7 +11,7 @@ import pytest
 
 from pyworker.local.signing import first_message
 from tests.support.http import Answer, RawClient, ask
-from tests.support.scripted import Act, Step, whole
+from tests.support.scripted import Act, ScriptedServer, Step, whole
 from tests.support.stack import API_KEY, ERROR_LINE, INFO_LINE, LOADED_LINE, MAX_BODY, NewStack, Stack
 from tests.support.waiting import wait_until
 
@@ -69,6 +69,16 @@ def test_a_start_by_the_log_names_each_phase(new_stack: NewStack) -> None:
     assert "/benchmark" in failed["error"]
     assert "500" in failed["error"]
     assert failed["can_serve"] is False
+
+
+def test_a_loaded_line_of_an_earlier_start_waits_for_the_model_server(new_stack: NewStack) -> None:
+    with ScriptedServer(listening=False) as late:
+        stack = new_stack({"MODEL_SERVER_URL": late.url})
+        stack.worker.say(LOADED_LINE)
+        stack.worker.start()
+        loading = wait_for(stack, "loading", "the model server has to confirm it")
+        assert "not seen" not in loading["waits_for"]
+        stack.worker.stop()
 
 
 def test_a_start_by_health_names_each_phase_and_the_drain_what_is_left(new_stack: NewStack) -> None:
