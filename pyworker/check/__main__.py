@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pyworker.check.behaviour import JOB_PATIENCE
 from pyworker.check.run import check_worker
+from pyworker.runtime.log_limit import silenced
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,17 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.log is not None and not options.log.is_file():
         parser.error(f"--log {options.log}: there is no such file")
     variables = dict(pair.partition("=")[::2] for pair in options.set)
-    # The worker's own log goes to a file; what its code says in this process is said there, too.
-    logging.disable(logging.CRITICAL)
 
     def say(what: str) -> None:
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\033[K{what}" if what else "\r\033[K")
             sys.stderr.flush()
 
-    report = check_worker(
-        options.worker, log=options.log, variables=variables, job_patience=options.patience, say=say
-    )
+    # The worker's own log goes to a file; what its code says in this process is said there, too.
+    with silenced():
+        report = check_worker(
+            options.worker, log=options.log, variables=variables, job_patience=options.patience, say=say
+        )
     say("")
     text = json.dumps(report.as_json(), indent=2) + "\n" if options.json else report.as_text()
     sys.stdout.write(text)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
 from pyworker.doctor import certificate, environment, machine, model, network
 from pyworker.doctor.finding import Check, Examination, Finding, Grade, NotChecked, fail
+from pyworker.runtime.log_limit import silenced
 
 CHECKS: Sequence[tuple[str, Check]] = (
     ("environment", environment.environment),
@@ -30,12 +30,11 @@ CHECKS: Sequence[tuple[str, Check]] = (
 
 def examine(worker: str | None) -> Iterator[tuple[str, Finding]]:
     """Make every check; each finding is yielded when it is made."""
-    # The findings say what the library would log.
-    logging.getLogger("pyworker").addHandler(logging.NullHandler())
-    logging.getLogger("pyworker").propagate = False
     examination = Examination(worker)
     for name, check in CHECKS:
-        finding = _guarded(check, examination)
+        # The findings say what the library would log.
+        with silenced():
+            finding = _guarded(check, examination)
         examination.findings[name] = finding
         yield name, finding
     if examination.known_backend is not None:

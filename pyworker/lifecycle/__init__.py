@@ -4,6 +4,7 @@ state             the state machine, and what a log line causes in each state
 phases            when the model entered which state
 log_lines         bytes to lines, and the phrases in them
 log_tail          follows the model's log through rotation and truncation
+log_glance        what it has read so far
 model_lines       which lines of it may be shown
 log_events        what a matching line does to the worker
 probe             one GET of the health endpoint

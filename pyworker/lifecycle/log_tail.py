@@ -9,12 +9,12 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from pyworker.data_types import LogAction
 from pyworker.errors import shortened
+from pyworker.lifecycle.log_glance import LogGlance
 from pyworker.lifecycle.log_lines import MAX_LINE, LineAssembler, LogActions, LogMatcher, clean
 from pyworker.runtime.redaction import without_secrets
 
@@ -50,30 +50,6 @@ def unfollowable(path: Path) -> str:
         return file_problem(path.stat().st_mode)
     except OSError:
         return ""
-
-
-@dataclass(frozen=True)
-class LogGlance:
-    """What a tailer has read so far. trouble: why it cannot read; `last`: the last lines, shortened.
-
-    is_current: whether everything that was in the log before the first step is among it. new_lines: how many
-    were not.
-    """
-
-    path: Path
-    lines: int = 0
-    last: tuple[str, ...] = ()
-    trouble: str = ""
-    is_current: bool = False
-    new_lines: int = 0
-
-    def __str__(self) -> str:
-        if self.trouble:
-            return f"{self.path}, which {self.trouble}"
-        if not self.lines:
-            return f"{self.path}, which has no complete line yet"
-        shown = ", ".join(map(repr, self.last))
-        return f"{self.path} ({self.lines} {'lines' if self.lines > 1 else 'line'}; last: {shown})"
 
 
 class LogTailer:

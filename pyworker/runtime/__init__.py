@@ -8,7 +8,7 @@ nonblocking      send and recv that never block and hold the GIL
 timed_http       requests, with one deadline for a whole HTTP call
 budget           a limit for something that many share, such as memory
 limits           sizes that several modules share
-log_limit        log lines that may come in floods
+log_limit        log lines that may come in floods, or are not wanted
 server_sent_events  events with JSON in them, written and read
 redaction        user and password removed from URLs
 sample           the beginning and end of a response body

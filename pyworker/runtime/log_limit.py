@@ -1,15 +1,31 @@
-"""Log lines that may come in floods: the first of a kind is written, others are counted for a while. Pure."""
+"""Log lines that may come in floods: the first of a kind is written, others are counted for a while."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 #: Seconds between two lines of one kind.
 INTERVAL = 10.0
 # Kinds that are remembered; the one whose last line is oldest is forgotten first.
 _KINDS = 64
+
+
+@contextlib.contextmanager
+def silenced() -> Generator[None]:
+    """Within the block nothing of this library is logged: for programs that print what there is to say."""
+    logger, nowhere = logging.getLogger("pyworker"), logging.NullHandler()
+    propagates = logger.propagate
+    logger.addHandler(nowhere)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = propagates
+        logger.removeHandler(nowhere)
 
 
 class LogLimit:

@@ -57,7 +57,7 @@ def test_the_client_prints_what_the_model_says(stack: EngineStack, by: str, opti
 
     said = run("workers.llama.client", *way(stack, by), "--prompt", "What?", "--max-tokens", "30", *options)
 
-    assert len(said.split()) > 1
+    assert said.split()
     assert 0 < stack.settled() - before <= 30
 
 

@@ -62,7 +62,9 @@ def test_a_probe_takes_as_long_as_the_worker_allows(scripted_model: ScriptedServ
     scripted_model.script(PATH, Act.HANG)
     settings = Settings(unsecured=True, state_dir=tmp_path, model_server_url=scripted_model.url)
     handler = EchoHandler(path="/pass")
-    backend = Backend("", None, False, handler, health_endpoint=PATH, health_timeout=0.3, settings=settings)
+    backend = Backend(
+        scripted_model.url, None, False, handler, health_endpoint=PATH, health_timeout=0.3, settings=settings
+    )
     worker = Worker(backend, settings)
     try:
         assert "/health did not answer in 0.3 s" in outcome(worker.model.shared_health)

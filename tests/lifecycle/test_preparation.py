@@ -68,7 +68,13 @@ class Handler(EndpointHandler):
 
 
 def create_backend(settings):
-    return Backend("http://127.0.0.1:1", None, benchmark_handler=Handler(First, "/first"), settings=settings)
+    return Backend(
+        "http://127.0.0.1:1",
+        None,
+        benchmark_handler=Handler(First, "/first"),
+        health_endpoint="/health",
+        settings=settings,
+    )
 
 
 def create_blueprint(backend):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ import yaml
 
 from pyworker.config import Settings
 from pyworker.errors import ModelTimeout, ModelUnreachable, RequestError
-from pyworker.lifecycle.healthcheck import SharedHealth
+from pyworker.lifecycle.healthcheck import MAX_AGE, SharedHealth
 from pyworker.lifecycle.probe import HealthProbe
 from pyworker.local.signing import Signer
 from pyworker.resources import resource_path
@@ -296,6 +297,8 @@ def test_a_model_server_without_metrics_is_named(
 
 def test_a_model_server_that_hangs_takes_no_threads(worker: OpenAIStack) -> None:
     worker.model.script("/metrics", Act.HANG)
+    too_old = time.monotonic() + MAX_AGE
+    wait_until(lambda: time.monotonic() > too_old, "what another test got to be too old")
     with ExitStack() as closing:
         clients = [closing.enter_context(RawClient(worker.url)) for _ in range(30)]
         for client in clients:
