@@ -18,7 +18,7 @@ import requests
 
 from pyworker.data_types import EndpointHandler, Form, Payload
 from pyworker.errors import ModelTimeout
-from pyworker.responses import read_whole
+from pyworker.responses import checked, read_whole
 from pyworker.runtime.thread_pool import waiting
 from pyworker.upstream.call import Aborted, ModelCall
 from pyworker.upstream.client import ModelClient
@@ -39,8 +39,10 @@ class JobCall(ModelCall):
 
     def __init__(self) -> None:
         super().__init__()
-        #: Set once the job is aborted.
+        #: Set once the job has to end.
         self.stopping = threading.Event()
+        #: Set once nobody waits for its end any more, its hook's included.
+        self.ended = threading.Event()
         # Guarded by _lock, as _socket.
         self._held: set[socket.socket] = set()
         self._has_begun = False
@@ -77,25 +79,29 @@ class JobCall(ModelCall):
                 self._is_shielded = False
 
     def hang_up(self) -> bool:
-        """As `abort`, but that a call is not cut while it is shielded. True if the job has begun: its end has
-        to be awaited.
+        """The job has to end, but may call its hook: a call is not cut while it is shielded. True if the job
+        has begun: its end has to be awaited.
         """
         with self._lock:
             is_shielded = self._is_shielded
             self.aborted = self.aborted or is_shielded
-        if is_shielded:
-            self.stopping.set()
-        else:
-            self.abort()
+        if not is_shielded:
+            self._cut()
+        self.stopping.set()
         return self._has_begun
 
     def abort(self) -> bool:
+        is_connected = self._cut()
+        self.stopping.set()
+        self.ended.set()
+        return is_connected
+
+    def _cut(self) -> bool:
         is_connected = super().abort()
         with self._lock:
             for connection in self._held:
                 with contextlib.suppress(OSError):  # it has ended already
                     socket.socket.shutdown(connection, socket.SHUT_RDWR)
-        self.stopping.set()
         return is_connected
 
 
@@ -177,10 +183,10 @@ class Job:
 
     def _wait_in_hook(self, seconds: float) -> None:
         left = self._cancel_until - time.monotonic()
-        if left <= 0:
-            raise Aborted
         with waiting:
-            time.sleep(min(seconds, left))
+            is_over = self._call.ended.wait(max(min(seconds, left), 0.0))
+        if is_over or left <= 0:
+            raise Aborted
 
     def check(self) -> None:
         """Raise `Aborted` or `ModelTimeout` if the job has to end."""
@@ -261,6 +267,11 @@ class JobHandler(EndpointHandler[Payload]):
         A 4xx response, or a `RequestError` with such a status, is the client's fault; 429 and 503 count as
         rejected, other errors as failures of the model server.
         """
+
+    def run(self, payload: Payload, job: Job, name: Callable[[], str] | None = None) -> flask.Response:
+        """`perform`. name: of the handler, for the message. Raises `BadHandler` if that returns no response."""
+        told = name or (lambda: str(getattr(self, "shown_as", type(self).__qualname__)))
+        return checked(self.perform(payload, job), lambda: f"{told()}.perform", "job.respond(…)")
 
     def generate_client_response(
         self, client_request: flask.Request, model_response: requests.Response

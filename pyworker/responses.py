@@ -142,6 +142,14 @@ class Stream:
         return stream(model_response)
 
 
+def checked(made: object, maker: Callable[[], str], example: str) -> flask.Response:
+    """What a worker's own code has made, if it is a response. maker: the code's name. Raises `BadHandler`."""
+    if isinstance(made, flask.Response):
+        return made
+    kind = "None" if made is None else f"a {type(made).__name__}"
+    raise BadHandler(f"{maker()} returned {kind}: return a flask.Response, such as {example}")
+
+
 def copy(model_response: requests.Response) -> flask.Response:
     """A response that was read to its end already."""
     return response_of(_read_already(model_response))

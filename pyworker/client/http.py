@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
-from urllib.parse import urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -21,6 +20,7 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 from pyworker.client.errors import ClientClosed, ClientError, StreamBroken, TlsFailed, WorkerTimeout
 from pyworker.runtime.timed_http import TimedAdapter, TimeLimit
+from pyworker.runtime.urls import can_be_called
 
 CONNECT_SECONDS = 10.0
 READ_SIZE = 65536
@@ -103,12 +103,7 @@ def _tls_trouble(url: str, error: requests.exceptions.SSLError) -> str:
 
 
 def _checked(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
+    if not can_be_called(url):
         raise ClientError(f"{url} is not a URL that can be called; it has to be like http://host:port")
     return url
 

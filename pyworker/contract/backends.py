@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from pyworker.data_types import LogAction
 from pyworker.errors import ConfigError, shortened
 from pyworker.runtime.redaction import redacted
+from pyworker.runtime.urls import can_be_called
 
 _SHOWN = 80
 _EXAMPLE = '(LogAction.ModelLoaded, "server is listening")'
@@ -24,12 +24,7 @@ def check_model_server(url: object, log_actions: object, place: str) -> None:
 def _url_problems(url: object) -> Sequence[str]:
     if not isinstance(url, str):
         return [f'the URL of the model server is {url!r}: write a text such as "http://127.0.0.1:8080"']
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        is_good = False
-    if is_good:
+    if can_be_called(url):
         return []
     shown = shortened(redacted(url), _SHOWN)
     better = f"http://{url}" if "//" not in url and url else "http://127.0.0.1:8080"

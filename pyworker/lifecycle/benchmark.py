@@ -236,7 +236,7 @@ class Benchmark:
         assert isinstance(call, JobCall)
         job = Job(self._client, call, self._timeout)
         call.begin()
-        response = handler.perform(payload, job)
+        response = handler.run(payload, job)
         sampler = Sampler(response.status_code, response.content_type or "")
         sampler.feed(response.get_data())
         arrived.append(sampler)

@@ -10,7 +10,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from Crypto.Hash import SHA256
 from Crypto.PublicKey import RSA
@@ -18,6 +17,7 @@ from Crypto.Signature import pkcs1_15
 
 from pyworker.data_types import AuthData, WrittenNumber
 from pyworker.errors import NotReady, Unauthorized
+from pyworker.runtime.urls import origin
 
 #: A `reqnum` more than this below the highest accepted one is refused.
 REPLAY_WINDOW = 100
@@ -44,19 +44,6 @@ def first_message(auth_data: AuthData) -> str:
         "url": auth_data.url,
     }
     return json.dumps(fields, indent=4)
-
-
-def origin(url: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port of a URL; None if it is not an HTTP or HTTPS URL with a host."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return None
-    defaults = {"http": 80, "https": 443}
-    if parts.scheme not in defaults or not parts.hostname:
-        return None
-    return parts.scheme, parts.hostname.rstrip("."), defaults[parts.scheme] if port is None else port
 
 
 class ReplayWindow:

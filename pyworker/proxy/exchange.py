@@ -167,11 +167,11 @@ class Exchange:
             return ClosingBody(delivered, self.close)
         return PollableBody(delivered, body.source, self.close)
 
-    def deliver(self, response: flask.Response) -> flask.Response:
+    def deliver(self, response: flask.Response, *, is_head: bool = False) -> flask.Response:
         """Tie the exchange to the client's response. The outcome is decided at its last byte.
 
         Waits for the first piece of a streamed body. An error before it is raised and becomes an error
-        response.
+        response. is_head: it is the response to HEAD, which has no body.
         """
         self.status = response.status_code
         length = response.calculate_content_length() if response.is_sequence else None
@@ -180,7 +180,7 @@ class Exchange:
         else:
             length = response.content_length
         body = response.response
-        has_body = response.status_code >= 200 and response.status_code not in (204, 304)
+        has_body = not is_head and response.status_code >= 200 and response.status_code not in (204, 304)
         pieces = iter(body)
         first = next(pieces, None) if has_body and not response.is_sequence else None
         delivered = self._until_last_byte(first, pieces, length, response.status_code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import flask
 import requests
 
+from pyworker.contract.handlers import named
 from pyworker.data_types import WITHOUT_BODY, ApiPayload, AuthData
 from pyworker.errors import (
     ClientGone,
@@ -31,10 +32,9 @@ from pyworker.proxy.history import History, trace_of
 from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.proxy.reception import Reception
 from pyworker.proxy.route import Route as Route
-from pyworker.proxy.route import client_response
 from pyworker.proxy.verdict import NO_WORK, JobVerdict, ResponseVerdict
 from pyworker.reporting.wire import Outcome
-from pyworker.responses import Passed, response_of
+from pyworker.responses import Passed, checked, response_of
 from pyworker.runtime.budget import Budget
 from pyworker.runtime.log_limit import LogLimit
 from pyworker.telemetry.recorder import Recorder
@@ -94,7 +94,9 @@ class Pipeline:
             kept = {"payload": envelope.payload} if route.takes_payload else {}
             model_response = self._forward(route, path, envelope, exchange, environ)
             made = handler.generate_client_response(request, model_response, **kept)
-            return exchange.deliver(client_response(made, handler, "generate_client_response"))
+            maker, example = "generate_client_response", "responses.pass_through(model_response)"
+            response = checked(made, lambda: f"{named(handler)}.{maker}", example)
+            return exchange.deliver(response, is_head=request.method == "HEAD")
 
         if route.places is None:
             return self._serve(route, environ, respond)
@@ -107,7 +109,6 @@ class Pipeline:
 
         A response without a body is still an object, which knows what its header block must not hold.
         """
-
         path = route.handler.endpoint if route.target is None else route.target.path(environ, {})
 
         def respond(
@@ -261,7 +262,7 @@ class Pipeline:
         exchange.hold(None, JobVerdict(job))
         call.begin()
         try:
-            response = client_response(handler.perform(envelope.take_payload(), job), handler, "perform")
+            response = handler.run(envelope.take_payload(), job, lambda: named(handler))
         except RequestError as error:
             if error.status < 500:  # the client's fault, not the model server's
                 exchange.tracker.end(Outcome.SUCCESS, work=NO_WORK)

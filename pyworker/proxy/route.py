@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import flask
 import requests
 
-from pyworker.contract.handlers import named
 from pyworker.data_types import WITHOUT_BODY, ApiPayload, Dialect, EndpointHandler
-from pyworker.errors import BadHandler
 from pyworker.jobs import Job, JobHandler
 from pyworker.proxy.target import Target
 from pyworker.proxy.undeclared import Undeclared, undeclared_of
@@ -28,17 +25,6 @@ _PASSING: Mapping[Any, Callable[[requests.Response], Passed]] = {
     PassThrough.generate_client_response: passed_through,
     Stream.generate_client_response: streamed,
 }
-
-
-def client_response(made: object, handler: EndpointHandler[Any], method: str) -> flask.Response:
-    """What a handler's method has returned, if it is a response. Raises `BadHandler`."""
-    if isinstance(made, flask.Response):
-        return made
-    kind = "None" if made is None else f"a {type(made).__name__}"
-    raise BadHandler(
-        f"{named(handler)}.{method} returned {kind}: return a flask.Response, such as "
-        "responses.pass_through(model_response)"
-    )
 
 
 class Way(Enum):

@@ -10,6 +10,7 @@ budget           a limit for something that many share, such as memory
 limits           sizes that several modules share
 log_limit        log lines that may come in floods, or are not wanted
 server_sent_events  events with JSON in them, written and read
+urls             what a URL names
 redaction        user and password removed from URLs
 sample           the beginning and end of a response body
 signals          the signals that a worker refuses

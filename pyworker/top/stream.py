@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 import requests
 
 from pyworker.errors import PyworkerError
 from pyworker.runtime import server_sent_events
 from pyworker.runtime.redaction import redacted
+from pyworker.runtime.urls import can_be_called
 
 Kind = Literal["worker", "fleet"]
 
@@ -127,12 +127,7 @@ class Stream:
 def _base(url: str) -> str:
     """Without the path of the page."""
     full = url if "://" in url else f"http://{url}"
-    try:
-        parts = urlsplit(full)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_good = False
-    if not is_good:
+    if not can_be_called(full):
         raise TopError(f"not a URL of a worker or an autoscaler: {redacted(url)}")
     return full.partition("?")[0].partition("#")[0].rstrip("/").removesuffix("/status")
 

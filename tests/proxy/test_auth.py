@@ -27,8 +27,8 @@ from pyworker.proxy.auth import (
     SignatureVerifier,
     current_message,
     first_message,
-    origin,
 )
+from pyworker.runtime.urls import origin
 
 URL = "http://203.0.113.7:40123"
 DEADLINE = 20  # seconds; only a failing test waits so long
