@@ -269,7 +269,7 @@ class JobHandler(EndpointHandler[Payload]):
         """
 
     def run(self, payload: Payload, job: Job, name: Callable[[], str] | None = None) -> flask.Response:
-        """`perform`. name: of the handler, for the message. Raises `BadHandler` if that returns no response."""
+        """`perform`; raises `BadHandler` if that returns no response. name: of the handler, for its text."""
         told = name or (lambda: str(getattr(self, "shown_as", type(self).__qualname__)))
         return checked(self.perform(payload, job), lambda: f"{told()}.perform", "job.respond(…)")
 

@@ -142,7 +142,9 @@ class Stream:
         return stream(model_response)
 
 
-def checked(made: object, maker: Callable[[], str], example: str) -> flask.Response:
+def checked(
+    made: object, maker: Callable[[], str], example: str = "responses.pass_through(model_response)"
+) -> flask.Response:
     """What a worker's own code has made, if it is a response. maker: the code's name. Raises `BadHandler`."""
     if isinstance(made, flask.Response):
         return made

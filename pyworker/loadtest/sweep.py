@@ -121,11 +121,15 @@ class Sweep:
         if stage is not None and not stage.holds:
             self._told(stage, "once more")
             stage = self._tried(load)
+        return self._kept(load, stage)
+
+    def _kept(self, load: float, stage: Stage | None) -> Stage | None:
+        """Among the stages, unless it was interrupted."""
         if stage is None:
             self._interrupted = True
-            return None
-        self._stages[load] = stage
-        self._told(stage, "")
+        else:
+            self._stages[load] = stage
+            self._told(stage, "")
         return stage
 
     def _tried(self, load: float) -> Stage | None:
@@ -146,11 +150,6 @@ class Sweep:
         lowest = self._stages[min(self._stages)]
         most = max(stage.throughput for stage in self._stages.values())
         load = float(max(1, round(most * lowest.mean)))
-        if load not in self._stages:
-            stage = self._run(load)
-            if stage is None:
-                self._interrupted = True
-                return held
-            self._stages[load] = stage
-            self._told(stage, "")
+        if load not in self._stages and self._kept(load, self._run(load)) is None:
+            return held
         return load

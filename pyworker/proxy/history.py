@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from pyworker.errors import PyworkerError, RequestError
 from pyworker.reporting.tracker import RequestTracker
 from pyworker.runtime.sample import Work
 from pyworker.telemetry.record import REFUSED, RequestRecord
@@ -95,3 +96,16 @@ def trace_of(environ: WSGIEnvironment) -> Trace:
     if parent is not None and is_traceparent(parent):
         trace.append(("traceparent", parent))
     return trace
+
+
+def status_of(error: BaseException) -> int:
+    """Of the response that an error becomes."""
+    return error.status if isinstance(error, RequestError) else 500
+
+
+def reason_of(error: BaseException) -> str:
+    """What is recorded of an error."""
+    # Only our own errors are known to contain nothing of the request.
+    if isinstance(error, RequestError):
+        return error.reason
+    return str(error) if isinstance(error, PyworkerError) else type(error).__name__

@@ -17,7 +17,6 @@ from pyworker.errors import (
     ModelTimeout,
     ModelUnreachable,
     Overloaded,
-    PyworkerError,
     RequestError,
 )
 from pyworker.jobs import Job, JobCall, JobHandler
@@ -28,7 +27,7 @@ from pyworker.proxy.cancellation import Cancellation
 from pyworker.proxy.disconnect import DisconnectWatcher
 from pyworker.proxy.envelope import Envelope
 from pyworker.proxy.exchange import Exchange
-from pyworker.proxy.history import History, trace_of
+from pyworker.proxy.history import History, reason_of, status_of, trace_of
 from pyworker.proxy.open_exchanges import OpenExchanges
 from pyworker.proxy.reception import Reception
 from pyworker.proxy.route import Route as Route
@@ -94,8 +93,7 @@ class Pipeline:
             kept = {"payload": envelope.payload} if route.takes_payload else {}
             model_response = self._forward(route, path, envelope, exchange, environ)
             made = handler.generate_client_response(request, model_response, **kept)
-            maker, example = "generate_client_response", "responses.pass_through(model_response)"
-            response = checked(made, lambda: f"{named(handler)}.{maker}", example)
+            response = checked(made, lambda: f"{named(handler)}.generate_client_response")
             return exchange.deliver(response, is_head=request.method == "HEAD")
 
         if route.places is None:
@@ -179,7 +177,7 @@ class Pipeline:
             exchange.fail()
             self._streak.ended(tracker.outcome, error)
             told = _told(exchange, error)
-            history.end(tracker, _status_of(told), _reason(told))
+            history.end(tracker, status_of(told), reason_of(told))
             if told is not error:
                 raise told from error
             if isinstance(error, (ModelUnreachable, ModelTimeout)):
@@ -288,14 +286,3 @@ def _told(exchange: Exchange, error: BaseException) -> BaseException:
     if exchange.aborted is not None and isinstance(error, Exception):
         return exchange.aborted.error()
     return error
-
-
-def _status_of(error: BaseException) -> int:
-    return error.status if isinstance(error, RequestError) else 500
-
-
-def _reason(error: BaseException) -> str:
-    # Only our own errors are known to contain nothing of the request.
-    if isinstance(error, RequestError):
-        return error.reason
-    return str(error) if isinstance(error, PyworkerError) else type(error).__name__

@@ -105,6 +105,15 @@ def test_an_error_line_after_which_the_log_goes_on_does_not_count(case: Case) ->
     assert case.lifecycle.state is ModelState.LOADING
 
 
+def test_a_line_that_comes_before_the_first_look_counts_too(case: Case) -> None:
+    read_old_part(case)
+    case.old_lines.failed("out of memory")
+    case.append("a new run of the model begins\n")
+    case.old_lines.step(START)
+    case.old_lines.step(START + 2 * PATIENCE)
+    assert case.lifecycle.state is ModelState.LOADING
+
+
 def test_after_an_error_line_the_model_has_to_serve_and_not_only_to_listen(case: Case) -> None:
     read_old_part(case)
     case.old_lines.loaded("ready")

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from typing import Any
 
 import pytest
 
+from pyworker.errors import BadHandler
+from pyworker.jobs import Job, JobCall
+from pyworker.routes import Post
+from pyworker.upstream.call import Aborted
 from tests.support.http import next_request_idx
 from tests.support.scripted import Act, Deaf, Tell, head, whole
 from tests.support.stack import PLAIN_WORKER, NewStack, Stack
@@ -74,6 +79,46 @@ def test_a_client_that_hangs_up_while_its_job_is_started_cancels_it_too(plain: S
     plain.model.request("/stop")
     assert [one.path for one in plain.model.requests()] == ["/start", "/stop"]
     assert plain.outcome(request_idx) == "Cancelled"
+
+
+def test_what_is_no_response_is_told() -> None:
+    def picture(_payload: Any, _job: Job) -> Any:
+        return b"a picture"
+
+    unused: Any = None
+    job = Job(unused, JobCall(), None)
+    handler: Any = Post("/picture", workload=1, perform=picture).handler()
+    with pytest.raises(BadHandler, match=r"Post\('/picture'\)\.perform returned a bytes: .* job\.respond"):
+        handler.run(None, job)
+
+
+def test_a_hook_that_waits_is_woken_at_the_end() -> None:
+    call = JobCall()
+    client: Any = None
+    job = Job(client, call, None)
+    waiting, woken = threading.Event(), threading.Event()
+
+    def hook() -> None:
+        waiting.set()
+        try:
+            job.wait(3600)
+        except Aborted:
+            woken.set()
+            raise
+
+    def run() -> None:
+        call.begin()
+        with contextlib.suppress(Aborted), job.on_cancel(hook):
+            job.wait(3600)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert call.hang_up()
+    assert waiting.wait(10)
+    assert not woken.is_set()
+    call.abort()
+    thread.join(10)
+    assert woken.is_set()
 
 
 def test_a_queued_job_that_is_given_up_never_starts(plain: Stack) -> None:

@@ -45,6 +45,20 @@ def test_a_request_without_a_body_is_signed_in_its_header(plain: Stack, method: 
     assert "X-Auth-Data" in answer.object()["error"]
 
 
+def test_a_response_to_head_is_a_success(plain: Stack) -> None:
+    plain.model.script("/files/h1", DONE)
+    answer = signed(plain, "HEAD", "/files/h1")
+    assert (answer.status, answer.body) == (200, b"")
+    request_id = answer.header("X-Request-Id")
+
+    def ended() -> list[str]:
+        told = ask(plain.url, "GET", "/status/requests").object()["ended"]
+        return [one["outcome"] for one in told if one["request_id"] == request_id]
+
+    wait_until(ended, "its end")
+    assert ended() == ["Success"]
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_a_request_with_a_body_comes_in_the_envelope(plain: Stack, method: str) -> None:
     plain.model.script("/files/a1/text", DONE)

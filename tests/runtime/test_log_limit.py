@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
-from pyworker.runtime.log_limit import INTERVAL, LogLimit
+import pytest
+
+from pyworker.runtime.log_limit import INTERVAL, LogLimit, silenced
 from tests.support.scripted import Act
 from tests.support.stack import Stack
 
@@ -58,3 +61,12 @@ def test_a_flood_of_bad_gateways_costs_few_lines(stack: Stack) -> None:
     assert before <= stack.worker.log.count(line) <= before + 3
     assert stack.worker.log.count(line) >= 1
     assert INTERVAL >= 5
+
+
+def test_what_is_silenced_is_heard_again_afterwards(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    logger = logging.getLogger("pyworker.of_this_test")
+    with silenced():
+        logger.error("within")
+    logger.info("after")
+    assert [record.message for record in caplog.records] == ["after"]
