@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from pyworker.testing import Kit, error, running, stream, whole
-from tests.support.browser import chromium, look
+from tests.support.browser import chromium, look, opened
 from tests.support.kits import lasting
 from tests.support.waiting import DEADLINE
 
@@ -34,18 +34,9 @@ def kit() -> Iterator[Kit]:
 @pytest.fixture
 def page(browser: Browser, kit: Kit) -> Iterator[Page]:
     kit.model.forget()
-    context = browser.new_context()
-    tab = context.new_page()
-    faults: list[str] = []
-    tab.on("pageerror", lambda fault: faults.append(str(fault)))
-    tab.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
-    try:
-        tab.goto(f"{kit.url}/docs")
+    with opened(browser, f"{kit.url}/docs") as tab:
         yield tab
-        assert faults == []
         assert tab.evaluate("window.harmed") is None
-    finally:
-        context.close()
 
 
 def form(page: Page, name: str) -> Locator:

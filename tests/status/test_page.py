@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from pyworker.local.autoscaler import Autoscaler
-from tests.support.browser import chromium, look
+from tests.support.browser import chromium, look, opened
 from tests.support.http import RawClient, ask, request_bytes
 from tests.support.ports import own_address
 from tests.support.scripted import whole
@@ -39,22 +39,6 @@ expect.set_options(timeout=DEADLINE * 1000)
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         yield running
-
-
-@contextmanager
-def opened(browser: Browser, url: str) -> Generator[Page]:
-    """A tab of its own that shows this address. Whatever goes wrong in its script fails the test."""
-    context = browser.new_context()
-    page = context.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
-    try:
-        page.goto(url, wait_until="commit")
-        yield page
-        assert faults == []
-    finally:
-        context.close()
 
 
 def card(page: Page, title: str) -> str:

@@ -76,3 +76,19 @@ def look(page: Page, name: str, folder: Path) -> None:
         assert faint == [], f"{name}, {look_name}"
         widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert widths[0] <= widths[1], f"{name}, {look_name} scrolls sideways"
+
+
+@contextmanager
+def opened(browser: Browser, url: str) -> Generator[Page]:
+    """A tab of its own that shows this address. Whatever goes wrong in its script fails the test."""
+    context = browser.new_context()
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
+    try:
+        page.goto(url, wait_until="commit")
+        yield page
+        assert faults == []
+    finally:
+        context.close()
