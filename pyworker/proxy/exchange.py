@@ -251,7 +251,7 @@ class Exchange:
                 self._cancel(model_response)
             with contextlib.suppress(Exception):  # either way the connection is dropped
                 model_response.close()
-        if self._cancellation is not None and waits and self.slot.is_exclusive:
+        if self._cancellation is not None and waits:
             self._cancellation.wait(MAX_LINGER)
         with self._lock:
             self._is_closed = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -32,7 +31,10 @@ class Exporter(Protocol):
 
 
 class SpanExport:
-    """Exports in batches what the recorder tells. Thread-safe. A batch that is not accepted is lost."""
+    """Exports in batches what the recorder tells. A batch that is not accepted is lost.
+
+    `take` may be called from any thread; `step` belongs to one, and `close` comes after its end.
+    """
 
     def __init__(self, exporter: Exporter, wake: Callable[[], None]) -> None:
         """wake: makes the next `step` due."""
@@ -40,8 +42,6 @@ class SpanExport:
         self._wake = wake
         # A bounded deque: appending and taking from it are atomic.
         self._waiting: deque[RequestRecord] = deque(maxlen=_MAX_WAITING)
-        # Held while a batch is sent.
-        self._sending = threading.Lock()
         self._is_failing = False
         self._lines = LogLimit()
 
@@ -63,11 +63,10 @@ class SpanExport:
         self._exporter.close()
 
     def _export(self, most: int) -> None:
-        with self._sending:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
-            if not batch:
-                return
-            self._is_failing = not self._exporter.send(batch)
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), most))]
+        if not batch:
+            return
+        self._is_failing = not self._exporter.send(batch)
         if self._is_failing and (more := self._lines.suffix("export")) is not None:
             logger.warning("OpenTelemetry has not accepted the spans of %d requests%s", len(batch), more)
 

@@ -39,7 +39,7 @@ def fleet_screen(
         heading(state, f"Fleet: {said or 'no worker has reported yet'}", where),
         Text(_requests(fleet), style="dim"),
         rule("Workers"),
-        _workers(shown, is_wide=width >= WIDE),
+        _workers(shown, width),
         *more,
     )
 
@@ -51,8 +51,9 @@ def _requests(fleet: object) -> str:
     return f"{number(figure(fleet, 'routed'))} requests routed; ended: {', '.join(ended) or 'none yet'}"
 
 
-def _workers(workers: Sequence[object], *, is_wide: bool) -> Table:
-    made = table(*_COLUMNS, *(_IF_WIDE if is_wide else ()), ("Error", "left"))
+def _workers(workers: Sequence[object], width: int) -> Table:
+    is_wide = width >= WIDE
+    made = table(width, *_COLUMNS, *(_IF_WIDE if is_wide else ()), ("Error", "left"))
     for worker in workers:
         state, speed = text(worker, "state"), figure(worker, "max_perf")
         if_wide = (

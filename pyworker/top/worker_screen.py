@@ -48,8 +48,8 @@ def worker_screen(
         *notes,
         _figures(status, width),
         _series(sections.get("minute"), width),
-        *_table("Last requests", _ended(ended, is_wide=width >= WIDE), bool(ended)),
-        *_table("Why the last ones were refused", _refused(refused), bool(refused)),
+        *_table("Last requests", _ended(ended, width), bool(ended)),
+        *_table("Why the last ones were refused", _refused(refused, width), bool(refused)),
         *_lines("Model log", model),
         *_lines("Worker log", own),
     )
@@ -68,11 +68,17 @@ def rule(title: str) -> Rule:
     return Rule(Text(title, style="bold"), align="left", style="dim")
 
 
-def table(*columns: tuple[str, Side]) -> Table:
-    """Without lines; each column: its heading, and where its text stands."""
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=False)
-    for name, side in columns:
-        made.add_column(name, justify=side, no_wrap=True, overflow="ellipsis")
+def table(width: int, *columns: tuple[str, Side]) -> Table:
+    """Without lines; each column: its heading, and where its text stands.
+
+    The last one takes what the others leave of the width, and none takes more than a third of it, so that
+    a long text cuts nothing but itself.
+    """
+    made = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    for name, side in columns[:-1]:
+        made.add_column(name, justify=side, no_wrap=True, overflow="ellipsis", max_width=width // 3)
+    name, side = columns[-1]
+    made.add_column(name, justify=side, no_wrap=True, overflow="ellipsis", ratio=1)
     return made
 
 
@@ -181,13 +187,15 @@ def _table(title: str, shown: Table, is_any: bool) -> Sequence[RenderableType]:
     return (rule(title), shown) if is_any else ()
 
 
-def _ended(ended: Sequence[object], *, is_wide: bool) -> Table:
+def _ended(ended: Sequence[object], width: int) -> Table:
+    is_wide = width >= WIDE
     if_wide: tuple[tuple[str, Side], ...] = (
         ("Queue", "right"),
         ("First byte", "right"),
         ("Workload", "right"),
     )
     made = table(
+        width,
         ("Ended", "left"),
         ("Status", "right"),
         ("Total", "right"),
@@ -214,9 +222,14 @@ def _ended(ended: Sequence[object], *, is_wide: bool) -> Table:
     return made
 
 
-def _refused(refused: Sequence[object]) -> Table:
+def _refused(refused: Sequence[object], width: int) -> Table:
     made = table(
-        ("Last", "left"), ("Status", "right"), ("Times", "right"), ("Route", "left"), ("Reason", "left")
+        width,
+        ("Last", "left"),
+        ("Status", "right"),
+        ("Times", "right"),
+        ("Route", "left"),
+        ("Reason", "left"),
     )
     for one in refused:
         status, count = f"{figure(one, 'status') or 0:.0f}", number(figure(one, "count"))

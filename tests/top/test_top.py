@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -13,12 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.serving import LocalServer
 from pyworker.top.__main__ import main
 from pyworker.top.fields import figure, figures, items, pairs, text
 from pyworker.top.words import bars, clock, number, seconds, span
+from pyworker.top.worker_screen import worker_screen
 from tests.support.http import ask
 from tests.support.ports import own_address
 from tests.support.process import ROOT
@@ -190,6 +193,19 @@ def test_on_a_terminal_it_goes_on_until_ctrl_c(stack: Stack) -> None:
         if program.stderr is not None:
             program.stderr.close()
         os.close(controller)
+
+
+@pytest.mark.parametrize("width", [60, 140])
+def test_a_long_text_cuts_nothing_but_itself(width: int) -> None:
+    request = {"ended_at": 0.0, "status": 502, "total": 1.0, "route": "/pass", "reason": "because " * 200}
+    refusal = {"at": 0.0, "status": 422, "count": 3, "route": "/r" * 999, "reason": "no field"}
+    sections = {"status": {"last_refusals": [refusal]}, "requests": [request]}
+    screen = Console(width=width, record=True, file=io.StringIO())
+    screen.print(worker_screen(sections, "", width, None))
+    shown = screen.export_text().splitlines()
+    assert [" 502 " in line and " /pass " in line for line in shown].count(True) == 1
+    assert [" 422 " in line and " 3 " in line for line in shown].count(True) == 1
+    assert max(map(len, shown)) <= width
 
 
 # -- figures and words -----------------------------------------------------------------------------------
