@@ -61,13 +61,11 @@ class PollableSource(ABC):
         """Whether the next piece must come from the connection: nothing is buffered."""
 
     @abstractmethod
-    def take_in(self, receiver: Receiver) -> Arrival:
-        """Receive without waiting, once the descriptor is readable."""
+    def take_in(self, receiver: Receiver) -> bytes | Arrival:
+        """Receive without waiting, once the descriptor is readable.
 
-    @abstractmethod
-    def take_chunks(self) -> bytes:
-        """The piece that `take_in` has found, as the chunks it arrived in, each with its framing (RFC 9112
-        section 7.1). It is not the body's next item then. Empty if it did not arrive in whole chunks.
+        Bytes are a piece in the chunks it arrived in, each with its framing (RFC 9112 section 7.1): it is not
+        the body's next item then, and nothing else is buffered.
         """
 
     @abstractmethod

@@ -143,18 +143,22 @@ class Delivery:
 
     def pass_on(self, receiver: Receiver) -> bool:
         """Relay what has arrived; False if `go_on` is to be called."""
-        assert self._source is not None
+        source = self._source
+        assert source is not None
         try:
-            arrival = self._source.take_in(receiver)
-            if arrival is not Arrival.PIECE:
-                return arrival is Arrival.NOTHING
-            data = self._source.take_chunks() or chunk(next(self._pieces))
+            found = source.take_in(receiver)
+            if isinstance(found, bytes):
+                data = found
+            elif found is Arrival.PIECE:
+                data = chunk(next(self._pieces))
+            else:
+                return found is Arrival.NOTHING
             sent = self.client.send_what_fits(data)
         except Exception as error:  # noqa: BLE001 - raised again by `go_on`
             self._error = error
             return False
+        if sent == len(data) <= _MAX_RELAYED:
+            return data is found or source.is_drained
         self._unsent = data[sent:]
-        if self._unsent or len(data) > _MAX_RELAYED:
-            self.stay()
-            return False
-        return self._source.is_drained
+        self.stay()
+        return False

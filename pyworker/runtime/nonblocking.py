@@ -8,34 +8,38 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import select
 import socket
+from typing import Any
 
 from pyworker.runtime.limits import COPY_SIZE
 from pyworker.runtime.thread_pool import waiting
 
-# PyDLL, unlike CDLL, does not release the GIL.
+# PyDLL, unlike CDLL, does not release the GIL. `send` and `recv` have no `argtypes`, which take longer than
+# the call: an int is passed as an int of C, bytes as a pointer to them, everything else as what it is.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _send = _libc.send
-_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _send.restype = ctypes.c_ssize_t
 _recv = _libc.recv
-_recv.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _recv.restype = ctypes.c_ssize_t
 
 _pwrite = _libc.pwrite
 _pwrite.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_long)
 _pwrite.restype = ctypes.c_ssize_t
 
-_SEND_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-_PEEK_FLAGS = socket.MSG_DONTWAIT | socket.MSG_PEEK
+# Most tokens of a stream have one of a few lengths.
+_size = functools.lru_cache(maxsize=1024)(ctypes.c_size_t.from_param)
+_READ_FLAGS = int(socket.MSG_DONTWAIT)
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_PEEK_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_PEEK)
 _NOT_NOW = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 
 
 def send(descriptor: int, data: bytes) -> int:
     """How many of these bytes the kernel took; 0 if its buffer is full. Raises OSError."""
-    count: int = _send(descriptor, data, len(data), _SEND_FLAGS)
+    count: int = _send(descriptor, data, _size(len(data)), _SEND_FLAGS)
     return count if count >= 0 else _nothing_or_raise()
 
 
@@ -72,12 +76,12 @@ def pwrite(descriptor: int, data: bytes, offset: int) -> None:
 
 def is_silent(descriptor: int) -> bool:
     """Whether nothing can be read: no byte, no end and no error."""
-    count: int = _recv(descriptor, ctypes.byref(_peeked), 1, _PEEK_FLAGS)
+    count: int = _recv(descriptor, _peeked, _size(1), _PEEK_FLAGS)
     return count < 0 and ctypes.get_errno() in _NOT_NOW
 
 
 # Written by every thread and read by none.
-_peeked = ctypes.c_char()
+_peeked = ctypes.byref(ctypes.c_char())
 
 
 class Receiver:
@@ -85,14 +89,17 @@ class Receiver:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._buffer = ctypes.create_string_buffer(size)
-        self._view = memoryview(self._buffer)
+        self._buffer: Any = ctypes.create_string_buffer(size)
+        # Made once: to convert them takes longer than the call.
+        self._arguments = ctypes.byref(self._buffer), ctypes.c_size_t.from_param(size)
 
     def receive(self, descriptor: int) -> bytes | None:
         """What has arrived, None for nothing, empty at the end of the connection; raises OSError."""
-        count: int = _recv(descriptor, self._buffer, self.size, socket.MSG_DONTWAIT)
+        buffer, size = self._arguments
+        count: int = _recv(descriptor, buffer, size, _READ_FLAGS)
         if count >= 0:
-            return bytes(self._view[:count])
+            data: bytes = self._buffer[:count]
+            return data
         _nothing_or_raise()
         return None
 

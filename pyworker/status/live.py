@@ -74,9 +74,6 @@ class Viewer(PollableSource):
             return Arrival.MORE
         return Arrival.PIECE if self._live.has_news(self._sent) else Arrival.NOTHING
 
-    def take_chunks(self) -> bytes:
-        return b""
-
     def give_up_waiting(self) -> None:
         """It has no timeout."""
 

@@ -11,6 +11,7 @@ and raises `http.client.HTTPException` if the framing is malformed.
 
 from __future__ import annotations
 
+import functools
 import http.client
 import re
 from abc import ABC, abstractmethod
@@ -19,8 +20,6 @@ from pyworker.runtime.limits import MAX_HEADER_BLOCK
 from pyworker.upstream.incoming import Incoming
 from pyworker.upstream.response_head import MAX_FIELDS
 
-# The beginning of a chunk without extensions; most tokens of a stream arrive as one whole chunk.
-_CHUNK_START = re.compile(rb"([0-9A-Fa-f]{1,16})\r\n")
 # As `http.client`: a chunk size has up to 16 significant digits after any number of zeros.
 _HEX_DIGITS = re.compile(rb"[0-9A-Fa-f]+")
 _MAX_DIGITS = 16
@@ -99,6 +98,8 @@ class Chunked(Framing):
         super().__init__(incoming)
         # Bytes of the current chunk that have not been taken.
         self._left = 0
+        # Whether the next byte to be received is known to begin a chunk, and nothing is buffered.
+        self._is_between = False
         # Whether the line end after the last chunk's data has not been taken.
         self._owes_line_end = False
         # Lines of the trailer section so far; None before the last chunk.
@@ -110,6 +111,7 @@ class Chunked(Framing):
         """Joins the buffered chunks: a reader that is behind catches up in larger pieces."""
         if self._fault is not None:
             raise self._fault
+        self._is_between = False
         pieces: list[bytes] = []
         while size > 0:
             try:
@@ -131,20 +133,24 @@ class Chunked(Framing):
         return b"" if self.is_complete else None
 
     def whole_chunks(self, data: bytes) -> bytes:
-        if self._left or self._owes_line_end or self._trailers is not None or len(self._incoming):
-            return b""
+        if not self._is_between:
+            if self._left or self._owes_line_end or self._trailers is not None or len(self._incoming):
+                return b""
+            self._is_between = True
         pieces: list[bytes] = []
         at, length = 0, len(data)
         while at < length:
-            found = _CHUNK_START.match(data, at)
-            if found is None:
+            line_end = data.find(b"\r\n", at, at + _MAX_DIGITS + 2)
+            size = _plain_size(data[at:line_end]) if line_end > 0 else 0
+            end = line_end + 2 + size
+            if not size or data[end : end + 2] != b"\r\n":
                 return b""
-            start = found.end()
-            at = start + int(found[1], 16) + 2
-            if at > length or data[at - 2 : at] != b"\r\n" or at - 2 == start:
-                return b""
-            pieces.append(data[start : at - 2])
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            piece = data[line_end + 2 : end]
+            at = end + 2
+            if at == length and not pieces:
+                return piece
+            pieces.append(piece)
+        return b"".join(pieces)
 
     @property
     def is_drained(self) -> bool:
@@ -180,6 +186,16 @@ class Chunked(Framing):
             self._trailers = (self._trailers or 0) + 1
             if self._trailers > MAX_FIELDS:
                 raise http.client.HTTPException("it has endless trailers")
+
+
+@functools.lru_cache(maxsize=1024)
+def _plain_size(digits: bytes) -> int:
+    """The size in the first line of a chunk that has no extensions; 0 if it is another line.
+
+    Cached: most tokens of a stream have one of a few lengths.
+    """
+    is_plain = len(digits) <= _MAX_DIGITS and _HEX_DIGITS.fullmatch(digits) is not None
+    return int(digits, 16) if is_plain else 0
 
 
 def _size_in(line: bytes) -> int:

@@ -37,10 +37,8 @@ class ResponseReader(PollableSource):
         self._incoming = Incoming()
         #: Whether the header block of the final response has been read.
         self.has_begun = False
-        # Left by `take_in` for the next read: a piece, the chunks that it came in if it is all of them, or an
-        # error.
+        # Left by `take_in` for the next read: a piece, or an error.
         self._ready = b""
-        self._chunks = b""
         self._fault: Exception | None = None
         self.tap: Tap | None = None
         self.received = False
@@ -160,7 +158,7 @@ class ResponseReader(PollableSource):
         if self.closed or size == 0:
             return b""
         if self._ready:
-            piece, self._ready, self._chunks = self._ready[:size], self._ready[size:], b""
+            piece, self._ready = self._ready[:size], self._ready[size:]
         else:
             piece = self._wait_for_piece(size)
         if not piece or (self._body.is_complete and not self._ready):
@@ -221,7 +219,7 @@ class ResponseReader(PollableSource):
         """Whether the rest of the body must come from the connection: nothing is buffered."""
         return not self.closed and not self._ready and self._body.is_drained
 
-    def take_in(self, receiver: Receiver) -> Arrival:
+    def take_in(self, receiver: Receiver) -> bytes | Arrival:
         """Receive from a plain connection that epoll reported as readable."""
         try:
             data = receiver.receive(self._connection.fileno())
@@ -232,15 +230,24 @@ class ResponseReader(PollableSource):
             return Arrival.NOTHING
         if not data:
             return Arrival.MORE
+        body, tap = self._body, self.tap
+        if piece := body.whole_chunks(data):
+            read = piece if tap is None else tap.feed(piece)
+            if read is piece:
+                return data
+            self._ready = read
+            return Arrival.PIECE if read else Arrival.NOTHING
+        return self._buffer(data)
+
+    def _buffer(self, data: bytes) -> Arrival:
+        """Add received bytes, and take a piece if there is one."""
         body = self._body
-        piece = whole = body.whole_chunks(data)
-        if not piece:
-            self._incoming.append(data)
-            try:
-                piece = body.piece(READ_SIZE)
-            except http.client.HTTPException as error:
-                self._fault = error
-                return Arrival.MORE
+        self._incoming.append(data)
+        try:
+            piece = body.piece(READ_SIZE)
+        except http.client.HTTPException as error:
+            self._fault = error
+            return Arrival.MORE
         if piece is None:
             return Arrival.NOTHING
         if self.tap is not None:
@@ -248,15 +255,8 @@ class ResponseReader(PollableSource):
             if not piece and not body.is_complete:
                 return Arrival.NOTHING
         self._ready = piece
-        self._chunks = data if piece and piece is whole else b""
         # The last read returns the connection to the pool, so the relay must not be watching it.
         return Arrival.PIECE if piece and not body.is_complete else Arrival.MORE
-
-    def take_chunks(self) -> bytes:
-        chunks, self._chunks = self._chunks, b""
-        if chunks:
-            self._ready = b""
-        return chunks
 
     def give_up_waiting(self) -> None:
         """The model server was silent for too long: the next read that has to wait raises TimeoutError."""

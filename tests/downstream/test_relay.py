@@ -136,22 +136,30 @@ def test_a_stream_over_a_kept_connection_is_followed_by_requests(stack: Stack) -
 
 # -- an answer without waiting ---------------------------------------------------------------------------
 
-#: What arrives together, and what is made of it: None for nothing, bytes for a piece, "more" for all the
-#: rest.
+#: What arrives together, and what is made of it: None for nothing, bytes for a piece, "as it came" for chunks
+#: that are passed on with their framing, "more" for all the rest.
 ARRIVALS: dict[str, list[tuple[bytes, bytes | str | None]]] = {
     "a size in two": [(b"5", None), (b"\r\nhello\r\n", b"hello")],
     "the end of a size": [(b"5\r", None), (b"\nhello\r\n", b"hello")],
     "a size alone": [(b"5\r\n", None), (b"hello\r\n", b"hello")],
     "a chunk in two": [(b"5\r\nhe", b"he"), (b"llo\r\n", b"llo")],
     "the end of a chunk": [(b"5\r\nhello", b"hello"), (b"\r", None), (b"\n3\r\nyou\r\n", b"you")],
-    "two chunks": [(b"5\r\nhello\r\n3\r\nyou\r\n", b"helloyou")],
+    "two chunks": [(b"5\r\nhello\r\n3\r\nyou\r\n", "as it came")],
     "a chunk and a half": [(b"5\r\nhello\r\n3\r\nyo", b"helloyo"), (b"u\r\n", b"u")],
     "an extension": [(b"5;a=b\r\nhello\r\n", b"hello")],
-    "the end": [(b"5\r\nhello\r\n", b"hello"), (b"0\r\n\r\n", "more")],
-    "the end in two": [(b"5\r\nhello\r\n", b"hello"), (b"0\r\n", None), (b"\r\n", "more")],
+    "the end": [(b"5\r\nhello\r\n", "as it came"), (b"0\r\n\r\n", "more")],
+    "the end in two": [(b"5\r\nhello\r\n", "as it came"), (b"0\r\n", None), (b"\r\n", "more")],
     "a piece and the end": [(b"5\r\nhello\r\n0\r\n\r\n", "more")],
     "an endless size": [(b"5" * 70000, "more")],
-    "no size": [(b"5\r\nhello\r\n", b"hello"), (b"x\r\n", "more")],
+    "a size with a sign": [(b"+5\r\nhello\r\n", "more")],
+    "a size of 17 digits": [(b"0" * 16 + b"5\r\nhello\r\n", b"hello")],
+    "a chunk that is longer than its size": [(b"4\r\nhell", b"hell"), (b"o\r\n", "more")],
+    "whole chunks, then one without its end": [
+        (b"3\r\nyou\r\n", "as it came"),
+        (b"3\r\nyou", b"you"),
+        (b"x", "more"),
+    ],
+    "no size": [(b"5\r\nhello\r\n", "as it came"), (b"x\r\n", "more")],
 }
 
 
@@ -168,6 +176,9 @@ def test_what_has_arrived_is_told_without_waiting(pair: Ends, case: str) -> None
         elif isinstance(expected, bytes):
             assert arrival is Arrival.PIECE
             assert answer.read1() == expected
+            assert answer.is_drained
+        elif expected == "as it came":
+            assert arrival == data
             assert answer.is_drained
         else:
             assert arrival is Arrival.MORE
