@@ -22,6 +22,9 @@ NAMES = {
 }
 SHOWN = ("p50", "p90", "p95", "p99", "p99.9")
 TIME_HEAD = ("", *SHOWN, "largest")
+TURN_HEAD = (
+    "turn", "requests", "failed", "latency p50", "p90", "p99", "first token p50", "p90", "p99",
+)  # fmt: skip
 WORKER_HEAD = ("worker", "requests", "share", "failed", "p50", "p99")
 NOTED_LATENESS = 0.02
 NOTED_WAITING = 1e-3
@@ -60,6 +63,8 @@ def text_report(result: Result) -> str:
     parts = ["\n".join(f"{name:<14}{value}" for name, value in facts(result))]
     if result.succeeded:
         parts.append(table(TIME_HEAD, time_rows(result)))
+    if result.turns:
+        parts.append(table(TURN_HEAD, turn_rows(result)))
     if len(result.workers) > 1:
         rows = worker_rows(result)
         parts.append(table(WORKER_HEAD, rows[:SHOWN_WORKERS]))
@@ -93,6 +98,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
         rows.append(("goodput", f"{result.goodput:.2f} per second with {limits}; {met}"))
     rows.append(("workload", f"{result.workload_rate:.1f} per second"))
     rows += _token_rows(result)
+    rows += _shape_rows(result)
     if result.cancelled:
         rows.append(("cancelled", f"{result.cancelled} of the good ones, by the test itself"))
     if result.lengths:
@@ -106,6 +112,20 @@ def facts(result: Result) -> list[tuple[str, str]]:
         for goal in result.goals
     ]
     rows += [("by the worker", own_line(one)) for one in result.own]
+    return rows
+
+
+def _shape_rows(result: Result) -> list[tuple[str, str]]:
+    rows = [("shape", result.shape)] if result.shape else []
+    if result.tokens_by:
+        rows.append(("tokens by", result.tokens_by))
+    if result.seed is not None:
+        rows.append(("seed", str(result.seed)))
+    if talks := result.conversations:
+        ends = {"whole": "whole", "broken": "ended by a failure", "stopped": "ended with the test"}
+        parts = [f"{talks[how]} {name}" for how, name in ends.items() if talks[how]]
+        text = f"{talks['begun']} begun, {', '.join(parts) or 'none ended'}; {result.sessions}"
+        rows.append(("conversations", text))
     return rows
 
 
@@ -156,6 +176,21 @@ def time_rows(result: Result) -> list[list[str]]:
         [NAMES[name], *(duration(spread.percentiles[key]) for key in SHOWN), duration(spread.largest)]
         for name, spread in result.times.items()
         if spread.count and (name != "waiting" or spread.largest > NOTED_WAITING)
+    ]
+
+
+def turn_rows(result: Result) -> list[list[str]]:
+    """A row for the first turns of conversations, one for the later ones, and one for each."""
+    return [
+        [
+            *(one.turns, str(one.requests), str(one.failed)),
+            *(
+                duration(times[name]) if times else "-"
+                for times in (one.latency, one.first_token)
+                for name in ("p50", "p90", "p99")
+            ),
+        ]
+        for one in result.turns
     ]
 
 
