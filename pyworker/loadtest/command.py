@@ -62,14 +62,14 @@ def execute(target: Target, argv: Sequence[str]) -> int:
         if baseline is not None:
             stack.enter_context(baseline.client)
             say(f"first the model server alone, {baseline.name}")
-            old, _ = _run(plan, baseline, payloads, seen)
+            old, _ = _run(plan, baseline, payloads, seen, tokens_by)
             if seen:
                 say("Interrupted before the worker was tested.")
                 return 1
-        result, measurement = _run(plan, called, payloads, seen)
+        result, measurement = _run(plan, called, payloads, seen, tokens_by)
         urls = [worker.url for worker in result.workers]
         own = own_figures(called.client, called.worker_url, urls, options.status_token or "")
-    return _report(replace(result, own=own, tokens_by=tokens_by), measurement, plan, old)
+    return _report(replace(result, own=own), measurement, plan, old)
 
 
 def _seeded(plan: Plan) -> Plan:
@@ -100,10 +100,12 @@ def _payloads(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> Pa
         return Payloads.of_file(plan.payload_file, kind, for_model=for_model)
     if payload is None:
         parser.error("say what to send: -w NAME, --payload FILE.jsonl or --body JSON")
-    return Payloads.made(payload, plan.planned, for_model=for_model)
+    return Payloads.made(payload, plan.needed, for_model=for_model)
 
 
-def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tuple[Result, Measurement]:
+def _run(
+    plan: Plan, called: Called, payloads: Payloads, seen: Interrupts, tokens_by: str
+) -> tuple[Result, Measurement]:
     """One test of one target."""
     measurement = Measurement(plan.objective, plan.goals)
     cancelling = Cancelling(plan.cancel_share, plan.cancel_after, plan.seed)
@@ -117,9 +119,11 @@ def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tu
 
     with closing(sender), view_for(plan, f"load test of {called.name}") as view:
         stopped = drive(engine_of(plan, sender), measurement, view, seen, enough)
+        # Before sessions are ended that nobody waits for, which breaks their requests off.
+        result = result_of(measurement, plan, called.name)
     if stopped and not seen:
         say(stopped)
-    return replace(result_of(measurement, plan, called.name), sessions=sender.described), measurement
+    return replace(result, sessions=sender.described, tokens_by=tokens_by), measurement
 
 
 def _report_sweep(result: SweepResult, plan: Plan) -> int:

@@ -69,11 +69,16 @@ def cautions(old: Result, new: Result) -> list[str]:
     if old.wanted != new.wanted:
         found.append(f"Note: the load was another one: {old.wanted} before, {new.wanted} now.")
     if old.shape != new.shape or old.tokens_by != new.tokens_by:
-        before, now = (f"{one.shape}, {one.tokens_by}" if one.shape else "as they came" for one in (old, new))
+        before, now = (_shape(one) for one in (old, new))
         found.append(f"Note: the lengths were others: {before} before; {now} now.")
     if old.target != new.target:
         found.append(f"Note: the target was another one: {old.target} before, {new.target} now.")
     return found
+
+
+def _shape(result: Result) -> str:
+    by = f", tokens by {result.tokens_by}" if result.tokens_by else ""
+    return f"{result.shape}{by}" if result.shape else "as the payloads came"
 
 
 def _times(name: str, old: Histogram, new: Histogram) -> list[Change]:

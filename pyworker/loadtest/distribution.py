@@ -45,11 +45,11 @@ class Distribution:
             raise ValueError(f"{text} is none of {FORMS}")
         first, second = numbers[0], numbers[-1]
         if not all(math.isfinite(number) for number in numbers) or not least <= first <= most:
-            raise ValueError(f"{text} is out of bounds: from {least:g} to {most:g}")
+            raise ValueError(f"{text} is out of bounds: from {least:.10g} to {most:.10g}")
         if kind == "uniform" and not first <= second <= most:
-            raise ValueError(f"{text} is no range: it needs LOW:HIGH, up to {most:g}")
-        if kind in ("normal", "lognormal") and not 0 <= second <= most:
-            raise ValueError(f"{text} has no standard deviation: it is from 0 to {most:g}")
+            raise ValueError(f"{text} is no range: it needs LOW:HIGH, up to {most:.10g}")
+        if kind in ("normal", "lognormal") and second < 0:
+            raise ValueError(f"{text} has a standard deviation below 0")
         return cls(text, kind, first, second, least, most)
 
     def draw(self, generator: random.Random) -> float:

@@ -56,6 +56,13 @@ class Plan:
         return self.count * round(turns.mean) if turns.kind == "constant" else None
 
     @property
+    def needed(self) -> int | None:
+        """As many payloads as can be sent; None if there is no such number."""
+        if self.count is None or self.talk is None:
+            return self.count
+        return self.count * int(self.talk.turns.highest)
+
+    @property
     def wanted(self) -> str:
         """The load in words."""
         return self._load if self.talk is None else f"{self.talk}, {self._load}"

@@ -229,6 +229,11 @@ def notes(result: Result) -> list[str]:
             "--stream, but every response came in one piece: the route does not stream, or its payload has "
             "to ask for it (such as `stream: true`); times to the first token are those of whole responses."
         )
+    if any(one.kind == "429" and "/session/create" in one.example for one in result.failures):
+        found.append(
+            "the worker does not have a session for each of so many conversations: it allows MAX_SESSIONS, "
+            "10 if nothing else is set."
+        )
     if result.wanted.endswith("at a time"):
         found.append(
             "a closed loop sends less while the server stalls, so its latencies look better than users'."

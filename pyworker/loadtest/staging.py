@@ -64,5 +64,5 @@ def sweep(
     )
     parts = [str(plan.talk)] if plan.talk is not None else []
     if plan.shape is not None:
-        parts += [str(plan.shape), f"tokens {tokens_by}"]
+        parts += [str(plan.shape), *([f"tokens by {tokens_by}"] if tokens_by else [])]
     return replace(result, shape=", ".join(parts))

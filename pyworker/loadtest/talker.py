@@ -94,10 +94,10 @@ class Talker:
         return "whole"
 
     def _wait_until(self, due: float) -> bool:
-        """False if the test ends before."""
-        if due >= self._measurement.begin + self._seconds:
-            return False
-        return not self.stopping.wait(max(0.0, due - time.monotonic()))
+        """False if the test ends before; then at its end, so that a user who thinks begins nothing else."""
+        end = self._measurement.begin + self._seconds
+        stopped = self.stopping.wait(max(0.0, min(due, end) - time.monotonic()))
+        return not stopped and due < end
 
     def _question(self, number: int, turn: int, before: Sequence[object]) -> Prepared:
         """The payload of a turn. before: what was said."""

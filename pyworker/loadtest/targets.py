@@ -41,8 +41,8 @@ def called_from(
             if getattr(options, name) is not None:
                 parser.error("--url is a target by itself: leave out the other ways to call a worker")
         return _bare(parser, options, plan.url, "", options.api_key or "")
-    name = f"{options.worker_url or options.openai or options.endpoint or 'the local endpoint'}{route}"
     worker = options.worker_url or (options.openai or "").rstrip("/").removesuffix("/v1") or None
+    name = f"{worker or options.endpoint or 'the local endpoint'}{route}"
     sessions = None if options.openai is not None else options.timeout
     return Called(load_client(parser, options), name, route, worker_url=worker, session_seconds=sessions)
 

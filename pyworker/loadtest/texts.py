@@ -23,7 +23,7 @@ class Texts:
     """Makes texts, each from its own random numbers. Any thread may call any method.
 
     What a word costs within a text is counted once. A text is then a few words drawn one by one, a run of the
-    shuffled words (the tape), and words of one token for what is left.
+    shuffled words (the tape), and words that fit for what is left.
     """
 
     def __init__(self, count: Callable[[str], int] | None, seed: int | str) -> None:
@@ -41,7 +41,9 @@ class Texts:
             self._begins = [word for word, cost in zip(self._tape, alone, strict=True) if cost == self._first]
             self._scale = 1.0
         self._costs = dict(zip(self._tape, costs, strict=True))
-        self._ones = [word for word, cost in self._costs.items() if cost == 1]
+        self._by_cost: dict[int, list[str]] = {}
+        for word, cost in self._costs.items():
+            self._by_cost.setdefault(cost, []).append(word)
         self._ends = [0, *itertools.accumulate(costs)]
         """Tokens of the tape up to each word."""
         if count is not None:
@@ -68,8 +70,9 @@ class Texts:
             if end < len(self._tape):
                 break
             begin = 0
-        if left > 0 and self._ones:
-            words += generator.choices(self._ones, k=left)
+        while fitting := [cost for cost in self._by_cost if cost <= left]:
+            words.append(generator.choice(self._by_cost[max(fitting)]))
+            left -= max(fitting)
         return " ".join(words)
 
 

@@ -27,11 +27,11 @@ def counting(name: str | None, kind: type[ApiPayload] | None) -> Counting:
     if counter.problem:
         # What the package has instead is no nearer to the model's than the estimate.
         return _estimated(f"the tokenizer {counter.name} cannot be loaded: {counter.problem}")
-    return Counting(counter.count, f"by the tokenizer {counter.name}")
+    return Counting(counter.count, f"the tokenizer {counter.name}")
 
 
 def _estimated(reason: str) -> Counting:
-    return Counting(None, f"estimated, {WORDS_PER_TOKEN:g} words for each ({reason})")
+    return Counting(None, f"an estimate, {WORDS_PER_TOKEN:g} words for each ({reason})")
 
 
 def _counter_of(kind: type[ApiPayload] | None) -> TokenCounter | None:

@@ -32,7 +32,7 @@ def turn_figures(samples: Samples) -> list[TurnFigures]:
         return []
     found = [_figures(samples, "first", lambda turn: turn == 1)]
     if last > 1:
-        found.append(_figures(samples, "later", lambda turn: turn > 1))
+        found.append(_figures(samples, "all later", lambda turn: turn > 1))
     if last > 2:
         found += [
             _figures(samples, str(number), lambda turn, number=number: turn == number)
