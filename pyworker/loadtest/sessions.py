@@ -14,6 +14,8 @@ from pyworker.loadtest.targets import Called
 
 #: Seconds for all sessions that are still open when nobody waits for their conversations.
 CLOSING_SECONDS = 5.0
+#: Seconds for which a worker lets a session last.
+LONGEST = 7 * 24 * 3600.0
 _CLOSERS = 32
 _UNKNOWN = (404, 405, 501)
 
@@ -47,7 +49,7 @@ class Sessions:
             yield self._direct
             return
         with ExitStack() as stack:
-            yield _InSession(self, stack, lifetime + pause)
+            yield _InSession(self, stack, min(LONGEST, lifetime + pause))
 
     def open(self, stack: ExitStack, lifetime: float, trace: Trace) -> Session | None:
         """None if the target has no such thing. Raises `ClientError`."""

@@ -108,15 +108,15 @@ def deviation_of(values: Sequence[int], cdf: Callable[[float], float]) -> float:
     return worst
 
 
-@pytest.mark.parametrize(
-    ("asked", "cdf", "bounds"),
-    [
-        ("20:80", lambda x: min(1.0, max(0.0, (x - 19.5) / 61)), (20, 80)),
-        ("normal:60,12", lambda x: normal_cdf(x, 60, 12), (1, 200)),
-        ("lognormal:60,40", lambda x: lognormal_cdf(x, 60, 40), (1, 2000)),
-        ("exponential:50", lambda x: 0.0 if x < 1 else 1 - math.exp(-x / 50), (1, 2000)),
-    ],
-)
+CASES: list[tuple[str, Callable[[float], float], tuple[int, int]]] = [
+    ("20:80", lambda x: min(1.0, max(0.0, (x - 19.5) / 61)), (20, 80)),
+    ("normal:60,12", lambda x: normal_cdf(x, 60, 12), (1, 200)),
+    ("lognormal:60,40", lambda x: lognormal_cdf(x, 60, 40), (1, 2000)),
+    ("exponential:50", lambda x: 0.0 if x < 1 else 1 - math.exp(-x / 50), (1, 2000)),
+]
+
+
+@pytest.mark.parametrize(("asked", "cdf", "bounds"), CASES)
 def test_lengths_are_distributed_as_asked(
     asked: str,
     cdf: Callable[[float], float],

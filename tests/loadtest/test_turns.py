@@ -178,6 +178,16 @@ def test_an_answer_may_stand_in_another_field(run: Run) -> None:
     assert failure["example"] == "no answer at choices.1.text: name its field with --answer"
 
 
+def test_a_user_who_breaks_an_answer_off_asks_again(run: Run) -> None:
+    """With what had come of it."""
+    with ChatWorker() as worker:
+        argv = ["--worker-url", worker.url, "-n", "2", "--concurrency", "1", "--turns", "2"]
+        status, result = run(*argv, "--cancel-share", "1", "--cancel-after", "1e-9", stream=True)
+        answers = [talk[1].messages[1]["content"] for talk in worker.conversations()]
+    assert (status, result["cancelled"], result["conversations"]["whole"]) == (0, 4, 2)
+    assert all("answer".startswith(answer) for answer in answers)
+
+
 def test_a_failure_ends_a_conversation(run: Run) -> None:
     with ChatWorker(faults={1: 500}) as worker:
         argv = ["--worker-url", worker.url, "-n", "2", "--concurrency", "1", "--turns", "3"]
