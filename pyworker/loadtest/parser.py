@@ -24,8 +24,9 @@ examples:
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME --stream --sweep --objective ttft-p99=500ms \\
         --dollars-per-hour 2.5 --html sweep.html
   conversations of chat users, of whom each has one of four system prompts:
-    python -m pyworker.loadtest -w openai -k KEY -e NAME --route /v1/chat/completions -n 200 -rps 1 --turns 2:6 \\
-        --think 5 --fields messages.0.content,max_tokens --input-tokens 50:400 --prefix-tokens 1000 --prefixes 4
+    python -m pyworker.loadtest -w openai -k KEY -e NAME --route /v1/chat/completions -n 200 -rps 1 \\
+        --turns 2:6 --think 5 --fields messages.0.content --input-tokens 50:400 \\
+        --prefix-tokens 1000 --prefixes 4
   is it better than before?
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME -n 500 -rps 2 --json new.json --compare old.json
   what does the worker cost, beside the model server alone?

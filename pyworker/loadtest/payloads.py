@@ -39,57 +39,45 @@ class Payloads:
     def __init__(
         self, prepared: list[Prepared], kind: type[ApiPayload] | None = None, shape: Shape | None = None
     ) -> None:
-        """kind: counts the workload of what is changed."""
-        self._prepared = prepared
-        self._kind = kind
-        self._shape = shape
-
-    @property
-    def kind(self) -> type[ApiPayload] | None:
-        return self._kind
-
-    @property
-    def every(self) -> Sequence[Prepared]:
+        """kind: counts the workload of what is changed. shape: what changes them."""
+        self.every: Sequence[Prepared] = prepared
         """Each payload, before it is shaped."""
-        return self._prepared
-
-    @property
-    def shape(self) -> Shape | None:
-        return self._shape
+        self.kind = kind
+        self.shape = shape
 
     def of(self, number: int, turn: int = 0) -> Prepared:
         """turn: of a conversation, from 1."""
-        prepared = self._prepared[number % len(self._prepared)]
-        if self._shape is None:
+        prepared = self.every[number % len(self.every)]
+        if self.shape is None:
             return prepared
-        shaped = self._shape.shaped(number, turn, prepared.fields)
+        shaped = self.shape.shaped(number, turn, prepared.fields)
         model = prepared.for_model
         return Prepared(
             shaped.fields,
             self.workload(shaped.fields, float(shaped.input + shaped.output) or prepared.workload),
-            None if model is None else self._shape.shaped(number, turn, model).fields,
+            None if model is None else self.shape.shaped(number, turn, model).fields,
             shaped.input,
         )
 
     def workload(self, fields: Mapping[str, object], otherwise: float) -> float:
         """As the worker counts it; `otherwise` if it is not known, or refuses them."""
-        if self._kind is None:
+        if self.kind is None:
             return otherwise
         try:
-            return self._kind.from_json_msg(fields).count_workload()
-        except JsonDataException:
+            return self.kind.from_json_msg(fields).count_workload()
+        except Exception:  # noqa: BLE001 - the code of an author, on a thread that must not end
             return otherwise
 
     def shaped(self, shape: Shape) -> Payloads:
         """With other lengths; raises `ConfigError` if a payload has no place for them."""
-        for prepared in self._prepared:
+        for prepared in self.every:
             shape.check(prepared.fields)
             if prepared.for_model is not None:
                 shape.check(prepared.for_model)
-        made = Payloads(self._prepared, self._kind, shape)
-        if self._kind is not None:
+        made = Payloads(self.every, self.kind, shape)
+        if self.kind is not None:
             try:
-                self._kind.from_json_msg(made.of(0).fields)
+                self.kind.from_json_msg(made.of(0).fields)
             except JsonDataException as error:
                 fault = json.dumps(dict(error.json_msg))
                 raise ConfigError(f"{OPTION}: the worker would refuse it: {fault}") from error

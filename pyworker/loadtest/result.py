@@ -125,7 +125,7 @@ class Result:
     lengths: Mapping[str, Lengths] = field(default_factory=dict[str, Lengths])
     """request_bytes, request_tokens, response_bytes and response_tokens, as far as they are known."""
     seed: int | None = None
-    """The same options with it make the same requests."""
+    """The same options with it make the same arrivals, lengths, texts and pauses."""
     shape: str = ""
     """The lengths that were asked for, in words."""
     tokens_by: str = ""

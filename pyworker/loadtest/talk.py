@@ -54,15 +54,11 @@ class TalkPlan:
                 f"with {OPTION} LIST.0.content"
             )
         shape = payloads.shape
-        if shape is not None and shape.plan.has_input:
-            path = shape.plan.fields[0].split(".")
-            if path[: len(self.messages.split("."))] != self.messages.split(".") or (
-                path[len(self.messages.split("."))] != str(len(messages) - 1)
-            ):
-                raise ConfigError(
-                    f"{OPTION}: with --turns the input has to stand in the last message, such as "
-                    f"{self.messages}.{len(messages) - 1}.content"
-                )
+        last = f"{self.messages}.{len(messages) - 1}."
+        if shape is not None and shape.plan.has_input and not shape.plan.fields[0].startswith(last):
+            raise ConfigError(
+                f"{OPTION}: with --turns the input has to stand in the last message, such as {last}content"
+            )
 
 
 def messages_at(fields: Mapping[str, object], path: str) -> list[object]:

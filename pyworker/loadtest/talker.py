@@ -77,9 +77,11 @@ class Talker:
     def _talk(self, number: int, due: float, pauses: Sequence[float], line: Line) -> Talked:
         before: list[object] = []
         for turn, pause in enumerate((0.0, *pauses), 1):
-            if turn > 1 and not self._wait_until(due := due + pause):
-                return "stopped"
             prepared = self._question(number, turn, before)
+            if turn > 1:
+                due = max(due + pause, time.monotonic())
+                if not self._wait_until(due):
+                    return "stopped"
             record = Record(
                 due, time.monotonic(), prepared.workload, turn=turn, input_tokens=prepared.input_tokens
             )
