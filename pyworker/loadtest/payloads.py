@@ -37,10 +37,10 @@ class Payloads:
     """The payloads of a test, one after the other and then from the first again. Any thread may take one."""
 
     def __init__(
-        self, prepared: list[Prepared], kind: type[ApiPayload] | None = None, shape: Shape | None = None
+        self, prepared: Sequence[Prepared], kind: type[ApiPayload] | None = None, shape: Shape | None = None
     ) -> None:
         """kind: counts the workload of what is changed. shape: what changes them."""
-        self.every: Sequence[Prepared] = prepared
+        self.every = prepared
         """Each payload, before it is shaped."""
         self.kind = kind
         self.shape = shape
