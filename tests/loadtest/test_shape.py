@@ -209,7 +209,7 @@ def test_the_seed_makes_the_requests(model: Model, capsys: pytest.CaptureFixture
 
 
 def test_the_model_server_gets_the_lengths_as_well(model: Model, count: Callable[[str], int]) -> None:
-    """Though it gets what the worker makes of a payload; it is told if that has no place for them."""
+    """Though it gets what the worker makes of a payload."""
 
     @dataclass
     class Renamed(Text):
