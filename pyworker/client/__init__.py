@@ -169,19 +169,20 @@ class Client:
         cost: float = 1.0,
         on_close_route: str | None = None,
         on_close_payload: Mapping[str, object] | None = None,
+        trace: Trace | None = None,
     ) -> Generator[Session]:
         """One worker for several requests: `with client.session() as session: session.call(…)`.
 
         Each request extends the session by `lifetime` seconds; leaving the block ends it.
         `cost`: its workload while it is open. When it is over, the model server gets `on_close_payload` at
-        `on_close_route`.
+        `on_close_route`. `trace` is filled in while it is opened.
         """
         terms = {
             "lifetime": lifetime,
             "on_close_route": on_close_route,
             "on_close_payload": on_close_payload,
         }
-        call = Call("/session/create", terms, cost, self._caller.deadline())
+        call = Call("/session/create", terms, cost, self._caller.deadline(), trace or Trace())
         created = self._caller.object_of(self._caller.response(call))
         session = Session(self._caller, Membership(str(created.get("session_id")), call.auth_data))
         try:

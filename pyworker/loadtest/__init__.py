@@ -13,9 +13,21 @@ targets         whom the test calls
 payloads        what is sent, made before the test begins
 arrivals        when requests are due: the schedule of an open loop
 trace           a recorded load, replayed
+distribution    a number that differs from request to request
+texts           texts of so many tokens
+tokens          who counts them
+fields          where something stands in a payload
+shape           lengths and shared prefixes of requests
+shape_options   the options of lengths and conversations
+shaping         the payloads as these options want them
+talk            what is asked for of conversations
 engine          the open and the closed loop, on a pool of threads
 drive           runs an engine to its end while a view shows the progress
-sender          sends one request and records its outcome
+sender          sends the requests of a test, or its conversations
+exchange        one request and its response, measured
+talker          holds conversations
+sessions        keeps the requests of one at the same worker
+answers         the text of an answer
 record          one request, and the kinds of failure
 objective       limits that a good request meets
 goal            limits for all requests together, as shares of them
@@ -27,6 +39,7 @@ search          which load comes next
 stage           what was measured of one load
 staging         runs the stages on a target
 cost            what the requests cost, and the time without any
+turns           the figures by turn of conversations
 own_figures     what the worker itself says
 result          the figures of a finished test, as JSON
 slices          the same in slices of time

@@ -16,8 +16,8 @@ PROG = "python -m pyworker.loadtest"
 
 
 def main() -> None:
-    """Check the options, then run the worker's `test_load` as if it had been called with the rest; a worker
-    without one is sent the requests of its benchmark.
+    """Check the options, then run the worker's `test_load` as if it had been called with the rest. A worker
+    without one is sent the requests of its benchmark, and so is a route that --route names.
     """
     only_worker = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     only_worker.add_argument(
@@ -36,7 +36,7 @@ def main() -> None:
             parser.error("-w NAME is needed, or --url URL")
         sys.exit(execute(Target(None, "/", "/", None), rest))
     module = module_of(chosen.worker, "test_load")
-    if module is None:
+    if module is None or plan.route is not None:
         target = _target(parser, chosen.worker, plan.route)
         sys.exit(execute(target, rest))
     sys.argv = [PROG, *rest]

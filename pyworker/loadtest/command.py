@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pyworker.errors import ConfigError
 from pyworker.loadtest.compare import text_comparison
 from pyworker.loadtest.csv_files import requests_csv, stages_csv
 from pyworker.loadtest.drive import Interrupts, drive, engine_of, interrupts
+from pyworker.loadtest.exchange import Cancelling
 from pyworker.loadtest.html import page
 from pyworker.loadtest.live import say, view_for
 from pyworker.loadtest.measurement import Measurement
@@ -24,7 +26,8 @@ from pyworker.loadtest.payloads import LoadPayload, Payloads
 from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.report import percent, text_report
 from pyworker.loadtest.result import Result, read_result, result_of
-from pyworker.loadtest.sender import Cancelling, Sender
+from pyworker.loadtest.sender import sender_of
+from pyworker.loadtest.shaping import shaped
 from pyworker.loadtest.staging import sweep
 from pyworker.loadtest.sweep import SweepResult
 from pyworker.loadtest.sweep_html import sweep_page
@@ -45,36 +48,43 @@ class Target:
 def execute(target: Target, argv: Sequence[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(expanded(parser, argv))
-    plan = plan_from(parser, options)
+    plan = _seeded(plan_from(parser, options))
     checked_files(parser, [plan.json_file, plan.html_file, plan.csv_file])
     route = plan.route or (target.stream_route if plan.stream else target.route)
     called = called_from(parser, options, plan, route)
     baseline = baseline_from(parser, options, plan, route)
-    old, payloads = _read(parser, plan, target)
+    old, payloads, tokens_by = _read(parser, plan, target)
     with ExitStack() as stack:
         stack.enter_context(called.client)
         seen = stack.enter_context(interrupts())
         if plan.sweep is not None:
-            return _report_sweep(sweep(plan, plan.sweep, called, payloads, seen), plan)
+            return _report_sweep(sweep(plan, plan.sweep, called, payloads, seen, tokens_by), plan)
         if baseline is not None:
             stack.enter_context(baseline.client)
             say(f"first the model server alone, {baseline.name}")
-            old, _ = _run(plan, baseline, payloads, seen)
+            old, _ = _run(plan, baseline, payloads, seen, tokens_by)
             if seen:
                 say("Interrupted before the worker was tested.")
                 return 1
-        result, measurement = _run(plan, called, payloads, seen)
+        result, measurement = _run(plan, called, payloads, seen, tokens_by)
         urls = [worker.url for worker in result.workers]
         own = own_figures(called.client, called.worker_url, urls, options.status_token or "")
     return _report(replace(result, own=own), measurement, plan, old)
 
 
-def _read(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> tuple[Result | None, Payloads]:
-    """What the test needs before it begins; ends the program if a file is wrong."""
+def _seeded(plan: Plan) -> Plan:
+    """With a seed, if the requests depend on it: both tests of --compare are to send the same."""
+    if plan.seed is not None or (plan.shape is None and plan.talk is None):
+        return plan
+    return replace(plan, seed=random.randrange(2**32))
+
+
+def _read(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> tuple[Result | None, Payloads, str]:
+    """What the test needs before it begins, and who counts tokens; ends the program if a file is wrong."""
     try:
         old = None if plan.compare_file is None else read_result(plan.compare_file)
-        payloads = _payloads(parser, plan, target)
-        return old, payloads if plan.trace is None else payloads.shaped(plan.trace)
+        payloads, tokens_by = shaped(plan, _payloads(parser, plan, target))
+        return old, payloads, tokens_by
     except ConfigError as error:
         parser.error(str(error))
 
@@ -90,14 +100,16 @@ def _payloads(parser: argparse.ArgumentParser, plan: Plan, target: Target) -> Pa
         return Payloads.of_file(plan.payload_file, kind, for_model=for_model)
     if payload is None:
         parser.error("say what to send: -w NAME, --payload FILE.jsonl or --body JSON")
-    return Payloads.made(payload, plan.count, for_model=for_model)
+    return Payloads.made(payload, plan.needed, for_model=for_model)
 
 
-def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tuple[Result, Measurement]:
+def _run(
+    plan: Plan, called: Called, payloads: Payloads, seen: Interrupts, tokens_by: str
+) -> tuple[Result, Measurement]:
     """One test of one target."""
     measurement = Measurement(plan.objective, plan.goals)
     cancelling = Cancelling(plan.cancel_share, plan.cancel_after, plan.seed)
-    sender = Sender(called, payloads, measurement, stream=plan.stream, cancelling=cancelling)
+    sender = sender_of(plan, called, payloads, measurement, cancelling)
 
     def enough() -> str:
         with measurement.frozen():
@@ -105,11 +117,13 @@ def _run(plan: Plan, called: Called, payloads: Payloads, seen: Interrupts) -> tu
         too_many = plan.max_errors is not None and failed >= plan.max_errors
         return f"Stopped after {failed} failures" if too_many else ""
 
-    with view_for(plan, f"load test of {called.name}") as view:
-        stopped = drive(engine_of(plan, sender.send), measurement, view, seen, enough)
+    with closing(sender), view_for(plan, f"load test of {called.name}") as view:
+        stopped = drive(engine_of(plan, sender), measurement, view, seen, enough)
+        # Before sessions are ended that nobody waits for, which breaks their requests off.
+        result = result_of(measurement, plan, called.name)
     if stopped and not seen:
         say(stopped)
-    return result_of(measurement, plan, called.name), measurement
+    return replace(result, sessions=sender.described, tokens_by=tokens_by), measurement
 
 
 def _report_sweep(result: SweepResult, plan: Plan) -> int:

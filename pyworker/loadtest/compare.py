@@ -68,9 +68,17 @@ def cautions(old: Result, new: Result) -> list[str]:
     found: list[str] = []
     if old.wanted != new.wanted:
         found.append(f"Note: the load was another one: {old.wanted} before, {new.wanted} now.")
+    if old.shape != new.shape or old.tokens_by != new.tokens_by:
+        before, now = (_shape(one) for one in (old, new))
+        found.append(f"Note: the lengths were others: {before} before; {now} now.")
     if old.target != new.target:
         found.append(f"Note: the target was another one: {old.target} before, {new.target} now.")
     return found
+
+
+def _shape(result: Result) -> str:
+    by = f", tokens by {result.tokens_by}" if result.tokens_by else ""
+    return f"{result.shape}{by}" if result.shape else "as the payloads came"
 
 
 def _times(name: str, old: Histogram, new: Histogram) -> list[Change]:

@@ -13,7 +13,7 @@ from pyworker.loadtest.sweep import SweepResult
 
 REQUEST_HEAD = (
     "due", "started", "ended", "latency", "first_byte", "first_token", "per_token", "tokens", "workload",
-    "good", "met", "worker",
+    "good", "met", "worker", "turn", "input_tokens",
 )  # fmt: skip
 STAGE_HEAD = (
     "load", "requests", "failed", "throughput", "goodput", "tokens_per_second", "workload_per_second",
@@ -38,6 +38,8 @@ def requests_csv(measurement: Measurement) -> str:
                 samples.good[at],
                 samples.met[at],
                 "" if samples.worker[at] == NO_WORKER else urls.get(samples.worker[at], ""),
+                samples.turn[at] or "",
+                samples.input_tokens[at] or "",
             )
             for at in range(len(samples.due))
         ]

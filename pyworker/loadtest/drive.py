@@ -8,10 +8,11 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from pyworker.loadtest.arrivals import due_times
-from pyworker.loadtest.engine import ClosedLoop, Engine, OpenLoop, Send
+from pyworker.loadtest.engine import ClosedLoop, Engine, OpenLoop
 from pyworker.loadtest.live import View
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.plan import Plan
+from pyworker.loadtest.sender import AnySender
 
 LOOK_SECONDS = 0.1
 INTERRUPTED = "interrupted"
@@ -20,13 +21,14 @@ Interrupts = list[int]
 """Grows by one with each Ctrl-C."""
 
 
-def engine_of(plan: Plan, send: Send) -> Engine:
+def engine_of(plan: Plan, sender: AnySender) -> Engine:
     """For the load of the plan."""
+    send, stopping = sender.send, sender.stopping
     if plan.concurrency is not None:
-        return ClosedLoop(send, plan.concurrency, plan.count, plan.duration)
+        return ClosedLoop(send, plan.concurrency, plan.count, plan.duration, stopping)
     if plan.trace is not None:
         moments = (moment for moment in plan.trace.moments[: plan.count] if moment < plan.duration)
-        return OpenLoop(send, moments)
+        return OpenLoop(send, moments, stopping=stopping)
     moments = due_times(
         plan.rate,
         plan.arrival,
@@ -35,7 +37,7 @@ def engine_of(plan: Plan, send: Send) -> Engine:
         seed=plan.seed,
         burstiness=plan.burstiness,
     )
-    return OpenLoop(send, moments)
+    return OpenLoop(send, moments, stopping=stopping)
 
 
 def drive(

@@ -18,9 +18,10 @@ Send = Callable[[int, float], None]
 class Engine(ABC):
     """Sends requests until all are sent or `stop` is called. Any thread may call any method."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, stopping: threading.Event | None = None) -> None:
+        """stopping: set by `stop`, for a `send` that does several things."""
         self._send = send
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._done = threading.Event()
 
     @abstractmethod
@@ -42,8 +43,14 @@ class Engine(ABC):
 class OpenLoop(Engine):
     """Requests start when they are due, whatever became of the earlier ones."""
 
-    def __init__(self, send: Send, due_times: Iterator[float], max_threads: int = MAX_THREADS) -> None:
-        super().__init__(send)
+    def __init__(
+        self,
+        send: Send,
+        due_times: Iterator[float],
+        max_threads: int = MAX_THREADS,
+        stopping: threading.Event | None = None,
+    ) -> None:
+        super().__init__(send, stopping)
         self._due_times = due_times
         self._max_threads = max_threads
         self._jobs: queue.SimpleQueue[tuple[int, float] | None] = queue.SimpleQueue()
@@ -105,8 +112,15 @@ class OpenLoop(Engine):
 class ClosedLoop(Engine):
     """`users` threads, each sending its next request when the last one has ended."""
 
-    def __init__(self, send: Send, users: int, count: int | None, duration: float) -> None:
-        super().__init__(send)
+    def __init__(
+        self,
+        send: Send,
+        users: int,
+        count: int | None,
+        duration: float,
+        stopping: threading.Event | None = None,
+    ) -> None:
+        super().__init__(send, stopping)
         self._count = count
         self._duration = duration
         # Guards `_next` and `_active`.

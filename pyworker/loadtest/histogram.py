@@ -37,7 +37,8 @@ class Histogram:
 
     @property
     def mean(self) -> float:
-        return float(self._inner.get_mean_value()) / MICROSECONDS if self.count else 0.0
+        middles = sum((lowest + highest) / 2 * count for lowest, highest, count in self._buckets())
+        return middles / self.count / MICROSECONDS if self.count else 0.0
 
     def percentiles(self, percents: Iterable[float]) -> dict[float, float]:
         """For each percent, the value that this share did not exceed; 0 if nothing was counted."""
@@ -53,11 +54,16 @@ class Histogram:
 
     def bins(self) -> Iterator[tuple[float, int]]:
         """Each value that occurred, rising, and how often."""
+        for _, highest, count in self._buckets():
+            yield highest / MICROSECONDS, count
+
+    def _buckets(self) -> Iterator[tuple[int, int, int]]:
+        """The lowest and the highest value of each bucket that is not empty, and how many are in it."""
         # Not the library's iterator, which takes 15 µs for each bucket, empty or not, and there are 20,000.
         for index, count in enumerate(self._inner.counts):
             if count:
-                lowest = self._inner.get_value_from_index(index)
-                yield self._inner.get_highest_equivalent_value(lowest) / MICROSECONDS, int(count)
+                lowest = int(self._inner.get_value_from_index(index))
+                yield lowest, int(self._inner.get_highest_equivalent_value(lowest)), int(count)
 
     def encoded(self) -> str:
         """In the exchange format of HdrHistogram (V2, compressed, base64), microseconds."""

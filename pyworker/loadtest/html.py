@@ -16,6 +16,7 @@ from pyworker.loadtest.compare import EXPLANATION, HEAD, cautions, changes
 from pyworker.loadtest.histogram import Histogram
 from pyworker.loadtest.report import (
     TIME_HEAD,
+    TURN_HEAD,
     WORKER_HEAD,
     duration,
     facts,
@@ -23,6 +24,7 @@ from pyworker.loadtest.report import (
     notes,
     percent,
     time_rows,
+    turn_rows,
     worker_rows,
 )
 from pyworker.loadtest.result import Result
@@ -97,6 +99,7 @@ def page(result: Result, old: Result | None = None) -> str:
             *([Card("Failures", "fail", items=failure_lines(result))] if result.failures else []),
             *([] if old is None else [_comparison(old, result)]),
             Card("Times", table=Table(TIME_HEAD, time_rows(result))),
+            *([Card("By turn", table=Table(TURN_HEAD, turn_rows(result)))] if result.turns else []),
             *_charts(result),
             *_workers(result),
             Card("All figures", facts=facts(result)),

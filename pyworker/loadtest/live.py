@@ -74,7 +74,7 @@ def view_for(plan: Plan, title: str, *, lines: bool = True) -> View:
 
 def progress_line(glimpse: Glimpse, plan: Plan) -> str:
     """One line with the figures that matter most."""
-    of = f"/{plan.count}" if plan.count is not None else ""
+    of = f"/{plan.planned}" if plan.planned is not None else ""
     line = (
         f"{glimpse.seconds:5.0f} s  sent {glimpse.sent}{of}  ok {glimpse.succeeded}  failed {glimpse.failed}"
         f"  in flight {glimpse.in_flight}"
@@ -107,7 +107,7 @@ def picture(glimpse: Glimpse, plan: Plan, title: str, said: str) -> Group:
 def _progress(glimpse: Glimpse, plan: Plan) -> Table:
     done, total = _done(glimpse, plan)
     row = Table.grid(padding=(0, 1))
-    of = f" of {plan.count}" if plan.count is not None else ""
+    of = f" of {plan.planned}" if plan.planned is not None else ""
     row.add_row(
         ProgressBar(total=total, completed=min(done, total), width=40),
         f"{glimpse.sent}{of} sent in {glimpse.seconds:.0f} s",
@@ -118,8 +118,8 @@ def _progress(glimpse: Glimpse, plan: Plan) -> Table:
 def _done(glimpse: Glimpse, plan: Plan) -> tuple[float, float]:
     """By requests or by time, whichever is further."""
     ends = [(glimpse.seconds, plan.duration)] if plan.duration < float("inf") else []
-    if plan.count is not None:
-        ends.append((float(glimpse.sent), float(plan.count)))
+    if plan.planned is not None:
+        ends.append((float(glimpse.sent), float(plan.planned)))
     return max(ends, key=lambda end: end[0] / end[1])
 
 

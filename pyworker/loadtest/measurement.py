@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pyworker.loadtest.goal import Goal, bits
 from pyworker.loadtest.histogram import Histogram
@@ -26,6 +27,9 @@ METRICS = (
 SHOWN_PERCENTS = (50.0, 90.0, 99.0)
 RECENT_SECONDS = 60
 NO_WORKER = 65_535
+
+Talked = Literal["whole", "broken", "stopped"]
+"""How a conversation ended: after all its turns, by a failure, or by the end of the test."""
 
 
 @dataclass
@@ -52,7 +56,8 @@ class Samples:
     """One entry for each request that has ended, in columns; times are seconds from the start.
 
     first_byte, first_token and per_token: seconds as in `Record`, nan if there was none. sent and received:
-    bytes of bodies. missed: the bits of the goals that the request missed.
+    bytes of bodies. missed: the bits of the goals that the request missed. turn: of a conversation, from 1,
+    or 0. input_tokens: 0 if they are not known.
     """
 
     due: array[float] = field(default_factory=lambda: array("d"))
@@ -69,6 +74,8 @@ class Samples:
     first_byte: array[float] = field(default_factory=lambda: array("d"))
     first_token: array[float] = field(default_factory=lambda: array("d"))
     per_token: array[float] = field(default_factory=lambda: array("d"))
+    turn: array[int] = field(default_factory=lambda: array("H"))
+    input_tokens: array[int] = field(default_factory=lambda: array("L"))
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ class Measurement:
         self.errors: dict[str, ErrorFigures] = {}
         self.workers: dict[str, WorkerFigures] = {}
         self.samples = Samples()
+        self.talks = 0
+        self.talked_by: Counter[Talked] = Counter()
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT_SECONDS)  # second, successes
 
     def start(self) -> None:
@@ -127,6 +136,16 @@ class Measurement:
         with self._lock:
             self.sent += 1
             self.last_start = time.monotonic()
+
+    def talking(self) -> None:
+        """A conversation begins."""
+        with self._lock:
+            self.talks += 1
+
+    def talked(self, how: Talked) -> None:
+        """One has ended."""
+        with self._lock:
+            self.talked_by[how] += 1
 
     def ended(self, record: Record) -> None:
         met = self.objective.met_by(record)
@@ -202,6 +221,8 @@ class Measurement:
         samples.workload.append(record.workload)
         samples.sent.append(record.trace.sent)
         samples.received.append(record.trace.received)
+        samples.turn.append(record.turn)
+        samples.input_tokens.append(record.input_tokens)
         for column, value in (
             (samples.first_byte, record.first_byte),
             (samples.first_token, record.first_token),

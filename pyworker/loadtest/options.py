@@ -12,6 +12,7 @@ from pyworker.loadtest.arrivals import Rate
 from pyworker.loadtest.engine import MAX_THREADS
 from pyworker.loadtest.goal import parsed_goals
 from pyworker.loadtest.plan import Plan
+from pyworker.loadtest.shape_options import shape_from, talk_from
 from pyworker.loadtest.sweep_options import sweep_from
 from pyworker.loadtest.trace import Trace, read_trace
 
@@ -29,6 +30,7 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
     except ValueError as error:
         parser.error(str(error))
     trace = _trace(parser, options)
+    talk = talk_from(parser, options)
     compare_is_url = (options.compare or "").startswith(("http://", "https://"))
     return Plan(
         count=options.n,
@@ -56,22 +58,20 @@ def plan_from(parser: argparse.ArgumentParser, options: argparse.Namespace) -> P
         compare_file=None if compare_is_url or options.compare is None else Path(options.compare),
         compare_url=options.compare if compare_is_url else None,
         dollars_per_hour=options.dollars_per_hour,
-        sweep=sweep_from(parser, options, goals),
+        sweep=sweep_from(parser, options, goals, 0.0 if talk is None else talk.pause),
+        shape=shape_from(parser, options, trace),
+        talk=talk,
     )
 
 
 def _trace(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Trace | None:
     if options.trace is None:
-        if options.trace_fields is not None:
-            parser.error("--trace-fields is for --trace")
         return None
     for name in ("rps", "ramp", "arrival", "concurrency", "sweep"):
         if getattr(options, name):
             parser.error(f"--trace says when: leave out {'-rps' if name == 'rps' else f'--{name}'}")
-    if options.trace_fields is not None and (options.compare or "").startswith("http"):
-        parser.error("--trace-fields changes what the worker gets, which its model server may not know")
     try:
-        return read_trace(options.trace, options.trace_fields)
+        return read_trace(options.trace)
     except ConfigError as error:
         parser.error(str(error))
 

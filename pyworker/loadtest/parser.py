@@ -11,6 +11,7 @@ from typing import NoReturn
 from pyworker.client.options import add_client_options, add_door_option, positive
 from pyworker.loadtest.argument_types import not_negative, ramp, share, slo, whole
 from pyworker.loadtest.objective import Objective
+from pyworker.loadtest.shape_options import add_shape
 from pyworker.loadtest.sweep_options import add_sweep
 
 _EXAMPLES = """
@@ -22,6 +23,10 @@ examples:
   what is the highest rate at which the first token comes in time, and what does it cost there?
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME --stream --sweep --objective ttft-p99=500ms \\
         --dollars-per-hour 2.5 --html sweep.html
+  conversations of chat users, of whom each has one of four system prompts:
+    python -m pyworker.loadtest -w openai -k KEY -e NAME --route /v1/chat/completions -n 200 -rps 1 \\
+        --turns 2:6 --think 5 --fields messages.0.content --input-tokens 50:400 \\
+        --prefix-tokens 1000 --prefixes 4
   is it better than before?
     python -m pyworker.loadtest -w hello_world -k KEY -e NAME -n 500 -rps 2 --json new.json --compare old.json
   what does the worker cost, beside the model server alone?
@@ -60,6 +65,7 @@ def make_parser(
     _add_load(parser)
     add_sweep(parser)
     _add_requests(parser)
+    add_shape(parser)
     add_client_options(parser)
     _add_one_worker(parser)
     _add_objective(parser)
@@ -101,14 +107,11 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.jsonl",
         help='instead of a rate: replay these times, lines such as {"at": 1.5} in seconds or '
-        '{"timestamp": 1500} in ms; also input_length and output_length in tokens, for --trace-fields',
+        '{"timestamp": 1500} in ms; also input_length and output_length in tokens, for --fields',
     )
     group.add_argument(
-        "--trace-fields",
-        metavar="INPUT,OUTPUT",
-        help="such as prompt,max_tokens or messages.0.content,max_tokens",
+        "--seed", type=int, metavar="NUMBER", help="the same one gives the same arrivals, lengths and texts"
     )
-    group.add_argument("--seed", type=int, metavar="NUMBER", help="the same one gives the same arrivals")
     group.add_argument(
         "--cancel-share",
         type=share,

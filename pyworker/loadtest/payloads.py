@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from pyworker.data_types import ApiPayload, JsonDataException
 from pyworker.errors import ConfigError
-from pyworker.loadtest.trace import Trace
+from pyworker.loadtest.fields import OPTION
+from pyworker.loadtest.shape import Shape
 from pyworker.registry import Example, sent_fields
 
 LoadPayload = ApiPayload | type[ApiPayload] | Example
@@ -28,28 +29,58 @@ class Prepared:
     workload: float
     for_model: Mapping[str, object] | None = None
     """What the worker makes of it, if a test of the model server needs that."""
+    input_tokens: int = 0
+    """If they are known."""
 
 
 class Payloads:
     """The payloads of a test, one after the other and then from the first again. Any thread may take one."""
 
-    def __init__(self, prepared: list[Prepared]) -> None:
-        self._prepared = prepared
-        self._trace: Trace | None = None
+    def __init__(
+        self, prepared: Sequence[Prepared], kind: type[ApiPayload] | None = None, shape: Shape | None = None
+    ) -> None:
+        """kind: counts the workload of what is changed. shape: what changes them."""
+        self.every = prepared
+        """Each payload, before it is shaped."""
+        self.kind = kind
+        self.shape = shape
 
-    def of(self, number: int) -> Prepared:
-        prepared = self._prepared[number % len(self._prepared)]
-        if self._trace is None:
+    def of(self, number: int, turn: int = 0) -> Prepared:
+        """turn: of a conversation, from 1."""
+        prepared = self.every[number % len(self.every)]
+        if self.shape is None:
             return prepared
-        fields = self._trace.shaped(number, prepared.fields)
-        return Prepared(fields, self._trace.workload(number, prepared.workload))
+        shaped = self.shape.shaped(number, turn, prepared.fields)
+        model = prepared.for_model
+        return Prepared(
+            shaped.fields,
+            self.workload(shaped.fields, float(shaped.input + shaped.output) or prepared.workload),
+            None if model is None else self.shape.shaped(number, turn, model).fields,
+            shaped.input,
+        )
 
-    def shaped(self, trace: Trace) -> Payloads:
-        """With the lengths of a trace; raises `ConfigError` if a payload has no place for them."""
-        made = Payloads(self._prepared)
-        made._trace = trace
-        for prepared in self._prepared:
-            trace.check(prepared.fields)
+    def workload(self, fields: Mapping[str, object], otherwise: float) -> float:
+        """As the worker counts it; `otherwise` if it is not known, or refuses them."""
+        if self.kind is None:
+            return otherwise
+        try:
+            return self.kind.from_json_msg(fields).count_workload()
+        except Exception:  # noqa: BLE001 - the code of an author, on a thread that must not end
+            return otherwise
+
+    def shaped(self, shape: Shape) -> Payloads:
+        """With other lengths; raises `ConfigError` if a payload has no place for them."""
+        for prepared in self.every:
+            shape.check(prepared.fields)
+            if prepared.for_model is not None:
+                shape.check(prepared.for_model)
+        made = Payloads(self.every, self.kind, shape)
+        if self.kind is not None:
+            try:
+                self.kind.from_json_msg(made.of(0).fields)
+            except JsonDataException as error:
+                fault = json.dumps(dict(error.json_msg))
+                raise ConfigError(f"{OPTION}: the worker would refuse it: {fault}") from error
         return made
 
     @classmethod
@@ -59,7 +90,7 @@ class Payloads:
         for_model: also as the model server takes them. Raises `ConfigError` if it can make none.
         """
         if isinstance(payload, ApiPayload):
-            return cls([_prepared(payload, sent_fields(payload), for_model=for_model)])
+            return cls([_prepared(payload, sent_fields(payload), for_model=for_model)], type(payload))
         make = payload.make if isinstance(payload, Example) else payload.for_test
         prepared: list[Prepared] = []
         try:
@@ -73,7 +104,7 @@ class Payloads:
             prepared.append(_prepared(one, sent_fields(one), for_model=for_model))
             if time.monotonic() > end:
                 break
-        return cls(prepared)
+        return cls(prepared, _kind_of(payload))
 
     @classmethod
     def of_file(cls, path: Path, payload: LoadPayload | None, *, for_model: bool = False) -> Payloads:
@@ -94,7 +125,7 @@ class Payloads:
         ]
         if not prepared:
             raise ConfigError(f"--payload {path} is empty; it needs a JSON object in each line")
-        return cls(prepared)
+        return cls(prepared, None if payload is None else _kind_of(payload))
 
     @classmethod
     def of_body(cls, body: str) -> Payloads:
@@ -117,9 +148,12 @@ def _of_text(text: str, payload: LoadPayload | None, where: str, *, for_model: b
     fields = cast("dict[str, object]", value)
     if payload is None:
         return Prepared(fields, 1.0)
-    made = payload.payload_cls if isinstance(payload, Example) else payload
-    kind = made if isinstance(made, type) else type(made)
     try:
-        return _prepared(kind.from_json_msg(fields), fields, for_model=for_model)
+        return _prepared(_kind_of(payload).from_json_msg(fields), fields, for_model=for_model)
     except JsonDataException as error:
         raise ConfigError(f"{where}: {json.dumps(dict(error.json_msg))}") from error
+
+
+def _kind_of(payload: LoadPayload) -> type[ApiPayload]:
+    made = payload.payload_cls if isinstance(payload, Example) else payload
+    return made if isinstance(made, type) else type(made)

@@ -8,7 +8,9 @@ from pathlib import Path
 from pyworker.loadtest.arrivals import Arrival, Rate
 from pyworker.loadtest.goal import Goal
 from pyworker.loadtest.objective import Objective
+from pyworker.loadtest.shape import ShapePlan
 from pyworker.loadtest.sweep import SweepPlan
+from pyworker.loadtest.talk import TalkPlan
 from pyworker.loadtest.trace import Trace
 
 
@@ -42,16 +44,38 @@ class Plan:
     cancel_after: float = 1.0
     trace: Trace | None = None
     sweep: SweepPlan | None = None
+    shape: ShapePlan | None = None
+    talk: TalkPlan | None = None
+
+    @property
+    def planned(self) -> int | None:
+        """How many requests there will be; None if that is not known before."""
+        if self.count is None or self.talk is None:
+            return self.count
+        turns = self.talk.turns
+        return self.count * round(turns.mean) if turns.kind == "constant" else None
+
+    @property
+    def needed(self) -> int | None:
+        """As many payloads as can be sent; None if there is no such number."""
+        if self.count is None or self.talk is None:
+            return self.count
+        return self.count * int(self.talk.turns.highest)
 
     @property
     def wanted(self) -> str:
         """The load in words."""
+        return self._load if self.talk is None else f"{self.talk}, {self._load}"
+
+    @property
+    def _load(self) -> str:
+        unit = "rps" if self.talk is None else "a second"
         if self.concurrency is not None:
             return f"{self.concurrency} at a time"
         if self.trace is not None:
             return f"the times of {self.trace.name}"
         rate = self.rate
         if rate.seconds:
-            return f"{rate.first:g} to {rate.last:g} rps in {rate.seconds:g} s, {self.arrival}"
+            return f"{rate.first:g} to {rate.last:g} {unit} in {rate.seconds:g} s, {self.arrival}"
         bursts = f" ({self.burstiness:g})" if self.arrival == "gamma" else ""
-        return f"{rate.last:g} rps, {self.arrival}{bursts}"
+        return f"{rate.last:g} {unit}, {self.arrival}{bursts}"

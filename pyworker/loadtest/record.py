@@ -48,6 +48,10 @@ class Record:
     failure: Failure | None = None
     cancelled: bool = False
     """Broken off by the test itself, as users do."""
+    turn: int = 0
+    """Of a conversation, from 1; 0: of none."""
+    input_tokens: int = 0
+    """If they are known."""
 
     # Latencies count from the moment the request was due: a late start is a wait that a user would feel.
 

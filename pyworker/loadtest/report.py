@@ -22,6 +22,9 @@ NAMES = {
 }
 SHOWN = ("p50", "p90", "p95", "p99", "p99.9")
 TIME_HEAD = ("", *SHOWN, "largest")
+TURN_HEAD = (
+    "turn", "requests", "failed", "latency p50", "p90", "p99", "first token p50", "p90", "p99",
+)  # fmt: skip
 WORKER_HEAD = ("worker", "requests", "share", "failed", "p50", "p99")
 NOTED_LATENESS = 0.02
 NOTED_WAITING = 1e-3
@@ -60,6 +63,8 @@ def text_report(result: Result) -> str:
     parts = ["\n".join(f"{name:<14}{value}" for name, value in facts(result))]
     if result.succeeded:
         parts.append(table(TIME_HEAD, time_rows(result)))
+    if result.turns:
+        parts.append(table(TURN_HEAD, turn_rows(result)))
     if len(result.workers) > 1:
         rows = worker_rows(result)
         parts.append(table(WORKER_HEAD, rows[:SHOWN_WORKERS]))
@@ -93,6 +98,7 @@ def facts(result: Result) -> list[tuple[str, str]]:
         rows.append(("goodput", f"{result.goodput:.2f} per second with {limits}; {met}"))
     rows.append(("workload", f"{result.workload_rate:.1f} per second"))
     rows += _token_rows(result)
+    rows += _shape_rows(result)
     if result.cancelled:
         rows.append(("cancelled", f"{result.cancelled} of the good ones, by the test itself"))
     if result.lengths:
@@ -106,6 +112,20 @@ def facts(result: Result) -> list[tuple[str, str]]:
         for goal in result.goals
     ]
     rows += [("by the worker", own_line(one)) for one in result.own]
+    return rows
+
+
+def _shape_rows(result: Result) -> list[tuple[str, str]]:
+    rows = [("shape", result.shape)] if result.shape else []
+    if result.tokens_by:
+        rows.append(("tokens by", result.tokens_by))
+    if result.seed is not None:
+        rows.append(("seed", str(result.seed)))
+    if talks := result.conversations:
+        ends = {"whole": "whole", "broken": "ended by a failure", "stopped": "ended with the test"}
+        parts = [f"{talks[how]} {name}" for how, name in ends.items() if talks[how]]
+        text = f"{talks['begun']} begun, {', '.join(parts) or 'none ended'}; {result.sessions}"
+        rows.append(("conversations", text))
     return rows
 
 
@@ -159,6 +179,21 @@ def time_rows(result: Result) -> list[list[str]]:
     ]
 
 
+def turn_rows(result: Result) -> list[list[str]]:
+    """A row for the first turns of conversations, one for the later ones, and one for each."""
+    return [
+        [
+            *(one.turns, str(one.requests), str(one.failed)),
+            *(
+                duration(times[name]) if times else "-"
+                for times in (one.latency, one.first_token)
+                for name in ("p50", "p90", "p99")
+            ),
+        ]
+        for one in result.turns
+    ]
+
+
 def worker_rows(result: Result) -> list[list[str]]:
     """A row for each worker, the busiest first."""
     total = sum(worker.requests for worker in result.workers)
@@ -193,6 +228,11 @@ def notes(result: Result) -> list[str]:
         found.append(
             "--stream, but every response came in one piece: the route does not stream, or its payload has "
             "to ask for it (such as `stream: true`); times to the first token are those of whole responses."
+        )
+    if any(one.kind == "429" and "/session/create" in one.example for one in result.failures):
+        found.append(
+            "the worker does not have a session for each of so many conversations: it allows MAX_SESSIONS, "
+            "10 if nothing else is set."
         )
     if result.wanted.endswith("at a time"):
         found.append(

@@ -17,6 +17,7 @@ from pyworker.loadtest.measurement import METRICS, Measurement, Samples
 from pyworker.loadtest.own_figures import OwnFigures
 from pyworker.loadtest.plan import Plan
 from pyworker.loadtest.slices import Step, slices
+from pyworker.loadtest.turns import TurnFigures, turn_figures
 
 FORMAT = "pyworker-loadtest"
 VERSION = 1
@@ -122,7 +123,18 @@ class Result:
     cancelled: int = 0
     """Of the good ones, those that the test itself broke off."""
     lengths: Mapping[str, Lengths] = field(default_factory=dict[str, Lengths])
-    """request_bytes, response_bytes and response_tokens, if there were any."""
+    """request_bytes, request_tokens, response_bytes and response_tokens, as far as they are known."""
+    seed: int | None = None
+    """The same options with it make the same arrivals, lengths, texts and pauses."""
+    shape: str = ""
+    """The lengths that were asked for, in words."""
+    tokens_by: str = ""
+    """Who counted the tokens of requests that were given a length."""
+    conversations: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many were begun, and how many ended whole, broken (by a failure) or stopped (by the test's end)."""
+    sessions: str = ""
+    """Whether each was held in a session."""
+    turns: Sequence[TurnFigures] = ()
 
     @property
     def error_share(self) -> float:
@@ -153,7 +165,7 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
             ),
             target=target,
             wanted=plan.wanted,
-            planned=plan.count,
+            planned=plan.planned,
             sent=measurement.sent,
             succeeded=measurement.succeeded,
             failed=measurement.failed,
@@ -192,18 +204,33 @@ def result_of(measurement: Measurement, plan: Plan, target: str) -> Result:
             token_goodput=measurement.tokens_met / seconds,
             cancelled=measurement.cancelled,
             lengths=_lengths(measurement.samples),
+            seed=plan.seed,
+            shape="" if plan.shape is None else str(plan.shape),
+            conversations=_conversations(measurement),
+            turns=turn_figures(measurement.samples),
         )
+
+
+def _conversations(measurement: Measurement) -> Mapping[str, int]:
+    if not measurement.talks:
+        return {}
+    ended = {how: measurement.talked_by[how] for how in ("whole", "broken", "stopped")}
+    return {"begun": measurement.talks, **ended}
 
 
 def _lengths(samples: Samples) -> Mapping[str, Lengths]:
     columns = {
         "request_bytes": samples.sent,
+        "request_tokens": samples.input_tokens,
         "response_bytes": samples.received,
         "response_tokens": samples.tokens,
     }
     found: dict[str, Lengths] = {}
     for name, column in columns.items():
-        ranked = sorted(length for length, good in zip(column, samples.good, strict=True) if good)
+        known = name != "request_tokens"
+        ranked = sorted(
+            length for length, good in zip(column, samples.good, strict=True) if good and (known or length)
+        )
         if ranked and ranked[-1]:
             p50, p90 = (ranked[min(len(ranked) - 1, int(share * len(ranked)))] for share in (0.5, 0.9))
             found[name] = Lengths(sum(ranked) / len(ranked), p50, p90, ranked[-1])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from pyworker.loadtest.arrivals import Rate
 from pyworker.loadtest.drive import INTERRUPTED, Interrupts, drive, engine_of
+from pyworker.loadtest.exchange import Cancelling
 from pyworker.loadtest.goal import good_response
 from pyworker.loadtest.live import say, view_for
 from pyworker.loadtest.measurement import Measurement
 from pyworker.loadtest.payloads import Payloads
 from pyworker.loadtest.plan import Plan
-from pyworker.loadtest.sender import Cancelling, Sender
+from pyworker.loadtest.sender import sender_of
 from pyworker.loadtest.stage import Hopeless, Stage, Window, stage_of
 from pyworker.loadtest.sweep import Sweep, SweepPlan, SweepResult
 from pyworker.loadtest.sweep_report import progress
@@ -23,8 +25,15 @@ SHORTEST = 0.1
 """Seconds of a stage that was given up."""
 
 
-def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen: Interrupts) -> SweepResult:
-    """Stages of one target until it is saturated."""
+def sweep(
+    plan: Plan,
+    asked: SweepPlan,
+    called: Called,
+    payloads: Payloads,
+    seen: Interrupts,
+    tokens_by: str = "",
+) -> SweepResult:
+    """Stages of one target until it is saturated. tokens_by: who counts tokens, in words."""
     window = Window(asked.warm_up, asked.warm_up + asked.seconds)
     duration = window.end + asked.cool_down
     cancelling = Cancelling(plan.cancel_share, plan.cancel_after, plan.seed)
@@ -35,12 +44,12 @@ def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen
         changes = {"concurrency": int(load)} if asked.closed else {"rate": Rate(load, load)}
         stage_plan = replace(plan, count=None, duration=duration, **changes)
         measurement = Measurement(good_response(asked.goals, plan.objective), asked.goals)
-        sender = Sender(called, payloads, measurement, stream=plan.stream, first=sent, cancelling=cancelling)
+        sender = sender_of(stage_plan, called, payloads, measurement, cancelling, first=sent)
         hopeless = Hopeless(measurement, window, load * window.seconds)
         title = f"sweep of {called.name}, now {asked.named(load)}"
-        with view_for(stage_plan, title, lines=False) as view:
+        with closing(sender), view_for(stage_plan, title, lines=False) as view:
             enough = (lambda: "") if asked.closed else (lambda: "hopeless" if hopeless() else "")
-            stopped = drive(engine_of(stage_plan, sender.send), measurement, view, seen, enough)
+            stopped = drive(engine_of(stage_plan, sender), measurement, view, seen, enough)
         if stopped == INTERRUPTED:
             return None
         sent += measurement.sent
@@ -50,6 +59,10 @@ def sweep(plan: Plan, asked: SweepPlan, called: Called, payloads: Payloads, seen
         return stage_of(measurement, load, measured, plan.dollars_per_hour, closed=asked.closed)
 
     started_at = datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="seconds")
-    return Sweep(asked, run, lambda stage, remark: say(progress(asked, stage, remark))).result(
+    result = Sweep(asked, run, lambda stage, remark: say(progress(asked, stage, remark))).result(
         called.name, started_at
     )
+    parts = [str(plan.talk)] if plan.talk is not None else []
+    if plan.shape is not None:
+        parts += [str(plan.shape), *([f"tokens by {tokens_by}"] if tokens_by else [])]
+    return replace(result, shape=", ".join(parts))

@@ -5,8 +5,9 @@ believed: one hiccup of a machine is not its capacity.
 
 Without an objective, N users who each wait for their response have no load that fails. Their stages go on
 until more users bring no more responses, and the knee is where the asymptotes of throughput and latency
-cross: N* = X * R, the highest throughput times the latency of the lowest load (Denning and Buzen, "The
-Operational Analysis of Queueing Network Models", 1978). Beyond it users only wait for each other.
+cross: N* = X * (R + Z), the highest throughput times the latency of the lowest load and what a user thinks
+between two requests (Denning and Buzen, "The Operational Analysis of Queueing Network Models", 1978). Beyond
+it users only wait for each other.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class SweepPlan:
     goals: tuple[Goal, ...]
     asked: bool
     """Whether an objective was given, other than few errors."""
+    pause: float = 0.0
+    """Mean time that a user thinks between two requests."""
 
     @property
     def asymptotic(self) -> bool:
@@ -66,6 +69,8 @@ class SweepResult:
     saturated: bool
     """Whether a higher load was seen to fail: without that the knee may lie above."""
     interrupted: bool
+    shape: str = ""
+    """Lengths and conversations that were asked for, in words."""
     format: str = FORMAT
     version: int = VERSION
 
@@ -149,7 +154,7 @@ class Sweep:
         """Measures the load at which the asymptotes cross; the load."""
         lowest = self._stages[min(self._stages)]
         most = max(stage.throughput for stage in self._stages.values())
-        load = float(max(1, round(most * lowest.mean)))
+        load = float(max(1, round(most * (lowest.mean + self._plan.pause))))
         if load not in self._stages and self._kept(load, self._run(load)) is None:
             return held
         return load

@@ -18,7 +18,7 @@ def sweep_page(result: SweepResult) -> str:
         subtitle=f"{result.started_at} · {len(stages)} stages · {', '.join(result.objectives)}",
         tiles=_tiles(result),
         cards=[
-            Card("The knee", texts=[headline(result)]),
+            Card("The knee", texts=[headline(result), *([result.shape] if result.shape else [])]),
             *note_cards(sweep_notes(result)),
             *(_charts(result) if stages else []),
             Card("Stages", table=Table(stage_head(result), [stage_row(result, one) for one in stages])),

@@ -54,9 +54,12 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def sweep_from(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, asked: tuple[Goal, ...]
+    parser: argparse.ArgumentParser, options: argparse.Namespace, asked: tuple[Goal, ...], pause: float = 0.0
 ) -> SweepPlan | None:
-    """None without --sweep; ends the program if options contradict each other."""
+    """None without --sweep; ends the program if options contradict each other.
+
+    pause: mean seconds that a user thinks between two requests.
+    """
     if not options.sweep:
         for name in ("stages", "precision", "warm_up", "cool_down"):
             if getattr(options, name) is not None:
@@ -86,6 +89,7 @@ def sweep_from(
         warm_up=length * WARM_UP if options.warm_up is None else options.warm_up,
         cool_down=length * COOL_DOWN if options.cool_down is None else options.cool_down,
         goals=_goals(options, asked),
+        pause=pause,
         asked=bool(options.slo.limits) or any(goal.limits.limits for goal in asked),
     )
 

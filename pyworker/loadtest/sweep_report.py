@@ -104,7 +104,9 @@ def text_sweep(result: SweepResult) -> str:
     verdicts = ["", *(row[-1] for row in rows)]
     stages = "\n".join(f"{a}  {b}".rstrip() for a, b in zip(lines, verdicts, strict=True))
     parts = [stages] if rows else []
-    parts.append(f"objectives    {', '.join(result.objectives)}\nresult        {headline(result)}")
+    shape = f"shape         {result.shape}\n" if result.shape else ""
+    objectives = f"objectives    {', '.join(result.objectives)}"
+    parts.append(f"{shape}{objectives}\nresult        {headline(result)}")
     return "\n\n".join([*parts, *(f"Note: {note}" for note in sweep_notes(result))])
 
 

@@ -28,6 +28,8 @@ class Called:
     """If it is one worker, which has a `/status`."""
     query: str = ""
     """Of the route; not to be shown."""
+    session_seconds: float | None = None
+    """The longest a request in a session can take; None: there are none."""
 
 
 def called_from(
@@ -39,9 +41,10 @@ def called_from(
             if getattr(options, name) is not None:
                 parser.error("--url is a target by itself: leave out the other ways to call a worker")
         return _bare(parser, options, plan.url, "", options.api_key or "")
-    name = f"{options.worker_url or options.openai or options.endpoint or 'the local endpoint'}{route}"
     worker = options.worker_url or (options.openai or "").rstrip("/").removesuffix("/v1") or None
-    return Called(load_client(parser, options), name, route, worker_url=worker)
+    name = f"{worker or options.endpoint or 'the local endpoint'}{route}"
+    sessions = None if options.openai is not None else options.timeout
+    return Called(load_client(parser, options), name, route, worker_url=worker, session_seconds=sessions)
 
 
 def baseline_from(

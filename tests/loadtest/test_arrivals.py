@@ -78,7 +78,7 @@ def test_traces_at_fault(line: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "trace.jsonl"
     file.write_text(line)
     with pytest.raises(ConfigError) as caught:
-        read_trace(file, None)
+        read_trace(file)
     assert message in str(caught.value)
 
 

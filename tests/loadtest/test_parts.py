@@ -310,6 +310,7 @@ def test_the_time_without_an_open_request(spans: list[tuple[float, float]], idle
 def test_a_file_of_before_costs_were_known_is_read(tmp_path: Path) -> None:
     raw = json.loads(result([1.0]).to_json())
     del raw["idle_share"], raw["cost"], raw["goals"], raw["own"], raw["lengths"]
+    del raw["seed"], raw["shape"], raw["tokens_by"], raw["conversations"], raw["sessions"], raw["turns"]
     file = tmp_path / "old.json"
     file.write_text(json.dumps(raw))
     assert read_result(file).cost is None
@@ -325,6 +326,7 @@ FIELDS = {
     "seconds", "sending_seconds", "start_rate", "throughput", "goodput", "workload_rate", "token_rate",
     "tokens", "received", "objective", "met", "times", "failures", "workers", "step", "steps", "format",
     "version", "idle_share", "cost", "goals", "own", "token_goodput", "cancelled", "lengths",
+    "seed", "shape", "tokens_by", "conversations", "sessions", "turns",
 }  # fmt: skip
 
 

@@ -84,6 +84,22 @@ def test_without_a_worker_the_options_say_what_is_sent(
     assert (done.returncode, len(scripted_model.requests("/do"))) == (0, 2), done.stderr
 
 
+def test_a_route_has_payloads_of_its_own(scripted_model: ScriptedServer) -> None:
+    """Though the worker has a `test_load`, which is of another route."""
+    program = [sys.executable, "-m", "pyworker.loadtest", "-w", "openai", "--url", f"{scripted_model.url}/do"]
+    done = subprocess.run(
+        [*program, "--route", "/v1/chat/completions", "-n", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [sent] = [request.json() for request in scripted_model.requests("/do")]
+    assert (sent["messages"][0]["role"], sent["max_tokens"]) == ("user", 500)
+
+
 def test_the_worker_is_compared_with_its_model_server(
     tmp_path: Path, scripted_model: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

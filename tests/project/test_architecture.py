@@ -50,7 +50,7 @@ BESIDE = {
     "instance": {"errors", "config"},
     "local": {"errors", "data_types", "validation", "runtime", "resources", "instance"},
     "new": {"errors", "registry", "resources"},
-    "loadtest": {"errors", "data_types", "client", "registry", "resources"},
+    "loadtest": {"errors", "data_types", "client", "registry", "resources", "tokenizer"},
     "testing": {unit for layer in LAYERS for unit in layer} | {"server", "local"},
     "check": {unit for layer in LAYERS for unit in layer} | {"testing"},
     "top": {"errors", "runtime", "config"},

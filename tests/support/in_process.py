@@ -18,9 +18,16 @@ from tests.support.waiting import DEADLINE, wait_until
 
 
 class InProcessWorker:
-    """The echo worker, ready. It reports nowhere and checks no signatures. `stop` belongs to the test."""
+    """A worker, ready. It reports nowhere and checks no signatures. `stop` belongs to the test."""
 
-    def __init__(self, folder: Path, model_url: str, report_addr: str, throughput: float = 1000.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model_url: str,
+        report_addr: str,
+        throughput: float = 1000.0,
+        package: str = "tests.support.echo_worker",
+    ) -> None:
         log = folder / "model.log"
         log.write_text(LOADED_LINE + "\n")
         (folder / ".has_benchmark").write_text(str(throughput))
@@ -32,7 +39,7 @@ class InProcessWorker:
             unsecured=True,
             state_dir=folder,
         )
-        self.app = create_app("tests.support.echo_worker", settings)
+        self.app = create_app(package, settings)
         self.worker = worker_of(self.app)
         self._server = make_server("127.0.0.1", 0, self.app, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"

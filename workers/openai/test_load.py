@@ -1,6 +1,7 @@
 """The load test: `python -m workers.openai.test_load -n 100 -rps 2 -k KEY -e ENDPOINT`.
 
-Another route is tested with `--route /v1/… --payload FILE.jsonl`.
+Another route is tested with `python -m pyworker.loadtest -w openai --route /v1/…`, by the requests of its
+benchmark or with `--payload FILE.jsonl`.
 """
 
 from __future__ import annotations
