@@ -35,7 +35,7 @@ def test_every_figure_comes_out(tmp_path: Path) -> None:
     programs = compile_programs(tmp_path / "build")
     todo = [*SHORT, *([SHORT[2].over_tls()] if programs.speaks_tls else [])]
     servers = {"bare": Bare.where_plain, "ours": Ours}
-    results = Measurement(programs, servers, tmp_path, Options(rounds=1, seconds=0.3), said.append).run(todo)
+    results = Measurement(programs, servers, tmp_path, Options(rounds=1, seconds=0.6), said.append).run(todo)
     assert [result.scenario for result in results] == [scenario.name for scenario in todo]
     for result in results:
         for server in result.rounds:
@@ -63,7 +63,7 @@ def test_every_figure_comes_out(tmp_path: Path) -> None:
 def test_the_openai_worker_is_measured_on_its_own_route(tmp_path: Path) -> None:
     programs = compile_programs(tmp_path / "build")
     servers = {"hello": Hello, "openai": OpenAI}
-    options = Options(rounds=1, seconds=0.3)
+    options = Options(rounds=1, seconds=1.0)
     results = Measurement(programs, servers, tmp_path, options, lambda _: None).run([SHORT[0], SHORT[2]])
     for result in results:
         assert result.median("openai", "errors") == result.median("hello", "errors") == 0
