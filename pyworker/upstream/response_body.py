@@ -104,7 +104,7 @@ class Chunked(Framing):
         self._owes_line_end = False
         # Lines of the trailer section so far; None before the last chunk.
         self._trailers: int | None = None
-        # Malformed framing found behind pieces that were already returned.
+        # Malformed framing: what comes behind it means nothing.
         self._fault: http.client.HTTPException | None = None
 
     def piece(self, size: int) -> bytes | None:
@@ -117,9 +117,9 @@ class Chunked(Framing):
             try:
                 begun = self._left or self._begin_chunk()
             except http.client.HTTPException as error:
+                self._fault = error
                 if not pieces:
                     raise
-                self._fault = error
                 break
             if not begun or not len(self._incoming):
                 break

@@ -68,6 +68,7 @@ PLAIN = (
     Scenario(
         "requests-new", "small requests, 64 clients, a connection each", [Load(64, new_connections=True)]
     ),
+    Scenario("prompts-64", "prompts of 250 words, 64 clients", [Load(64, prompt_bytes=1250)]),
     Scenario("streams-1", "1 stream", [_stream(1)]),
     Scenario("streams-64", "64 streams", [_stream(64)], 6.0),
     Scenario("streams-256", "256 streams", [_stream(256)], 6.0),

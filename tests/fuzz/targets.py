@@ -6,8 +6,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +25,9 @@ from pyworker.proxy.body import leading_auth_data
 from pyworker.proxy.envelope import parse_envelope
 from pyworker.upstream.call import ModelCall
 from pyworker.upstream.client import ModelClient
+from tests.fuzz.timely import timely
 
 _TIMEOUT = 5.0
-#: Seconds of CPU time for one input of some kilobytes: what is slow is a finding.
-LIMIT = 2.0
 
 
 @dataclass
@@ -80,15 +77,6 @@ ANSWERS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
     b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\nX: \x00\r\n folded\r\n\r\n",
 ]
-
-
-@contextlib.contextmanager
-def timely(data: bytes) -> Generator[None]:
-    """AssertionError if it takes too long."""
-    began = time.thread_time()
-    yield
-    took = time.thread_time() - began
-    assert took < LIMIT, f"{len(data)} bytes took {took:.1f} s"
 
 
 class Requests:

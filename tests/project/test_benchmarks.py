@@ -35,7 +35,7 @@ def test_every_figure_comes_out(tmp_path: Path) -> None:
     programs = compile_programs(tmp_path / "build")
     todo = [*SHORT, *([SHORT[2].over_tls()] if programs.speaks_tls else [])]
     servers = {"bare": Bare.where_plain, "ours": Ours}
-    results = Measurement(programs, servers, tmp_path, Options(rounds=1, seconds=0.3), said.append).run(todo)
+    results = Measurement(programs, servers, tmp_path, Options(rounds=1, seconds=0.6), said.append).run(todo)
     assert [result.scenario for result in results] == [scenario.name for scenario in todo]
     for result in results:
         for server in result.rounds:
@@ -63,7 +63,7 @@ def test_every_figure_comes_out(tmp_path: Path) -> None:
 def test_the_openai_worker_is_measured_on_its_own_route(tmp_path: Path) -> None:
     programs = compile_programs(tmp_path / "build")
     servers = {"hello": Hello, "openai": OpenAI}
-    options = Options(rounds=1, seconds=0.3)
+    options = Options(rounds=1, seconds=1.0)
     results = Measurement(programs, servers, tmp_path, options, lambda _: None).run([SHORT[0], SHORT[2]])
     for result in results:
         assert result.median("openai", "errors") == result.median("hello", "errors") == 0
@@ -73,14 +73,14 @@ def test_the_openai_worker_is_measured_on_its_own_route(tmp_path: Path) -> None:
 
 def test_ratios_are_of_each_round() -> None:
     result = Result(
-        "requests-64", {"ours": [{"p99_ms": 1.0}] * 2, "peer": [{"p99_ms": 2.0}, {"p99_ms": 4.0}]}
+        "requests-64", {"ours": [{"p99_ms": 1.0}] * 2, "peer": [{"p99_ms": 4.0}, {"p99_ms": 8.0}]}
     )
-    assert result.ratio("p99_ms") == 0.375
+    assert result.ratio("p99_ms") == 0.1875
     assert result.ratio("p50_ms") is None
     assert result.ratio("p99_ms", to="nginx") is None
     [verdict] = report.verdicts([result])
-    assert (verdict.target.figure, verdict.value, verdict.reached) == ("p99_ms", 0.375, True)
-    assert any("| 0.38 | reached |" in line for line in report.targets_table([result]))
+    assert (verdict.target.figure, verdict.value, verdict.reached) == ("p99_ms", 0.1875, True)
+    assert any("| 0.19 | reached |" in line for line in report.targets_table([result]))
     ElementTree.fromstring(plot.svg([result]))
 
 

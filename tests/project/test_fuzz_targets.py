@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.relayed import STREAMS, Streams
 from tests.fuzz.targets import ANSWERS, ENVELOPES, REQUESTS, Answers, Requests, envelope
 
 
@@ -47,3 +48,17 @@ def test_answers() -> None:
         answer()
         for seed in ANSWERS:
             answers(seed)
+
+
+def test_streams() -> None:
+    streams = Streams()
+
+    @settings(max_examples=500, deadline=None)
+    @given(near(STREAMS))
+    def stream(data: bytes) -> None:
+        streams(data)
+
+    stream()
+    for seed in STREAMS:
+        for size in range(40):
+            streams(bytes([size]) + seed[1:])

@@ -128,8 +128,12 @@ def test_a_client_that_hangs_up_in_mid_stream_ends_the_call(both: Stack, way: st
 
 @pytest.mark.parametrize("cut", [b"5\r\nhello", b"5\r\nhelloX\r\n", b"g\r\n", b"5 5\r\n", b"-1\r\n", b"\r\n"])
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_malformed_chunk_is_never_passed_on_as_if_whole(both: Stack, cut: bytes, alone: bool) -> None:
-    """Also if it comes while the relay waits, and behind whole chunks in one piece."""
+@pytest.mark.parametrize("behind", [b"", chunk(b"more") + chunk(b"")], ids=["", "before good ones"])
+def test_a_malformed_chunk_is_never_passed_on_as_if_whole(
+    both: Stack, cut: bytes, alone: bool, behind: bytes
+) -> None:
+    """Also if it comes while the relay waits, and between whole chunks in one piece."""
+    cut += behind
     gate = threading.Event()
     last = chunk(TOKENS[1])
     later = threading.Event()

@@ -67,3 +67,13 @@ def test_nothing_takes_the_short_way_within_a_chunk() -> None:
     assert body.piece(100) == b"\n1\r\nx\r\n"
     assert body.is_drained
     assert body.whole_chunks(b"1\r\nx\r\n") == b"x"
+
+
+def test_malformed_framing_stays_malformed() -> None:
+    incoming = Incoming()
+    incoming.append(b"hello\r\n3\r\nyou\r\n0\r\n\r\n")
+    body = Chunked(incoming)
+    for _ in range(3):
+        with pytest.raises(http.client.HTTPException, match="invalid size"):
+            body.piece(100)
+    assert not body.is_complete
