@@ -40,6 +40,20 @@ def assert_linear(act: Callable[[Input], object], make: Callable[[int], Input], 
     )
 
 
+def assert_at_most(times: float, large: Callable[[], float], small: Callable[[], float]) -> None:
+    """AssertionError unless `large` returns at most so many times as many seconds as `small`.
+
+    The two are measured one after the other, several times if need be: a machine that is busy for a while
+    counts in both.
+    """
+    ratio = math.inf
+    for _ in range(_TRIES):
+        ratio = large() / small()
+        if ratio <= times:
+            return
+    raise AssertionError(f"it takes {ratio:.1f} times as long, and at most {times:g} are right")
+
+
 def cpu_seconds(act: Callable[[], object], repeats: int = 1) -> float:
     """CPU time of this thread to do it so often, the least of several rounds."""
     was_enabled = gc.isenabled()
