@@ -443,9 +443,25 @@ def test_noise_on_the_websocket(stack: ComfyStack, noise: bytes) -> None:
         listener.send_raw(noise) if name == "executing" else None
     )
     body_of(stack.run(slow()))
+    assert_asked_once(stack)
+
+
+def assert_asked_once(stack: ComfyStack) -> None:
     assert "/queue" not in stack.comfy.paths("GET"), "nobody had to ask"
-    asked = [path for path in stack.comfy.paths("GET") if path.startswith("/history")]
-    assert len(asked) == 1
+    assert len([path for path in stack.comfy.paths("GET") if path.startswith("/history")]) == 1
+
+
+def test_the_history_is_asked_once_it_is_written(stack: ComfyStack) -> None:
+    """Its entry comes after the event of success; an event behind it says that it is there."""
+    stack.comfy.engine.writing = 0.3
+    body_of(stack.run(slow()))
+    assert_asked_once(stack)
+
+
+def test_a_history_that_is_written_late_is_asked_again(stack: ComfyStack) -> None:
+    stack.comfy.engine.writing = 2.0
+    assert image_size(body_of(stack.run(slow()))["output"][0]) == (64, 48)
+    assert "/queue" in stack.comfy.paths("GET")
 
 
 @pytest.mark.parametrize(

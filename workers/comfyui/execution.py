@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 QUIET = 5.0
 # Pauses between two looks while there is no websocket, or the end is near.
 _FIRST_PAUSE, _LAST_PAUSE = 0.05, 1.0
+# Seconds from the end of the execution until the history is asked, if no event says that it is written.
+_WRITING = 1.0
 # Seconds for ComfyUI to respond, if MODEL_TIMEOUT allows it: it does so late while it loads a model.
 _RESPONSE = 300.0
 # Bytes of a response in JSON: the history holds the workflow.
@@ -78,7 +80,8 @@ class Execution:
         # Looks in a row that did not find it.
         self._missed = 0
         self._alive_at = time.monotonic()
-        self._has_ended = False
+        # When the history is to be asked, as a monotonic time: inf before the prompt's end.
+        self._ends_at = math.inf
 
     def run(self, workflow: Workflow) -> Finished:
         """Returns once the prompt has ended, with success or not. A job that ends takes its prompt with it.
@@ -128,7 +131,7 @@ class Execution:
                 entry = self._look()
                 if entry is not None:
                     return entry
-                is_idle = events is not None and not self._has_ended and not self._missed
+                is_idle = events is not None and self._ends_at == math.inf and not self._missed
                 pause = QUIET if is_idle else min(pause * 1.5, _LAST_PAUSE)
                 look_at = time.monotonic() + pause
             elif events is None:
@@ -144,7 +147,7 @@ class Execution:
                     pause, look_at = _FIRST_PAUSE, 0.0
                 if event is not None and self._takes(event):
                     pause = _FIRST_PAUSE
-                    look_at = 0.0 if self._has_ended else time.monotonic() + QUIET
+                    look_at = min(self._ends_at, time.monotonic() + QUIET)
 
     def _takes(self, event: Mapping[str, Any]) -> bool:
         """Whether this event is of our prompt."""
@@ -156,8 +159,10 @@ class Execution:
             done, total = data.get("value"), data.get("max")
             if is_whole(done) and is_whole(total):
                 self._job.progress(done, total)
-        elif name in _ENDS or (name == "executing" and data.get("node") is None):
-            self._has_ended = True
+        elif name in _ENDS:
+            self._ends_at = time.monotonic() + _WRITING
+        elif name == "executing" and data.get("node") is None:
+            self._ends_at = 0.0  # ComfyUI sends this once the history is written
         return True
 
     def _alive(self) -> None:

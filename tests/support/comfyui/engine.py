@@ -21,6 +21,7 @@ class Engine:
     """Executes one prompt after the other. Any thread may call any method.
 
     history_of_cached: whether the history names the files of outputs that came from the cache.
+    writing: seconds from the end of an execution until it is in the history.
     """
 
     def __init__(self, send: Send, log: Callable[[str], None], uploads: Mapping[str, bytes]) -> None:
@@ -40,6 +41,7 @@ class Engine:
         self.history: dict[str, dict[str, Any]] = {}
         self.files: dict[File, bytes] = {}
         self.history_of_cached = True
+        self.writing = 0.0
         self.executed: list[str] = []  # ids of prompts, in order of their end
         self._thread = threading.Thread(target=self._work, name="comfyui-execution", daemon=True)
         self._thread.start()
@@ -203,6 +205,7 @@ class Engine:
             "meta": {},
         }
         with self._changed:
+            self._changed.wait_for(lambda: self._closing, self.writing)
             self.history[prompt.id] = entry
             self._running = None
             self.executed.append(prompt.id)

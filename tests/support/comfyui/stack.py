@@ -131,6 +131,7 @@ class ComfyStack(Stack):
         comfy.sockets.mode = Mode.NORMAL
         comfy.sockets.before = lambda _event, _socket: None
         comfy.engine.history_of_cached = True
+        comfy.engine.writing = 0.0
         comfy.engine.free()
 
 
