@@ -24,6 +24,7 @@ from pyworker.loadtest.result import read_result
 from pyworker.local.autoscaler import Autoscaler
 from pyworker.local.messages import WORKER_REPORT, parse
 from tests.support.in_process import InProcessWorker
+from tests.support.lateness import Lateness
 from tests.support.process import ROOT
 from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
 from tests.support.stack import ECHO_WORKER, NewStack, Stack
@@ -163,8 +164,10 @@ def test_percentiles_are_those_of_the_workers_own_stamps(
 
 
 def stalled_run(autoscaler: Autoscaler, tmp_path: Path) -> float:
-    """How far the percentiles are from the truth, in units of what is allowed: 2 %, or 2 ms."""
-    with TimedWorker(SERVICE, STALL_AT, STALL) as worker:
+    """How far the percentiles are from the truth, in units of what is allowed: 2 % or 2 ms, and as much as
+    this machine is late at the moment.
+    """
+    with TimedWorker(SERVICE, STALL_AT, STALL) as worker, Lateness() as late:
         announce(autoscaler, worker.url)
         Question.made = -1
         argv = ["-n", str(COUNT), "-rps", str(RATE), "--arrival", "constant"]
@@ -184,7 +187,10 @@ def stalled_run(autoscaler: Autoscaler, tmp_path: Path) -> float:
     true = sorted(stamp.ended - (begin + stamp.number / RATE) for stamp in stamps)
     expected = {name: true[round(share * COUNT) - 1] for name, share in SHARES.items()}
     measured = result["times"]["total"]["percentiles"]
-    return max(abs(measured[name] - value) / max(0.02 * value, 0.002) for name, value in expected.items())
+    return max(
+        abs(measured[name] - value) / (max(0.02 * value, 0.002) + late.usual)
+        for name, value in expected.items()
+    )
 
 
 def test_a_closed_loop_never_has_more_open(
