@@ -48,8 +48,9 @@ class BoxFolder:
     def keep(self, kind: str, contents: Contents, now: float | None = None) -> Path:
         """Write a file to keep, and remove the oldest; returns its path."""
         self.path.mkdir(mode=0o700, exist_ok=True)
-        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        path = self.path / f"{moment}-{kind}.json"
+        at = time.time() if now is None else now
+        while (path := self.path / f"{_moment(at)}-{kind}.json").exists():
+            at += 0.001
         small_file.write(path, _encoded({**contents, "kind": kind}))
         for old in self.kept()[:-KEPT]:
             with contextlib.suppress(OSError):
@@ -104,6 +105,12 @@ class BoxFolder:
 
     def __repr__(self) -> str:
         return f"<BoxFolder {self.path}>"
+
+
+def _moment(at: float) -> str:
+    """Of epoch seconds: their order is that of time."""
+    seconds, milliseconds = divmod(int(at * 1000), 1000)
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{milliseconds:03}Z"
 
 
 def _encoded(contents: Contents) -> str:

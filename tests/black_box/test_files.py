@@ -26,6 +26,14 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
     assert folder.kept() == paths[-KEPT:]
 
 
+def test_two_of_one_moment_are_both_kept(tmp_path: Path) -> None:
+    """In the order in which they were written."""
+    folder = BoxFolder(tmp_path)
+    paths = [folder.keep("ended", {"what": str(n)}, now=1e9) for n in range(3)]
+    assert folder.kept() == paths
+    assert [json.loads(path.read_text("utf-8"))["what"] for path in paths] == ["0", "1", "2"]
+
+
 def test_a_large_one_keeps_the_newest_lines(tmp_path: Path) -> None:
     lines = [f"{n} " + "x" * 500 for n in range(5000)]
     path = BoxFolder(tmp_path).keep("errored", {"what": "much", "model_lines": lines, "y": "y" * LARGEST})
