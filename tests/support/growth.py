@@ -14,8 +14,7 @@ Input = TypeVar("Input")
 #: Twice the input may take this many times as long: 2 if it is linear, 4 if it is quadratic.
 LIMIT = 2.5
 _ROUNDS = 3
-# Few are needed, but on a machine whose speed changes by half from one moment to the next.
-_TRIES = 12
+_TRIES = 4
 _LEAST_SECONDS = 0.002
 
 
