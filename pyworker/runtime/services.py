@@ -26,6 +26,9 @@ class Loop:
     `step` returns the seconds until it is due again; None means "only when woken". After each step the loop
     rests for `hold` seconds (or until the step is due, if that is sooner), which only `stop` can cut short.
     So a burst of wake-ups costs one step. A step that raises is logged and retried.
+
+    `on_stop` is called by `stop`, and ends what the step may be blocked in. `on_end` is called on the thread
+    after the last step and after `on_stop`, so it may close what `on_stop` writes to.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Loop:
         self._on_stop = on_stop
         self._on_end = on_end
         self._stopping = threading.Event()
+        # Set after `on_stop`.
+        self._is_told = threading.Event()
         #: Makes the next step due now.
         self.wake = wake or Wake()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -54,7 +59,10 @@ class Loop:
     def stop(self) -> None:
         self._stopping.set()
         self.wake()
-        self._on_stop()
+        try:
+            self._on_stop()
+        finally:
+            self._is_told.set()
 
     def join(self, timeout: float) -> bool:
         if self._thread.ident is not None:
@@ -70,6 +78,8 @@ class Loop:
                 self._stopping.wait(self._hold if pause is None else min(self._hold, pause))
             if not self._stopping.is_set():
                 self.wake.wait(pause)
+        # The last step may have ended before `on_stop` was called.
+        self._is_told.wait()
         self._guarded(self._on_end)
 
     def _guarded(self, step: Callable[[], float | None]) -> float | None:

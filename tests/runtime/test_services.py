@@ -169,9 +169,44 @@ def test_the_end_comes_after_the_last_step_on_the_same_thread(make_loop: MakeLoo
     wait_event(stepped, "the first step")
     loop.stop()
     assert loop.join(DEADLINE)
-    assert order.count("stop") == 1
-    order.remove("stop")  # on the thread that stops, so its place is not fixed
-    assert order == ["pyworker-test", "end on pyworker-test"]
+    assert order == ["pyworker-test", "stop", "end on pyworker-test"]
+
+
+def test_what_is_stopped_is_not_closed_before_it_was_told(make_loop: MakeLoop) -> None:
+    """The loop rests, so it ends by the flag alone, while `on_stop` has yet to write."""
+    order: list[str] = []
+    stepped, ended = threading.Event(), threading.Event()
+
+    def stop() -> None:
+        ended.wait(0.2)  # the time in which the thread would end
+        order.append("stop")
+
+    def end() -> None:
+        order.append("end")
+        ended.set()
+
+    loop = make_loop(lambda: stepped.set(), on_stop=stop, on_end=end)
+    loop.start()
+    wait_event(stepped, "the first step")
+    loop.stop()
+    assert loop.join(DEADLINE)
+    assert order == ["stop", "end"]
+
+
+def test_a_loop_ends_whatever_its_on_stop_raises(make_loop: MakeLoop) -> None:
+    faults = [RuntimeError("a fault of the stop")]
+    ended = threading.Event()
+
+    def stop() -> None:
+        if faults:
+            raise faults.pop()
+
+    loop = make_loop(Steps(), on_stop=stop, on_end=ended.set)
+    loop.start()
+    with pytest.raises(RuntimeError, match="a fault of the stop"):
+        loop.stop()
+    assert loop.join(DEADLINE)
+    assert ended.is_set()
 
 
 def test_a_crash_at_the_end_is_logged(make_loop: MakeLoop, caplog: pytest.LogCaptureFixture) -> None:
