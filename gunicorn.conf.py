@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -197,6 +198,11 @@ def when_ready(server: Arbiter) -> None:
                     os.kill(pid, number)
 
     signal.signal(signal.SIGTERM, on_terminate)
+
+
+def pre_fork(_server: Arbiter, _worker: HardenedThreadWorker) -> None:
+    """Let the new process share the memory of this one: its garbage collector would write to every object."""
+    gc.freeze()
 
 
 def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
