@@ -71,9 +71,10 @@ class LogEffects:
     def _load(self, line: str, is_old: bool) -> None:
         if is_old:
             return self._old_lines.loaded(line)
-        self._old_lines.forget()
         if self._lifecycle.loaded():
             logger.info("the model is loaded: %s", line)
+        # Last: as long as there is an old line, nobody asks the model server for what it remembers.
+        self._old_lines.forget()
         return None
 
     def _fail(self, line: str, is_old: bool) -> None:

@@ -56,8 +56,8 @@ class LogTailer:
     """Follows one file from its beginning, through rotation and truncation. One thread owns it.
 
     on_match(action, line, is_old) is called for each match, in the order of the file. The line is cut to
-    `MAX_SHOWN` characters; is_old: it was in the log before the first step. `glance` and `is_current` may be
-    read from any thread.
+    `MAX_SHOWN` characters; is_old: it was in the log before the first step. `glance` may be read from any
+    thread.
     show(line, action, is_old): what may be shown of a line, empty for nothing; action: the first that
     matches. It is called before `on_match`. hide: takes out of it what must not be shown.
     """
@@ -93,11 +93,6 @@ class LogTailer:
         #: What was read up to the end of the last step. Replaced as a whole, never changed.
         self.glance = LogGlance(path, trouble="was not read yet")
 
-    @property
-    def is_current(self) -> bool:
-        """Whether everything that was in the log before the first step has been read."""
-        return self._old_end is not None and self._offset >= self._old_end
-
     def step(self) -> float:
         """`tail_once` for a loop. Returns the seconds until the next step."""
         return 0.0 if self.tail_once(time.monotonic()) else _INTERVAL
@@ -118,9 +113,8 @@ class LogTailer:
         if now is not None:
             self._check_silence(now, progressed)
         last = tuple(self._shortened(line, _SHOWN_LINE) for line in self._last)
-        self.glance = LogGlance(
-            self._path, self._lines, last, self._trouble, self.is_current, self._new_lines
-        )
+        is_current = self._offset >= self._old_end
+        self.glance = LogGlance(self._path, self._lines, last, self._trouble, is_current, self._new_lines)
         return progressed
 
     @property

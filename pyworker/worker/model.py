@@ -121,7 +121,9 @@ class ModelSide:
             self.lifecycle,
             check=check,
             # The log comes first: what is remembered may cost a request to be confirmed.
-            is_current=lambda: tailer is None or (tailer.is_current and not self._old_lines.loaded_line),
+            is_current=lambda: (
+                tailer is None or (tailer.glance.is_current and not self._old_lines.loaded_line)
+            ),
         )
         self._old_lines = OldLines(
             self.lifecycle,
