@@ -185,7 +185,15 @@ def child_exit(_server: Arbiter, worker: HardenedThreadWorker) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Forward a second SIGTERM, which hurries the drain: a master that ends already ignores it."""
+    """Before the first worker process."""
+    # It shares the memory of this process as long as nobody writes to it, and its garbage collector would
+    # write to every object. Once, since what is frozen is never collected.
+    gc.freeze()
+    _forward_second_stop(server)
+
+
+def _forward_second_stop(server: Arbiter) -> None:
+    """It hurries the drain of the worker: a master that ends already ignores it."""
     received = 0
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
@@ -198,11 +206,6 @@ def when_ready(server: Arbiter) -> None:
                     os.kill(pid, number)
 
     signal.signal(signal.SIGTERM, on_terminate)
-
-
-def pre_fork(_server: Arbiter, _worker: HardenedThreadWorker) -> None:
-    """Let the new process share the memory of this one: its garbage collector would write to every object."""
-    gc.freeze()
 
 
 def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
