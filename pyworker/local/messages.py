@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from pyworker.errors import Unprocessable
-from pyworker.validation import STRICT
+from pyworker.validation import STRICT, adapter_of
 
 RequestStatus = Literal["Success", "Error", "Cancelled", "Rejected"]
 
@@ -98,10 +98,10 @@ class WorkersQuery:
     api_key: str = ""
 
 
-ROUTE_REQUEST = TypeAdapter(RouteRequest)
-WORKER_REPORT = TypeAdapter(WorkerReport)
-FINISHED_BATCH = TypeAdapter(FinishedBatch)
-WORKERS_QUERY = TypeAdapter(WorkersQuery)
+ROUTE_REQUEST = adapter_of(RouteRequest)
+WORKER_REPORT = adapter_of(WorkerReport)
+FINISHED_BATCH = adapter_of(FinishedBatch)
+WORKERS_QUERY = adapter_of(WorkersQuery)
 
 
 def parse(adapter: TypeAdapter[T], body: bytes) -> T:

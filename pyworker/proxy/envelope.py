@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import pydantic_core
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from pyworker.data_types import ApiPayload, AuthData
 from pyworker.errors import JsonDataException, Unprocessable
-from pyworker.validation import MISSING_PARAMETER, STRICT, faults_left_out, field_faults
+from pyworker.validation import MISSING_PARAMETER, STRICT, faults_left_out, field_faults, validate_json
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -53,7 +53,7 @@ def parse_envelope(body: bytes, payload_cls: type[T]) -> Envelope[T]:
     field at fault, of all parts at once.
     """
     try:
-        parts = _adapter(payload_cls).validate_json(body)
+        parts = validate_json(_parts(payload_cls), body)
     except ValidationError as error:
         raise _translated(error, body, payload_cls) from None
     payload = parts.payload
@@ -88,9 +88,9 @@ def _own_parser(payload_cls: type[Any]) -> Callable[[dict[str, Any]], Any] | Non
 
 
 @functools.cache
-def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
+def _parts(payload_cls: type[Any]) -> type[Any]:
     """The type of the whole body. A class with its own `from_json_msg` gets a plain object."""
-    parts = dataclasses.make_dataclass(
+    return dataclasses.make_dataclass(
         "Parts",
         [
             ("auth_data", AuthData),
@@ -99,7 +99,6 @@ def _adapter(payload_cls: type[Any]) -> TypeAdapter[Any]:
         ],
         namespace={"__pydantic_config__": STRICT},
     )
-    return TypeAdapter(parts)
 
 
 def _translated(error: ValidationError, body: bytes, payload_cls: type[Any]) -> Unprocessable:

@@ -172,6 +172,15 @@ def test_what_a_body_holds(make: Make) -> None:
     assert_linear(parsed, make, 30_000)
 
 
+def test_to_refuse_a_body_takes_no_longer_than_to_take_one() -> None:
+    """Whoever sent it: its signature is checked after that."""
+    good, bad = (
+        envelope('{"prompt": "", "tags": [' + '"",' * 20_000 + '""], "named": {}}'),
+        ENVELOPES["faults"](60_000),
+    )
+    assert_at_most(10, lambda: cpu_seconds(lambda: parsed(bad)), lambda: cpu_seconds(lambda: parsed(good)))
+
+
 @pytest.mark.parametrize("make", ENVELOPES.values(), ids=ENVELOPES)
 def test_who_sent_a_body_that_has_only_begun(make: Make) -> None:
     assert_linear(leading_auth_data, make, 30_000)

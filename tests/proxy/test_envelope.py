@@ -179,11 +179,60 @@ def test_the_fault_is_named_with_its_place(body: bytes, explanation: str) -> Non
     assert error_body(body) == {"error": f"invalid JSON: {explanation}"}
 
 
-def test_of_thousands_of_faults_the_first_are_named_and_the_others_counted() -> None:
-    found = error_body(raw('{"prompt": "x", "tags": [' + ", ".join(["1"] * 5000) + "]}"), Tagged)
+def test_of_many_faults_the_first_are_named_and_the_others_counted() -> None:
+    found = error_body(raw('{"prompt": "x", "tags": [' + ",".join(["1"] * 500) + "]}"), Tagged)
     assert len(cast("Mapping[str, str]", found["payload"])) == MAX_FAULTS
-    assert str(found["error"]).endswith(f" and {5000 - MAX_FAULTS} more")
+    assert str(found["error"]).endswith(f" and {500 - MAX_FAULTS} more")
     assert len(json.dumps(found)) < 5000
+
+
+def test_of_a_large_body_the_first_fault_of_each_array_and_mapping_is_named() -> None:
+    tags, named = ",".join(["1"] * 5000), ",".join(f'"{number}": ""' for number in range(5000))
+    found = error_body(raw(f'{{"tags": [{tags}], "named": {{{named}}}}}'), Tagged)
+    payload = cast("Mapping[str, str]", found["payload"])
+    assert list(payload) == ["prompt", "tags.0", "named.0"]
+    assert found["error"] == "invalid request: payload.prompt, payload.tags.0, payload.named.0"
+
+
+@dataclass
+class Nested(ApiPayload):
+    """Arrays and mappings wherever a type may hold them."""
+
+    deep: dict[str, list[int]]
+    listed: list[Chat]
+    either: list[int] | dict[str, int] | None
+    several: tuple[int, ...]
+    pairs: Mapping[str, tuple[int, str]] = field(default_factory=dict[str, tuple[int, str]])
+
+    @classmethod
+    def for_test(cls) -> Self:
+        return cls({}, [], None, ())
+
+    def count_workload(self) -> float:
+        return 1.0
+
+
+def test_of_a_large_body_each_array_and_mapping_stops_at_its_first_fault() -> None:
+    texts = ["x"] * 500
+    payload = {
+        "deep": {"a": texts, "b": texts},
+        "listed": [{"prompt": 1, "limit": "x", "messages": [{}] * 300}, *texts],
+        "either": texts,
+        "several": texts,
+        "pairs": {str(number): ["x", 1] for number in range(500)},
+    }
+    found = cast("Mapping[str, str]", error_body({"auth_data": AUTH, "payload": payload}, Nested)["payload"])
+    assert sorted(found) == [
+        "deep.a.0",
+        "either",
+        "either.0",
+        "listed.0.limit",
+        "listed.0.messages.0.content",
+        "listed.0.messages.0.role",
+        "listed.0.prompt",
+        "pairs.0.0",
+        "several.0",
+    ]
 
 
 def test_a_name_of_the_clients_own_is_cut() -> None:
