@@ -102,7 +102,7 @@ def validate_json(cls: type[T], body: bytes) -> T:
 
     Of a body of more than `NAMED_FULLY` bytes it holds the first fault of each array and mapping.
     """
-    adapter = _thorough_adapter(cls) if len(body) <= NAMED_FULLY else adapter_of(cls)
+    adapter = _thorough_adapter(cls) if len(body) <= NAMED_FULLY else _quick_adapter(cls)
     return adapter.validate_json(body)
 
 
@@ -112,6 +112,10 @@ def _thorough_adapter(cls: type[T]) -> TypeAdapter[T]:
 
 
 @functools.cache
+def _quick_adapter(cls: type[T]) -> TypeAdapter[T]:
+    return adapter_of(cls)
+
+
 def adapter_of(cls: type[T]) -> TypeAdapter[T]:
     """The adapter of a class; of an array or a mapping it finds the first fault only.
 

@@ -66,13 +66,18 @@ class Tagged(Chat):
 
 
 def parse(body: object, payload_cls: type[Chat] = Chat) -> Envelope[Chat]:
-    return parse_envelope(body if isinstance(body, bytes) else json.dumps(body).encode(), payload_cls)
+    return parse_envelope(encoded(body), payload_cls)
 
 
-def error_body(body: object, payload_cls: type[Chat] = Chat) -> Mapping[str, object]:
+def encoded(body: object) -> bytes:
+    """As it is sent; bytes go as they are."""
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def error_body(body: object, payload_cls: type[ApiPayload] = Chat) -> Mapping[str, object]:
     """The body of the 422."""
     with pytest.raises(Unprocessable) as caught:
-        parse(body, payload_cls)
+        parse_envelope(encoded(body), payload_cls)
     assert caught.value.status == 422
     return caught.value.body()
 
@@ -214,7 +219,7 @@ class Nested(ApiPayload):
 
 def test_of_a_large_body_each_array_and_mapping_stops_at_its_first_fault() -> None:
     texts = ["x"] * 500
-    payload = {
+    payload: dict[str, object] = {
         "deep": {"a": texts, "b": texts},
         "listed": [{"prompt": 1, "limit": "x", "messages": [{}] * 300}, *texts],
         "either": texts,
