@@ -40,7 +40,6 @@ _PARTS = (
     "strict_schema",
     "json_schema",
     "python_schema",
-    "arguments_schema",
     "extras_schema",
 )
 
@@ -113,11 +112,7 @@ def _thorough_adapter(cls: type[T]) -> TypeAdapter[T]:
 
 @functools.cache
 def _quick_adapter(cls: type[T]) -> TypeAdapter[T]:
-    return adapter_of(cls)
-
-
-def adapter_of(cls: type[T]) -> TypeAdapter[T]:
-    """The adapter of a class; of an array or a mapping it finds the first fault only.
+    """One that finds the first fault only of an array or a mapping.
 
     Pydantic's own looks for all of them: 10 MB of `[1,1,1,…]` for a list of texts take it 4 GB and a minute.
     """

@@ -77,6 +77,11 @@ class OldLines:
         with self._lock:
             return self._loaded
 
+    @property
+    def are_settled(self) -> bool:
+        """Whether the log was read up to its end at the start, and no loaded line waits."""
+        return self._tailer is None or (self._tailer.glance.is_current and not self.loaded_line)
+
     def step(self, now: float) -> float | None:
         """Decide if that is possible. Returns seconds until the next step, None: after the next line.
 

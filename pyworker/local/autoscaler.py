@@ -25,11 +25,10 @@ from pyworker.local.faults import Faults
 from pyworker.local.fleet import Fleet, Route
 from pyworker.local.fleet_page import FleetPage, overview
 from pyworker.local.messages import (
-    FINISHED_BATCH,
-    ROUTE_REQUEST,
-    WORKER_REPORT,
-    WORKERS_QUERY,
+    FinishedBatch,
     RouteRequest,
+    WorkerReport,
+    WorkersQuery,
     parse,
 )
 from pyworker.local.serving import LocalServer, json_errors
@@ -121,7 +120,7 @@ class Autoscaler:
         return Response(self.signer.public_pem(), mimetype="text/plain")
 
     def _route(self) -> Response:
-        asked = parse(ROUTE_REQUEST, request.get_data())
+        asked = parse(RouteRequest, request.get_data())
         self._check_key(asked.api_key)
         if self.endpoints and asked.endpoint not in self.endpoints:
             served = ", ".join(self.endpoints)
@@ -146,7 +145,7 @@ class Autoscaler:
 
     def _worker_status(self) -> Response:
         body = request.get_data()
-        report = parse(WORKER_REPORT, body)
+        report = parse(WorkerReport, body)
         self._check_token(report.mtoken)
         # The message has been checked: it is an object.
         raw = cast("dict[str, object]", json.loads(body))
@@ -154,7 +153,7 @@ class Autoscaler:
         return _json({"success": True})
 
     def _delete_requests(self) -> Response:
-        batch = parse(FINISHED_BATCH, request.get_data())
+        batch = parse(FinishedBatch, request.get_data())
         self._check_token(batch.mtoken)
         self.fleet.accept_finished(batch)
         return _json({"success": True})
@@ -163,7 +162,7 @@ class Autoscaler:
         return _json(overview(self.fleet), indent=2)
 
     def _endpoint_workers(self) -> Response:
-        query = parse(WORKERS_QUERY, request.get_data())
+        query = parse(WorkersQuery, request.get_data())
         self._check_key(query.api_key)
         now = time.monotonic()
         return _json([member.sdk_view(now) for member in self.fleet.workers()])

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from pyworker.errors import Unprocessable
-from pyworker.validation import STRICT, adapter_of
+from pyworker.validation import STRICT, validate_json
 
 RequestStatus = Literal["Success", "Error", "Cancelled", "Rejected"]
 
@@ -98,16 +98,10 @@ class WorkersQuery:
     api_key: str = ""
 
 
-ROUTE_REQUEST = adapter_of(RouteRequest)
-WORKER_REPORT = adapter_of(WorkerReport)
-FINISHED_BATCH = adapter_of(FinishedBatch)
-WORKERS_QUERY = adapter_of(WorkersQuery)
-
-
-def parse(adapter: TypeAdapter[T], body: bytes) -> T:
+def parse(cls: type[T], body: bytes) -> T:
     """The message in `body`. Raises `Unprocessable` naming every field at fault, never its value."""
     try:
-        return adapter.validate_json(body)
+        return validate_json(cls, body)
     except ValidationError as error:
         details = error.errors(include_input=False)
         faults = [(".".join(map(str, fault["loc"])), fault["msg"]) for fault in details]

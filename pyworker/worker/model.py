@@ -121,9 +121,7 @@ class ModelSide:
             self.lifecycle,
             check=check,
             # The log comes first: what is remembered may cost a request to be confirmed.
-            is_current=lambda: (
-                tailer is None or (tailer.glance.is_current and not self._old_lines.loaded_line)
-            ),
+            is_current=lambda: self._old_lines.are_settled,
         )
         self._old_lines = OldLines(
             self.lifecycle,

@@ -34,7 +34,7 @@ from pyworker.client import (
     WorkerUnavailable,
 )
 from pyworker.local.autoscaler import Autoscaler
-from pyworker.local.messages import WORKER_REPORT, parse
+from pyworker.local.messages import WorkerReport, parse
 from pyworker.local.signing import Signer
 from tests.support.dripping import DRIPS, Dripping
 from tests.support.in_process import InProcessWorker
@@ -157,7 +157,7 @@ def autoscaler(signer: Signer) -> Iterator[Autoscaler]:
 def announce(autoscaler: Autoscaler, url: str, worker: int = 1, **changes: object) -> None:
     """Have the autoscaler know a worker as ready, without one that reports."""
     fields = status_report(url, id=worker)
-    report = parse(WORKER_REPORT, json.dumps(fields | changes).encode())
+    report = parse(WorkerReport, json.dumps(fields | changes).encode())
     autoscaler.fleet.accept_report(report, {}, time.monotonic())
 
 

@@ -626,19 +626,6 @@ def test_what_was_there_before_is_told_from_what_is_new(log: Path) -> None:
     tailer.close()
 
 
-def test_an_old_line_is_told_before_the_log_counts_as_read(log: Path) -> None:
-    """Another thread that finds it read acts on what was told so far."""
-    append(log, "line 1\n")
-    seen: list[bool] = []
-    tailer = LogTailer(
-        log, [(INFO, "line")], lambda _action, _line, _old: seen.append(tailer.glance.is_current)
-    )
-    tailer.tail_once()
-    assert seen == [False]
-    assert tailer.glance.is_current
-    tailer.close()
-
-
 def test_a_log_that_appears_late_is_all_new(log: Path) -> None:
     seen: list[bool] = []
     tailer = LogTailer(log, [(INFO, "line")], lambda _action, _line, is_old: seen.append(is_old))

@@ -28,7 +28,9 @@ class Case:
         self.problem = "it does not listen"
         self.strict_problem = ""
         self.woken = 0
-        self.tailer = LogTailer(log, [(LogAction.Info, "x")], lambda _action, _line, _is_old: None)
+        #: What another thread finds settled while a line of the log is acted on.
+        self.settled: list[bool] = []
+        self.tailer = LogTailer(log, [(LogAction.ModelLoaded, "ready")], self._take)
         self.old_lines = OldLines(
             self.lifecycle,
             check=lambda: self.problem,
@@ -36,6 +38,11 @@ class Case:
             tailer=self.tailer,
             wake=self._wake,
         )
+
+    def _take(self, _action: LogAction, line: str, is_old: bool) -> None:
+        self.settled.append(self.old_lines.are_settled)
+        if is_old:
+            self.old_lines.loaded(line)
 
     def _wake(self) -> None:
         self.woken += 1
@@ -81,6 +88,19 @@ def test_a_loaded_line_waits_for_the_log_and_the_model(case: Case, caplog: pytes
     assert case.old_lines.step(START) is None
     assert case.lifecycle.state is ModelState.BENCHMARKING
     assert "the model is loaded: ready" in caplog.text
+
+
+def test_nothing_is_settled_while_a_loaded_line_waits(case: Case) -> None:
+    """Whoever finds it settled asks the model server for what an earlier process remembers."""
+    with case.log.open("a") as log:
+        log.write("ready\n")
+    assert not case.old_lines.are_settled
+    read_old_part(case)
+    assert case.settled == [False], "the line was read, and not acted on yet"
+    assert not case.old_lines.are_settled
+    case.problem = ""
+    case.old_lines.step(START)
+    assert case.old_lines.are_settled
 
 
 def test_an_error_line_at_the_end_counts_after_a_while(case: Case) -> None:

@@ -23,7 +23,7 @@ from pyworker.data_types import ApiPayload
 from pyworker.loadtest import execute
 from pyworker.loadtest.result import read_result
 from pyworker.local.autoscaler import Autoscaler
-from pyworker.local.messages import WORKER_REPORT, parse
+from pyworker.local.messages import WorkerReport, parse
 from tests.support.in_process import InProcessWorker
 from tests.support.process import ROOT
 from tests.support.scripted import Act, ScriptedServer, chunk, head, whole
@@ -63,7 +63,7 @@ def autoscaler(local_autoscaler: Autoscaler, worker: TimedWorker) -> Autoscaler:
 
 def announce(autoscaler: Autoscaler, url: str, **changes: object) -> None:
     """Have the autoscaler know a worker as ready, without one that reports."""
-    report = parse(WORKER_REPORT, json.dumps(status_report(url) | changes).encode())
+    report = parse(WorkerReport, json.dumps(status_report(url) | changes).encode())
     autoscaler.fleet.accept_report(report, {}, time.monotonic())
 
 

@@ -11,11 +11,9 @@ import pytest
 from pyworker.errors import Unprocessable
 from pyworker.local.fleet import FRESH_SECONDS, KEPT_FINISHED, Fleet
 from pyworker.local.messages import (
-    FINISHED_BATCH,
-    ROUTE_REQUEST,
-    WORKER_REPORT,
     FinishedBatch,
     FinishedRequest,
+    RouteRequest,
     WorkerReport,
     parse,
 )
@@ -26,7 +24,7 @@ NOW = 1000.0
 
 def report(worker: int = 1, **changes: object) -> WorkerReport:
     fields = status_report(f"http://worker-{worker}:3000", id=worker, loadtime=0.0)
-    return parse(WORKER_REPORT, json.dumps(fields | changes).encode())
+    return parse(WorkerReport, json.dumps(fields | changes).encode())
 
 
 def accept(fleet: Fleet, report_: WorkerReport, now: float = NOW) -> None:
@@ -200,17 +198,17 @@ def test_a_success_flag_that_contradicts_the_status_is_refused() -> None:
     record = dataclasses.asdict(finished(1)) | {"status": "Rejected"}
     body = {"worker_id": 1, "mtoken": "", "requests": [record]}
     with pytest.raises(Unprocessable, match=r"requests\.0: .*contradicts"):
-        parse(FINISHED_BATCH, json.dumps(body).encode())
+        parse(FinishedBatch, json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"endpoint": "x"}'])
 def test_a_route_request_that_is_none(body: bytes) -> None:
     with pytest.raises(Unprocessable):
-        parse(ROUTE_REQUEST, body)
+        parse(RouteRequest, body)
 
 
 def test_an_older_route_request() -> None:
-    asked = parse(ROUTE_REQUEST, b'{"endpoint": "x", "api_key": "k", "cost": 100, "extra": 1}')
+    asked = parse(RouteRequest, b'{"endpoint": "x", "api_key": "k", "cost": 100, "extra": 1}')
     assert (asked.cost, asked.request_idx) == (100.0, 0)
 
 
