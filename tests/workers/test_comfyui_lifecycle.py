@@ -150,6 +150,20 @@ def test_no_progress_is_a_timeout_and_interrupts_the_prompt(new_comfy: NewComfy)
     assert stack.run(blank()).status == 200
 
 
+def test_a_prompt_whose_id_never_came_is_interrupted_by_the_one_in_the_queue(new_comfy: NewComfy) -> None:
+    stack = new_comfy({"MODEL_TIMEOUT": "1"})
+    stack.comfy.takes_ids = False
+    stack.start_ready()
+    engine = stack.comfy.engine
+    engine.hold("SlowImage")
+    engine.hold("answering")
+    assert stack.run(slow()).status == 504
+    engine.wait_for(lambda: engine.executed, "its interruption")
+    engine.release("answering")
+    engine.release("SlowImage")
+    assert f"Interrupting prompt {engine.executed[-1]}" in stack.comfy.lines
+
+
 def test_the_end_of_the_worker_interrupts_its_prompt(new_comfy: NewComfy) -> None:
     stack = new_comfy({"DRAIN_TIMEOUT": "1"})
     stack.start_ready()

@@ -571,17 +571,36 @@ def test_a_prompt_that_waits_is_taken_out_of_the_queue(stack: ComfyStack) -> Non
 def test_a_release_that_chooses_the_id_itself(stack: ComfyStack) -> None:
     """It does not look at the id of the request."""
     stack.comfy.takes_ids = False
-    try:
-        body = body_of(stack.run(blank()))
-        assert body["comfyui_response"]["prompt_id"] == stack.comfy.engine.executed[-1]
-        engine = stack.comfy.engine
-        engine.hold("SlowImage")
-        with stack.begin(slow(seed=1)):
-            prompt_id = engine.wait_running()
-        engine.wait_for(lambda: prompt_id in engine.history, "its interruption")
-        engine.release("SlowImage")
-    finally:
-        stack.comfy.takes_ids = True
+    body = body_of(stack.run(blank()))
+    assert body["comfyui_response"]["prompt_id"] == stack.comfy.engine.executed[-1]
+    engine = stack.comfy.engine
+    engine.hold("SlowImage")
+    with stack.begin(slow(seed=1)):
+        prompt_id = engine.wait_running()
+    engine.wait_for(lambda: prompt_id in engine.history, "its interruption")
+
+
+@pytest.mark.parametrize("takes_ids", [True, False])
+@pytest.mark.parametrize("gate", ["queueing", "answering"])
+def test_a_client_that_hangs_up_before_its_prompt_is_accepted(
+    stack: ComfyStack, gate: str, takes_ids: bool
+) -> None:
+    """ComfyUI queues it all the same: its response is awaited, and then it is taken out."""
+    engine = stack.comfy.engine
+    stack.comfy.takes_ids = takes_ids
+    engine.paused.clear()
+    engine.hold("SlowImage")
+    engine.hold(gate)
+    request_idx, next_idx = next_request_idx(), next_request_idx()
+    with stack.begin(slow(seed=1), request_idx):
+        engine.wait_for(lambda: engine.paused, "the prompt to come")
+    stack.worker.wait_for_log(f"499 request {request_idx}: the client hung up")
+    with stack.begin(blank(), next_idx) as following:
+        engine.release(gate)
+        assert following.answer().status == 200
+    [interrupted, _] = engine.executed[-2:]
+    assert engine.history[interrupted]["status"]["messages"][-1][0] == "execution_interrupted"
+    assert (stack.outcome(request_idx), stack.outcome(next_idx)) == ("Cancelled", "Success")
 
 
 def test_an_interruption_by_somebody_else(stack: ComfyStack) -> None:

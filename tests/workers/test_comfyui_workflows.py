@@ -327,8 +327,8 @@ def test_a_prompt_is_found_in_the_queue() -> None:
         "queue_running": [[0, "a", {}, {"client_id": "x"}, []]],
         "queue_pending": [[1, "b", {}, {}, []]],
     }
-    assert place_of(queue, "a", "") == place_of(queue, "other", "x") == Place(0)
-    assert place_of(queue, "b", "y") == Place(1)
+    assert place_of(queue, "a", "") == place_of(queue, "other", "x") == Place(0, "a")
+    assert place_of(queue, "b", "y") == Place(1, "b")
     assert place_of(queue, "c", "y") is None
 
 

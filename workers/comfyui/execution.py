@@ -105,7 +105,8 @@ class Execution:
     def _submit(self, workflow: Workflow) -> Mapping[str, Any]:
         """Returns the errors of nodes whose outputs ComfyUI ignores."""
         message = {"prompt": workflow, "client_id": self._client_id, "prompt_id": self._prompt_id}
-        response = self._job.send("POST", "/prompt", json=message, limit=MAX_JSON)
+        # If the client hangs up meanwhile, ComfyUI queues it all the same: `_cancel` has to find it.
+        response = self._job.send("POST", "/prompt", json=message, limit=MAX_JSON, starts=True)
         if response.status_code == 400:
             raise refusal(_json(response))
         if response.status_code == 500:
@@ -223,11 +224,11 @@ class Execution:
         pause, interrupt_at = _FIRST_PAUSE, 0.0
         while (place := self._find()) is not None and time.monotonic() < deadline:
             if not place.is_running:
-                self._send("POST", "/queue", {"delete": [self._prompt_id]})
+                self._send("POST", "/queue", {"delete": [place.prompt_id]})
             elif time.monotonic() >= interrupt_at:
                 # Older releases interrupt whatever runs: it is sent only while this prompt does.
                 interrupt_at = time.monotonic() + _REPEAT_INTERRUPT
-                self._send("POST", "/interrupt", {"prompt_id": self._prompt_id})
+                self._send("POST", "/interrupt", {"prompt_id": place.prompt_id})
             with waiting:
                 threading.Event().wait(pause)
             pause = min(pause * 2, _LAST_PAUSE)

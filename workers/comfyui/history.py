@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from pyworker.errors import shortened
@@ -16,9 +17,10 @@ _MAX_TEXT = 1000
 
 @dataclass(frozen=True)
 class Place:
-    """Where a prompt is in the queue. position: 0 while it runs."""
+    """Where a prompt is in the queue. position: 0 while it runs. prompt_id: by which ComfyUI knows it."""
 
     position: int
+    prompt_id: str
 
     @property
     def is_running(self) -> bool:
@@ -27,20 +29,15 @@ class Place:
 
 def place_of(queue: Mapping[str, Any], prompt_id: str, client_id: str) -> Place | None:
     """None if it is not in the queue. Releases that choose the id themselves tell it by the client's."""
-    for item in as_list(queue.get("queue_running")):
-        if _is_ours(item, prompt_id, client_id):
-            return Place(0)
-    for position, item in enumerate(as_list(queue.get("queue_pending")), 1):
-        if _is_ours(item, prompt_id, client_id):
-            return Place(position)
+    running = ((0, item) for item in as_list(queue.get("queue_running")))
+    pending = enumerate(as_list(queue.get("queue_pending")), 1)
+    for position, item in chain(running, pending):
+        # Number, id, workflow, what came with it, outputs.
+        _, id_there, _, extra, *_ = [*as_list(item), None, None, None, None]
+        is_ours = id_there == prompt_id or as_object(extra).get("client_id") == client_id
+        if is_ours and isinstance(id_there, str):
+            return Place(position, id_there)
     return None
-
-
-def _is_ours(item: object, prompt_id: str, client_id: str) -> bool:
-    fields = as_list(item)
-    if len(fields) < 4:
-        return False
-    return fields[1] == prompt_id or as_object(fields[3]).get("client_id") == client_id
 
 
 @dataclass(frozen=True)

@@ -43,20 +43,21 @@ class Engine:
         self.history_of_cached = True
         self.writing = 0.0
         self.executed: list[str] = []  # ids of prompts, in order of their end
+        self.paused: list[str] = []  # gates at which somebody was held
         self._thread = threading.Thread(target=self._work, name="comfyui-execution", daemon=True)
         self._thread.start()
 
     # -- orders of a test --------------------------------------------------------------------------------
 
     def hold(self, class_type: str) -> None:
-        """Nodes of this class wait, until `release`."""
+        """Nodes of this class wait (or what asks for this gate in `pause`), until `release`."""
         with self._changed:
             self._held.add(class_type)
 
-    def release(self, class_type: str) -> None:
-        """Let them go on."""
+    def release(self, class_type: str | None = None) -> None:
+        """Let them go on. None: all that is held."""
         with self._changed:
-            self._held.discard(class_type)
+            self._held = set() if class_type is None else self._held - {class_type}
             self._changed.notify_all()
 
     def fail(self, class_type: str, kind: str = "RuntimeError", message: str = "no luck") -> None:
@@ -73,6 +74,14 @@ class Engine:
         """Until `condition()` holds, looked at after each change."""
         with self._changed:
             assert self._changed.wait_for(condition, DEADLINE), f"not within {DEADLINE:g} s: {what}"
+
+    def pause(self, gate: str) -> None:
+        """Wait while this gate is held."""
+        with self._changed:
+            if gate in self._held:
+                self.paused.append(gate)
+                self._changed.notify_all()
+            self._changed.wait_for(lambda: gate not in self._held or self._closing)
 
     def wait_running(self) -> str:
         """The id of the prompt that runs, after waiting for one."""

@@ -261,7 +261,9 @@ class _Handler(BaseHTTPRequestHandler):
         if "client_id" in message:
             extra["client_id"] = message["client_id"]
         number, comfy.number = comfy.number, comfy.number + 1
+        comfy.engine.pause("queueing")
         comfy.engine.put(Prompt(number, prompt_id, workflow, extra, verdict.outputs))
+        comfy.engine.pause("answering")
         self._json({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
 
     def _upload(self, body: bytes) -> None:

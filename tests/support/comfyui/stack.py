@@ -132,6 +132,8 @@ class ComfyStack(Stack):
         comfy.sockets.before = lambda _event, _socket: None
         comfy.engine.history_of_cached = True
         comfy.engine.writing = 0.0
+        comfy.takes_ids = True
+        comfy.engine.release()
         comfy.engine.free()
 
 
