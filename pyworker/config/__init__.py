@@ -65,6 +65,7 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 
 _readiness_source = parsers.one_of({source.value: source for source in ReadinessSource})
+_cpu_affinity = parsers.one_of({name: name for name in ("auto", "none")})
 _log_level = parsers.one_of({level: level for level in ("DEBUG", "INFO", "WARNING", "ERROR")})
 _log_format = parsers.one_of({name: name for name in ("text", "json")})
 _log_requests = parsers.one_of({name: name for name in ("all", "sampled", "failed", "none")})
@@ -116,6 +117,7 @@ class Settings:
     state_dir: Path = setting("PYWORKER_STATE_DIR", Path(), parsers.existing_folder)
     update_flag: Path = setting("PYWORKER_UPDATE_FLAG", Path("/.force_update"), Path)
     threads: int = setting("WORKER_THREADS", 1024, parsers.integer(RESERVED_THREADS + 1))
+    cpu_affinity: str = setting("CPU_AFFINITY", "auto", _cpu_affinity)
     #: Number of threads that were asked for beyond what the limit of open files allows.
     threads_refused: int = 0
     # What `from_env` was given; it may hold secrets.

@@ -60,5 +60,10 @@ class OpenExchanges:
             exchange.abort(reason)
         return len(exchanges)
 
+    @property
+    def count(self) -> int:
+        """How many are open. Each has its place in the queue."""
+        return len(self._open)
+
     def __repr__(self) -> str:
-        return f"<OpenExchanges [{len(self._open)} open]>"
+        return f"<OpenExchanges [{self.count} open]>"

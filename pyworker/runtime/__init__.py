@@ -14,5 +14,6 @@ urls             what a URL names
 redaction        user and password removed from URLs
 sample           the beginning and end of a response body
 signals          the signals that a worker refuses
+affinity         keeps a busy worker on one processor
 allocator        settings of glibc's allocator
 """

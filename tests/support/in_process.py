@@ -68,11 +68,12 @@ class InProcessWorker:
         return self.worker.ledger.counts.in_hand
 
     def open(self, path: str, prompt: str) -> RawClient:
-        """A request, sent and admitted: the next one certainly comes after it."""
-        before = self.worker.ledger.counts.received
+        """A request, sent and in the queue: the next one certainly comes after it. None may end meanwhile."""
+        open_exchanges = self.worker.pipeline.open_exchanges
+        before = open_exchanges.count
         client = RawClient(self.url)
         client.post(path, self._envelope(prompt))
-        wait_until(lambda: self.worker.ledger.counts.received > before, f"request {prompt!r} in hand")
+        wait_until(lambda: open_exchanges.count > before, f"request {prompt!r} in the queue")
         return client
 
     def post(self, path: str, prompt: str) -> Answer:
