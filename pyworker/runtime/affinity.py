@@ -19,12 +19,12 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks.
-INTERVAL = 0.5
-# Seconds from the first look at a busy worker to the one that decides.
-_FIRST_LOOK = 0.2
+# Seconds between two looks: at a worker that is not busy, from there to the choice, and once it is made.
+_IDLE_INTERVAL, _FIRST_INTERVAL, _INTERVAL = 0.25, 0.1, 0.5
 # Shares of one processor. A worker that uses less gains nothing.
 _BUSY, _QUIET = 0.1, 0.05
+# Seconds for which a worker is quiet until it leaves its processor.
+_REST = 60.0
 # A worker that uses more computes outside the GIL.
 _PARALLEL = 1.25
 # What the other programs may use of each of the other processors, so that all find room there.
@@ -58,6 +58,7 @@ class Choice:
         #: None: any.
         self.processor: int | None = None
         self._chosen_at = 0.0
+        self._busy_at = 0.0
         self._crowded = 0
         self._pause = _FIRST_PAUSE
         self._not_before = 0.0
@@ -71,11 +72,13 @@ class Choice:
         if self.processor is None:
             if _BUSY <= usage.own <= _PARALLEL and now >= self._not_before and self._is_room(usage):
                 self.processor = max(self._allowed, key=lambda one: (usage.idle[one], random.random()))
-                self._chosen_at = now
+                self._chosen_at = self._busy_at = now
                 self._crowded = 0
         elif usage.own < _QUIET:
-            self.processor = None
+            if now - self._busy_at > _REST:
+                self.processor = None
         else:
+            self._busy_at = now
             others = usage.programs[self.processor] - usage.own
             self._crowded = self._crowded + 1 if others > _OTHERS else 0
             if self._crowded == _LOOKS:
@@ -160,10 +163,10 @@ class Affinity:
         before, self._times = self._times, None
         self._at, self._own = now, own
         if not self._choice.is_asked(share):
-            return INTERVAL
+            return _IDLE_INTERVAL
         self._times = times = processor_times(self._stat)
         if before is None:
-            return _FIRST_LOOK
+            return _FIRST_INTERVAL
         usage = Usage(
             share,
             {one: (times[one].programs - before[one].programs) / elapsed for one in self._allowed},
@@ -172,7 +175,7 @@ class Affinity:
         last = self._choice.processor
         self._choice.decide(usage, now)
         self._apply(last, self._choice.processor)
-        return INTERVAL
+        return _INTERVAL
 
     def _apply(self, last: int | None, chosen: int | None) -> None:
         if chosen is not None:  # each time, for threads that have begun meanwhile

@@ -42,11 +42,22 @@ def test_a_busy_worker_stays_where_most_is_free() -> None:
 def test_an_idle_one_goes_anywhere() -> None:
     assert chosen(usage(0.02, {0: 0.0, 1: 0.1})) == [None]
     busy, less, idle = (usage(own, {0: own, 1: 0.8}) for own in (0.5, 0.07, 0.02))
-    assert chosen(busy, less, idle, less) == [0, 0, None, None]
+    assert chosen(busy, less, idle, idle, less, idle, every=25) == [0, 0, 0, 0, 0, 0]
+    assert chosen(busy, idle, idle, less, every=31) == [0, 0, None, None]
     choice = Choice({0, 1})
     assert [choice.is_asked(own) for own in (0.02, 0.5)] == [False, True]
     choice.decide(busy, 0.0)
     assert choice.is_asked(0.02)
+
+
+def test_others_do_not_disturb_an_idle_one() -> None:
+    busy, idle, crowded = (
+        usage(0.5, {0: 0.5, 1: 0.8}),
+        usage(0.02, {0: 0.9, 1: 0.1}),
+        usage(0.5, {0: 1.0, 1: 0.1}),
+    )
+    assert chosen(busy, idle, idle, idle, busy) == [0] * 5
+    assert chosen(busy, crowded, idle, crowded) == [0, 0, 0, None]
 
 
 def test_one_that_computes_on_several_keeps_them() -> None:
@@ -195,7 +206,7 @@ several = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two
 def test_every_thread_stays_and_a_program_does_not(tmp_path: Path) -> None:
     told = run(tmp_path)
     here, anywhere = told["allowed"][:1], told["allowed"]
-    assert told["pauses"] == [0.2, 0.5]
+    assert told["pauses"] == [0.1, 0.5]
     assert told["bound"] == told["later"] == told["again"] == [here]
     assert told["program"] == anywhere
     assert told["crowded"] == [anywhere]
