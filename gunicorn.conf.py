@@ -32,9 +32,7 @@ from pyworker.downstream.tls import CertificateFiles, ServerContext
 from pyworker.errors import ConfigError
 from pyworker.instance.beacon import INTERVAL, Beacon, Failure
 from pyworker.runtime import allocator
-from pyworker.runtime.affinity import Affinity
 from pyworker.runtime.redaction import hiding_only
-from pyworker.runtime.services import Loop
 from pyworker.runtime.signals import REFUSED_SIGNALS
 from pyworker.telemetry.log_format import FORMATTERS
 
@@ -234,8 +232,7 @@ def post_fork(_server: Arbiter, worker: HardenedThreadWorker) -> None:
     except (Exception, SystemExit) as error:  # noqa: BLE001  a worker package may do anything
         _report_until_ended(worker, error)
     if _settings.cpu_affinity == "auto":
-        affinity = Affinity()
-        worker.pyworker.runtime.add(Loop("pyworker-affinity", affinity.step, on_end=affinity.close))
+        worker.pyworker.keep_to_one_processor()
     worker.pyworker.start()
 
 

@@ -123,11 +123,15 @@ class Affinity:
 
     def __init__(
         self,
+        is_serving: Callable[[], bool],
         stat: Path = _STAT,
         own_time: Callable[[], float] = time.process_time,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """own_time: seconds that this process has used."""
+        """is_serving: until then what is loaded may count the processors, to begin as many threads.
+        own_time: seconds that this process has used.
+        """
+        self._is_serving = is_serving
         self._stat = stat
         self._own_time = own_time
         self._now = now
@@ -162,6 +166,9 @@ class Affinity:
         share = (own - self._own) / elapsed
         before, self._times = self._times, None
         self._at, self._own = now, own
+        if not self._is_serving():
+            self.close()
+            return _IDLE_INTERVAL
         if not self._choice.is_asked(share):
             return _IDLE_INTERVAL
         self._times = times = processor_times(self._stat)

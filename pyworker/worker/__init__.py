@@ -30,6 +30,7 @@ from pyworker.reporting.ledger import Ledger
 from pyworker.reporting.public_key import KeyFetcher
 from pyworker.reporting.reporter import MIN_INTERVAL, Reporter
 from pyworker.reporting.wire import Identity, ModelFigures
+from pyworker.runtime.affinity import Affinity
 from pyworker.runtime.redaction import hiding_only
 from pyworker.runtime.services import Loop, Runtime, Wake
 from pyworker.sessions.callbacks import Callbacks
@@ -193,6 +194,11 @@ class Worker:
             logger.warning("UNSECURED=true: signatures are not checked; any client may use this worker")
         elif not self.settings.check_url:
             logger.warning("CHECK_URL=false: a signature made for another worker opens this one too")
+
+    def keep_to_one_processor(self) -> None:
+        """Have a thread keep this process on one processor while it is busy. Before the start."""
+        affinity = Affinity(lambda: self.lifecycle.state is ModelState.READY)
+        self.runtime.add(Loop("pyworker-affinity", affinity.step, on_end=affinity.close))
 
     def start(self) -> None:
         """Start the background threads. The journal's takes over what an earlier process left."""

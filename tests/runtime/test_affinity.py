@@ -132,7 +132,12 @@ stat, allowed = Path(sys.argv[1]), sorted(os.sched_getaffinity(0))
 second = os.sysconf("SC_CLK_TCK")
 done = threading.Event()
 now = own = others = 0.0
-affinity = Affinity(stat, lambda: own, lambda: now)
+serving = True
+
+def new():
+    return Affinity(lambda: serving, stat, lambda: own, lambda: now)
+
+affinity = new()
 
 def step(others_here=0.0):
     # Half a second, in which half of the first processor is used by this process. Only that one is ever idle.
@@ -170,19 +175,32 @@ done.set()
 print(json.dumps(told))
 """
 CLOSED = """
-affinity = Affinity(stat, lambda: own, lambda: now)
+affinity = new()
 step(), step()
 told["before"] = threads()
 affinity.close()
 told["closed"] = threads()
 """
 BROKEN = """
-affinity = Affinity(stat, lambda: own, lambda: now)
+affinity = new()
 step(), step()
 told["before"] = threads()
 stat.write_text("cpu0 x y z\\n")
 told["pause"] = affinity.step()
 told["closed"] = threads()
+"""
+LOADING = """
+affinity = new()
+step(), step()
+told["before"] = threads()
+serving = False
+step()
+told["closed"] = threads()
+step(), step()
+told["still"] = threads()
+serving = True
+step(), step()
+told["after"] = threads()
 """
 
 
@@ -210,6 +228,13 @@ def test_every_thread_stays_and_a_program_does_not(tmp_path: Path) -> None:
     assert told["bound"] == told["later"] == told["again"] == [here]
     assert told["program"] == anywhere
     assert told["crowded"] == [anywhere]
+
+
+@several
+def test_while_the_model_loads_it_goes_anywhere(tmp_path: Path) -> None:
+    told = run(tmp_path, LOADING)
+    here, anywhere = [told["allowed"][:1]], [told["allowed"]]
+    assert [told[name] for name in ("before", "closed", "still", "after")] == [here, anywhere, anywhere, here]
 
 
 @several
