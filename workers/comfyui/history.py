@@ -33,7 +33,7 @@ def place_of(queue: Mapping[str, Any], prompt_id: str, client_id: str) -> Place 
     pending = enumerate(as_list(queue.get("queue_pending")), 1)
     for position, item in chain(running, pending):
         # Number, id, workflow, what came with it, outputs.
-        _, id_there, _, extra, *_ = [*as_list(item), None, None, None, None]
+        _, id_there, _, extra, *_ = [*as_list(item)[:4], None, None, None, None]
         is_ours = id_there == prompt_id or as_object(extra).get("client_id") == client_id
         if is_ours and isinstance(id_there, str):
             return Place(position, id_there)
